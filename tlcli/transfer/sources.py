@@ -1,0 +1,155 @@
+"""Where training takes its activations from: remembered ones, or computed again each epoch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tlcli.data.augment import Augmentation
+from tlcli.data.dataset import Dataset, Sample
+from tlcli.data.load import find_unreadable, load_batches
+from tlcli.events import Reporter
+from tlcli.transfer.features import FrozenForward, bytes_per_view, memory_limit, remember
+
+
+@dataclass
+class Remembered:
+    """Activations at the cut: `codes` float32 [n, views, ...], `labels` int64 [n]."""
+
+    codes: Tensor
+    labels: Tensor
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(
+        self, order: Tensor, batch_size: int, epoch: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images in `order`, each by a view drawn anew for the epoch: (codes, labels)."""
+        n, views = self.codes.shape[:2]
+        draw = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        view = torch.randint(views, (n,), generator=draw)
+        for indices in order.split(batch_size):
+            # Indexing copies, so that an in-place ReLU behind the cut cannot reach the codes.
+            yield self.codes[indices, view[indices]], self.labels[indices]
+
+
+@dataclass
+class Recomputed:
+    """Activations at the cut, computed from the images each time they are asked for.
+
+    The images must be readable; see `find_unreadable`.
+    """
+
+    samples: Sequence[Sample]
+    forward: FrozenForward
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batches(
+        self, order: Tensor, batch_size: int, epoch: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images in `order`, augmented anew for the epoch: (activations, labels)."""
+        samples = [self.samples[i] for i in order.tolist()]
+        labels = torch.tensor([s.label for s in samples], dtype=torch.int64).split(batch_size)
+        loaded = load_batches(
+            [s.path for s in samples],
+            self.forward.preprocessing,
+            batch=batch_size,
+            augmentation=self.augmentation,
+            keys=[f"{self.seed}:{s.digest}:{epoch}" for s in samples],
+        )
+        for (images, _), y in zip(loaded, labels, strict=True):
+            yield self.forward(images)[: len(y)], y
+
+
+Source = Remembered | Recomputed
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The training and validation activations, and the dataset without what cannot be read."""
+
+    train: Source
+    val: Source
+    dataset: Dataset
+    remembered: bool
+
+
+def make_sources(
+    forward: FrozenForward,
+    dataset: Dataset,
+    *,
+    views: int,
+    augmentation: Augmentation | None,
+    seed: int,
+    must_remember: bool,
+    checked: bool,
+    reporter: Reporter,
+) -> Sources:
+    """Remember the activations where there is a frozen prefix and they fit; else recompute.
+
+    Args:
+        must_remember: the head is solved on them all at once, so they have to fit.
+        checked: every image is known to be readable.
+    """
+    n = len(dataset.train) * views + len(dataset.val)
+    frozen = any(True for _ in forward.plain.children())
+    needed = n * bytes_per_view(forward) if frozen else 0
+    if not frozen or (needed > memory_limit() and not must_remember):
+        if frozen:
+            reporter.note(
+                f"the activations at the cut would take {needed / 1e9:.1f} GB (the limit is "
+                f"{memory_limit() / 1e9:.1f} GB), so they are computed again each epoch"
+            )
+        if not checked:
+            samples = [*dataset.train, *dataset.val]
+            dataset = _without(
+                dataset, find_unreadable([s.path for s in samples], reporter), reporter
+            )
+        train = Recomputed(dataset.train, forward, augmentation, seed)
+        return Sources(train, Recomputed(dataset.val, forward), dataset, False)
+
+    codes, labels, bad = remember(
+        dataset.train,
+        forward,
+        task="features",
+        views=views,
+        augmentation=augmentation,
+        seed=seed,
+        reporter=reporter,
+    )
+    val_codes, val_labels, val_bad = remember(
+        dataset.val, forward, task="val features", reporter=reporter
+    )
+    bad |= val_bad
+    left = _without(dataset, bad, reporter)
+    kept = [[s for s in part if s.path not in bad] for part in (dataset.train, dataset.val)]
+    if kept != [list(left.train), list(left.val)]:
+        # A class lost its only val image, so another one took its place: rare, and small.
+        return make_sources(
+            forward,
+            left,
+            views=views,
+            augmentation=augmentation,
+            seed=seed,
+            must_remember=must_remember,
+            checked=True,
+            reporter=reporter,
+        )
+    return Sources(Remembered(codes, labels, seed), Remembered(val_codes, val_labels), left, True)
+
+
+def _without(dataset: Dataset, unreadable: dict, reporter: Reporter) -> Dataset:
+    """The dataset without those images, its new warnings told."""
+    if not unreadable:
+        return dataset
+    left = dataset.without(unreadable)
+    for warning in left.warnings[len(dataset.warnings) :]:
+        reporter.warn(warning)
+    return left

@@ -1,0 +1,257 @@
+"""Training what lies behind the cut."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tlcli.events import Reporter
+from tlcli.transfer.device import Compute
+from tlcli.transfer.head import solve
+from tlcli.transfer.network import Network, final_layer
+from tlcli.transfer.plan import Schedule
+from tlcli.transfer.sources import Remembered, Source
+
+
+@dataclass
+class Fit:
+    """What a training phase came to.
+
+    Attributes:
+        history: a row an epoch: phase, epoch, lr, train_loss, train_top1, val_loss, val_top1,
+            images_per_s, seconds.
+        best_epoch: the one whose tensors are in `best`; None before the first has ended.
+        best: the suffix's tensors by state-dict name, copied to the CPU; those it began with
+            before the first epoch has ended.
+        stopped: "finished", "early" (patience), "interrupted" (Ctrl-C) or "diverged".
+        problem: what diverged, and where.
+    """
+
+    history: list[dict[str, float | int | str | None]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+    stopped: str = "finished"
+    problem: str = ""
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite; the text says where."""
+
+
+def fit(
+    network: Network,
+    train: Source,
+    val: Source | None,
+    schedule: Schedule,
+    compute: Compute,
+    *,
+    phase: str,
+    seed: int,
+    reporter: Reporter,
+    on_best: Callable[[], None] = lambda: None,
+) -> Fit:
+    """Train the suffix on the activations of `train`; keep the best epoch by top-1 on `val`.
+
+    Without `val` the last epoch counts as the best. Ctrl-C and a loss that is no number end the
+    phase with what was best so far. On return the network holds the best.
+    """
+    # Moving to a device or a memory format gives tensors new storage, so it comes first.
+    suffix = network.suffix.to(compute.device, memory_format=torch.channels_last)
+    network.freeze()
+    trained = network.tensors(network.stages[network.cut :])
+
+    def copies() -> dict[str, Tensor]:
+        return {k: v.detach().cpu().clone() for k, v in trained.items()}
+
+    result = Fit(best=copies())
+    rows = (
+        _solve_head(network, train, phase, seed, reporter)
+        if schedule.optimizer == "lbfgs"
+        else _epochs(network, suffix, train, schedule, compute, phase, seed, reporter)
+    )
+    best_key = (-1.0, -math.inf)
+    worse = 0
+    started = time.perf_counter()
+    try:
+        for row in rows:
+            row["val_loss"], row["val_top1"] = _validate(suffix, val, compute)
+            row["seconds"] = round(time.perf_counter() - started, 3)
+            result.history.append(row)
+            key = (row["val_top1"] or 0.0, -(row["val_loss"] or 0.0))
+            if val is None or key > best_key:
+                best_key, worse = key, 0
+                result.best_epoch = int(row["epoch"] or 0)
+                result.best = copies()
+                on_best()
+            else:
+                worse += 1
+                if schedule.patience and worse >= schedule.patience:
+                    result.stopped = "early"
+                    break
+    except KeyboardInterrupt:
+        result.stopped = "interrupted"
+    except Diverged as error:
+        result.stopped = "diverged"
+        result.problem = str(error)
+    with torch.no_grad():
+        for name, tensor in trained.items():
+            tensor.copy_(result.best[name])
+    return result
+
+
+Row = dict[str, float | int | str | None]
+
+
+def _solve_head(
+    network: Network, train: Source, phase: str, seed: int, reporter: Reporter
+) -> Iterator[Row]:
+    """Set the final layer to the optimum of a linear head; one row."""
+    if not isinstance(train, Remembered):
+        raise TypeError("a head is solved on remembered codes")
+    started = time.perf_counter()
+    layer = network.final
+    n_classes = layer.weight.shape[0]
+    codes = train.codes.flatten(2)
+    solution = solve(codes, train.labels, n_classes, bias=layer.bias is not None, seed=seed)
+    with torch.no_grad():
+        layer.weight.copy_(solution.weight)
+        if layer.bias is not None:
+            layer.bias.copy_(solution.bias)
+    logits = codes[:, 0] @ solution.weight.T + solution.bias
+    seconds = time.perf_counter() - started
+    reporter.note(
+        f"head solved in {seconds:.1f} s: L2 penalty {solution.strength:g} by cross-validation, "
+        f"gradient norm {solution.gradient_norm:.0e}"
+    )
+    yield {
+        "phase": phase,
+        "epoch": 1,
+        "lr": None,
+        "train_loss": F.cross_entropy(logits, train.labels).item(),
+        "train_top1": (logits.argmax(1) == train.labels).float().mean().item(),
+        "images_per_s": round(len(train) / max(seconds, 1e-9), 1),
+    }
+
+
+def _epochs(
+    network: Network,
+    suffix: nn.Sequential,
+    train: Source,
+    schedule: Schedule,
+    compute: Compute,
+    phase: str,
+    seed: int,
+    reporter: Reporter,
+) -> Iterator[Row]:
+    """Epochs of SGD or AdamW; a row after each."""
+    optimizer = _optimizer(network, schedule)
+    accumulate = schedule.accumulate
+    n = len(train)
+    batches = -(-n // schedule.batch_size)
+    per_epoch = -(-batches // accumulate)
+    factor = _factor(schedule, per_epoch)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype is torch.float16)
+    torch.manual_seed(seed)
+    task = f"training {phase}" if phase else "training"
+    total = n * schedule.epochs
+    for epoch in range(1, schedule.epochs + 1):
+        started = time.perf_counter()
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+        suffix.train()
+        loss_sum = right = done = 0.0
+        pending = 0
+        lr = optimizer.param_groups[-1]["lr"]
+        for step, (x, y) in enumerate(train.batches(order, schedule.batch_size, epoch), 1):
+            x, y = x.to(compute.device), y.to(compute.device)
+            with compute.autocast():
+                logits = suffix(x)
+                loss = F.cross_entropy(logits.float(), y)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise Diverged(f"the loss became {value} in epoch {epoch}, batch {step}")
+            scaler.scale(loss / accumulate).backward()
+            pending += 1
+            if pending == accumulate or done + len(y) == n:
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+                scheduler.step()
+                pending = 0
+            loss_sum += value * len(y)
+            right += (logits.argmax(1) == y).sum().item()
+            done += len(y)
+            reporter.progress(
+                task, (epoch - 1) * n + int(done), total, loss=loss_sum / done, top1=right / done
+            )
+        yield {
+            "phase": phase,
+            "epoch": epoch,
+            "lr": lr,
+            "train_loss": loss_sum / n,
+            "train_top1": right / n,
+            "images_per_s": round(n / (time.perf_counter() - started), 1),
+        }
+
+
+def _optimizer(network: Network, schedule: Schedule) -> torch.optim.Optimizer:
+    """Parameter groups by stage, earlier ones with smaller steps; no decay on vectors."""
+    groups = []
+    trained = network.stages[network.cut :]
+    for depth, stage in enumerate(trained):
+        lr = schedule.lr * schedule.layer_decay ** (len(trained) - 1 - depth)
+        parameters = [p for p in stage.parameters() if p.requires_grad]
+        for decayed in (True, False):
+            mine = [p for p in parameters if (p.dim() > 1) == decayed]
+            if mine:
+                decay = schedule.weight_decay if decayed else 0.0
+                groups.append({"params": mine, "lr": lr, "weight_decay": decay})
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum)
+    return torch.optim.AdamW(groups, lr=schedule.lr)
+
+
+def _factor(schedule: Schedule, per_epoch: int) -> Callable[[int], float]:
+    """The learning rate at a step, as a share of the full one."""
+    total = schedule.epochs * per_epoch
+    warm_up = max(1, per_epoch // 2)
+
+    def cosine(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / (warm_up + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+
+    return cosine if schedule.lr_schedule == "cosine" else lambda _: 1.0
+
+
+def n_outputs(suffix: nn.Module) -> int:
+    """How many classes the last layer of `suffix` tells apart."""
+    return final_layer(suffix).weight.shape[0]
+
+
+@torch.no_grad()
+def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
+    """Logits, float32 [n, classes], and labels, int64 [n], both on the CPU; eval mode."""
+    suffix.eval()
+    logits, labels = [torch.empty(0, n_outputs(suffix))], [torch.empty(0, dtype=torch.int64)]
+    batches = source.batches(torch.arange(len(source)), compute.batch_size)
+    for x, y in batches if len(source) else ():
+        with compute.autocast():
+            logits.append(suffix(x.to(compute.device)).float().cpu())
+        labels.append(y)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def _validate(
+    suffix: nn.Module, val: Source | None, compute: Compute
+) -> tuple[float | None, float | None]:
+    """Mean cross entropy and top-1."""
+    if val is None or not len(val):
+        return None, None
+    logits, labels = answers(suffix, val, compute)
+    loss = F.cross_entropy(logits, labels).item()
+    return loss, (logits.argmax(1) == labels).float().mean().item()
