@@ -1,0 +1,134 @@
+"""The bundle: one safetensors file that holds everything a prediction needs."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tlcli.artifacts.files import write_whole
+from tlcli.backbones import catalogue
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.errors import UserError
+
+FORMAT = 1
+KEY = "tlcli"
+"""The one metadata key, so that equal content is equal bytes: safetensors orders several at
+random."""
+
+
+@dataclass(frozen=True)
+class BundleMeta:
+    """What a bundle says of itself. Timings are not part of it: equal runs are equal bytes.
+
+    Attributes:
+        backbone: the name, one of `tlcli models`.
+        cut: the last frozen stage, or "none".
+        dropped: whether the stages behind the cut are gone (a head named `new_head` instead).
+        classes: names in the order of the outputs.
+        preprocessing: what an image goes through before the network.
+        plan: the whole plan, with what it rests on.
+        metrics: of the validation images (and the test images, where there are any).
+        calibration: of the probabilities; None: they are the plain softmax.
+        dataset: sha256 over the training data's content.
+        seed: of the run.
+        versions: of tlcli, torch and torchvision.
+        weights: what the backbone started from.
+    """
+
+    backbone: str
+    cut: str
+    dropped: bool
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    plan: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    dataset: str
+    seed: int
+    versions: Mapping[str, str]
+    weights: str
+    calibration: Mapping[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """One line, keys sorted."""
+        content = {"format": FORMAT, **self.__dict__}
+        content["classes"] = list(self.classes)
+        content["preprocessing"] = self.preprocessing.to_dict()
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], meta: BundleMeta) -> None:
+    """Write the bundle, whole or not at all."""
+    # A tensor that shares memory or is a channels-last view is stored as a plain one of its own.
+    plain = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    write_whole(path, lambda p: save_file(plain, p, metadata={KEY: meta.to_json()}))
+
+
+def read_meta(path: Path) -> BundleMeta:
+    """What the bundle at `path` says of itself.
+
+    Raises:
+        UserError: no such file, not a bundle, or of a newer format.
+    """
+    raw = _open(path, lambda file: (file.metadata() or {}).get(KEY))
+    if raw is None:
+        raise UserError(
+            f"{path} is a safetensors file, but not a bundle of tlcli",
+            "to start from plain weights, use: tlcli finetune DIR --model NAME --weights FILE",
+        )
+    try:
+        content = json.loads(raw)
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            raise ValueError("no format version")
+        version = content.pop("format")
+        if version > FORMAT:
+            raise UserError(
+                f"{path} has bundle format {version}, and this tlcli reads up to {FORMAT}",
+                "upgrade tlcli",
+            )
+        return _checked(BundleMeta(**content))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: its description is damaged ({error})", "train it anew") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The bundle's tensors by name."""
+    return _open(path, lambda file: {k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
+
+
+def _checked(meta: BundleMeta) -> BundleMeta:
+    """The description with its types made sure of: a bundle may come from anywhere."""
+    if meta.backbone not in catalogue.catalogue():
+        raise ValueError(f"unknown backbone {meta.backbone!r}")
+    classes = meta.classes
+    if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
+        raise ValueError("classes are not a list of names")
+    if not isinstance(meta.cut, str) or not isinstance(meta.dropped, bool):
+        raise ValueError("no cut")
+    if not isinstance(meta.preprocessing, dict):
+        raise ValueError("no preprocessing")
+    for name in ("plan", "metrics", "versions"):
+        if not isinstance(getattr(meta, name), dict):
+            raise ValueError(f"{name} is not an object")
+    changed = {
+        "classes": tuple(classes),
+        "preprocessing": Preprocessing.from_dict(meta.preprocessing),
+    }
+    return BundleMeta(**{**meta.__dict__, **changed})
+
+
+def _open(path: Path, read: Any) -> Any:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return read(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file", "give a bundle or a run folder") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} cannot be read as a safetensors file: {error}",
+            "a bundle is the model.safetensors that tlcli finetune writes",
+        ) from error

@@ -1,0 +1,101 @@
+"""Exports: the weights in other tools' clothes."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tlcli.artifacts import bundle
+from tlcli.artifacts.files import write_json, write_whole
+from tlcli.errors import UsageError, UserError
+
+FORMATS = ("state-dict",)
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+# torchvision's constructor arguments without which a bundle's tensors do not fit or do not match.
+_ARGUMENTS = {
+    "googlenet": "aux_logits=False, transform_input=True, init_weights=False",
+    "inception_v3": "aux_logits=False, transform_input=True, init_weights=False",
+}
+
+
+def export_state_dict(path: Path, output: Path | None) -> tuple[Path, str]:
+    """Write a bundle's tensors under torchvision's names.
+
+    Args:
+        path: the bundle.
+        output: .pt or .pth (read it with `torch.load(..., weights_only=True)`) or .safetensors;
+            classes and preprocessing go beside it as .json. None: state-dict.pt beside the
+            bundle.
+
+    Returns:
+        The file, and Python lines that load it in plain torchvision.
+
+    Raises:
+        UsageError: another extension.
+        UserError: the file is there already, or cannot be written.
+    """
+    output = output or path.with_name("state-dict.pt")
+    if output.suffix not in SUFFIXES:
+        raise UsageError(
+            f"--output {output}: a state dict is one of {', '.join(SUFFIXES)}, "
+            f"not {output.suffix or 'a file without extension'}"
+        )
+    described = output.with_suffix(".json")
+    for file in (output, described):
+        if file.exists():
+            raise UserError(f"{file} is there already, and it is not overwritten", "use --output")
+    meta = bundle.read_meta(path)
+    tensors: OrderedDict[str, torch.Tensor] = OrderedDict(bundle.read_tensors(path))
+    if output.suffix == ".safetensors":
+        write_whole(output, lambda p: save_file(tensors, p))
+        read = f"safetensors.torch.load_file({output.name!r})"
+    else:
+        if meta.backbone.startswith("mnasnet"):
+            # MNASNet refuses a state dict that does not say its version.
+            tensors._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
+        write_whole(output, lambda p: torch.save(tensors, p))
+        read = f"torch.load({output.name!r}, weights_only=True)"
+    write_json(
+        described,
+        {
+            "backbone": meta.backbone,
+            "classes": list(meta.classes),
+            "preprocessing": meta.preprocessing.to_dict(),
+        },
+    )
+    return output, _snippet(meta, read)
+
+
+def _snippet(meta: bundle.BundleMeta, read: str) -> str:
+    if meta.dropped:
+        return (
+            f"# {meta.backbone} up to {meta.cut}, then new_head: stages were dropped, so plain\n"
+            "# torchvision cannot hold it; tlcli.load() and tlcli predict can."
+        )
+    if meta.backbone in ("efficientnet_lite0", "lenet5"):
+        lines = [
+            "from tlcli.backbones.build import build",
+            f"model = build({meta.backbone!r}, n_classes={len(meta.classes)}).model",
+        ]
+    else:
+        arguments = [f"num_classes={len(meta.classes)}"]
+        if meta.backbone in _ARGUMENTS:
+            arguments.append(_ARGUMENTS[meta.backbone])
+        if meta.backbone.startswith("vit_"):
+            arguments.append(f"image_size={meta.preprocessing.crop}")
+        call = f"torchvision.models.{meta.backbone}({', '.join(arguments)})"
+        lines = ["import torchvision", f"model = {call}"]
+    module = read.split(".load", maxsplit=1)[0]
+    lines = [f"import {module}", *lines, f"state = {read}"]
+    if meta.backbone.startswith("mnasnet") and "safetensors" in read:
+        lines += [
+            "from collections import OrderedDict",
+            "state = OrderedDict(state)",
+            'state._metadata = {"": {"version": 2}}',
+        ]
+    lines += ["model.load_state_dict(state)", "model.eval()"]
+    normalised = json.dumps(meta.preprocessing.to_dict())
+    return "\n".join([*lines, f"# preprocessing: {normalised}"])

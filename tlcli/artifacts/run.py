@@ -1,0 +1,123 @@
+"""Run folders: where they are, what lies in them, and which is the newest."""
+
+import csv
+import datetime
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tlcli.artifacts.files import write_json, write_text
+from tlcli.errors import UserError
+
+BUNDLE = "model.safetensors"
+CHECKPOINT = "checkpoint"
+RUNS = Path("runs")
+
+
+def new_run(dataset: Path, backbone: str, output: Path | None) -> Path:
+    """Make a run's folder: `output`, or runs/<date>-<dataset>-<backbone> with a number added.
+
+    Raises:
+        UserError: `output` holds something already.
+    """
+    if output is not None:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(
+                f"--output {output}: there is something already, and it is not overwritten",
+                "name another folder, or remove this one first",
+            )
+        return _made(output)
+    today = datetime.date.today().isoformat()
+    label = re.sub(r"[^A-Za-z0-9._-]+", "_", dataset.resolve().name).strip("._") or "images"
+    for number in range(1, 10_000):
+        tail = f"-{number}" if number > 1 else ""
+        folder = RUNS / f"{today}-{label}-{backbone}{tail}"
+        if not folder.exists():
+            return _made(folder)
+    raise UserError(f"{RUNS} holds 9,999 runs of this kind from today", "use --output")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be made: {error.strerror}", "use --output"
+        ) from error
+    return folder
+
+
+def write_history(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """history.csv, a row an epoch."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_text(folder / "history.csv", text.getvalue())
+
+
+def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """run.json: everything that went in, the plan, the timings and how it ended."""
+    write_json(folder / "run.json", run)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json's content; empty where there is none that can be read."""
+    try:
+        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def find_bundle(model: str | os.PathLike[str]) -> Path:
+    """The bundle that a path names: itself, or the one in a run folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if (path / BUNDLE).is_file():
+            return path / BUNDLE
+        saved = path / CHECKPOINT / BUNDLE
+        hint = (
+            f"the run did not end; its best so far is {saved}"
+            if saved.is_file()
+            else "give a run folder of tlcli finetune, or its model.safetensors"
+        )
+        raise UserError(f"{path} holds no {BUNDLE}", hint)
+    if not path.exists():
+        raise UserError(f"{path}: no such bundle or run folder", "give one with --model")
+    return path
+
+
+def newest_run() -> Path:
+    """The bundle of the newest finished run below ./runs.
+
+    Raises:
+        UserError: there is none.
+    """
+    finished = [
+        folder / BUNDLE
+        for folder in (RUNS.iterdir() if RUNS.is_dir() else ())
+        if (folder / BUNDLE).is_file() and read_run(folder).get("status") == "finished"
+    ]
+    if not finished:
+        raise UserError(
+            f"no model was named, and there is no finished run in {RUNS.resolve()}",
+            "give one with --model (a bundle, a run folder or a backbone's name) or in "
+            "$TLCLI_MODEL, or train one: tlcli finetune DIR",
+        )
+    return max(finished, key=lambda path: path.stat().st_mtime)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Take back a run folder that nothing was written to."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
