@@ -1,0 +1,59 @@
+"""What several tests share: real images, a real run, and where the shared data lies."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real photographs and weights beside the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"needs the real photographs and weights in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def flowers(tmp_path_factory):
+    """Five classes of eight drawn flowers. Read-only by agreement."""
+    from tlcli.data.sample import draw_sample
+
+    folder = tmp_path_factory.mktemp("data") / "flowers"
+    draw_sample(folder, per_class=8)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_classes(tmp_path_factory, flowers):
+    """Two of the drawn classes, six images each, train and val apart: for what is slow."""
+    folder = tmp_path_factory.mktemp("data") / "two"
+    for name in sorted(p.name for p in flowers.iterdir() if p.is_dir())[:2]:
+        for number, path in enumerate(sorted((flowers / name).iterdir())[:6]):
+            target = folder / ("val" if number >= 4 else "train") / name
+            target.mkdir(parents=True, exist_ok=True)
+            (target / path.name).hardlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, flowers):
+    """A finished run of the default model on the drawn flowers."""
+    from tlcli.recipes.finetune import finetune
+
+    return finetune(flowers, output=tmp_path_factory.mktemp("runs") / "trained")
+
+
+@pytest.fixture
+def tlcli(monkeypatch):
+    """Run the command line in this process: `tlcli("predict", path).stdout`."""
+    from tlcli.cli import app
+
+    monkeypatch.delenv("TLCLI_MODEL", raising=False)
+
+    def run(*arguments, **more):
+        return CliRunner().invoke(app, [str(a) for a in arguments], **more)
+
+    return run

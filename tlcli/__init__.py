@@ -1,0 +1,49 @@
+"""tlcli: a folder of images in, a classifier you can trust out.
+
+The same verbs as the command line, from Python:
+
+    import tlcli
+
+    run = tlcli.finetune("flowers", model="vgg16")
+    for answer in tlcli.load(run.folder).predict(["img.jpg"]):
+        print(answer.label, answer.probability)
+
+Names are resolved when they are first used, so that importing tlcli does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "finetune": "tlcli.recipes.finetune",
+    "Options": "tlcli.recipes.options",
+    "Run": "tlcli.recipes.finetune",
+    "load": "tlcli.inference.predict",
+    "Classifier": "tlcli.inference.predict",
+    "Answer": "tlcli.inference.predict",
+    "draw_sample": "tlcli.data.sample",
+    "Reporter": "tlcli.events",
+    "UserError": "tlcli.errors",
+}
+
+__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from tlcli.data.sample import draw_sample
+    from tlcli.errors import UserError
+    from tlcli.events import Reporter
+    from tlcli.inference.predict import Answer, Classifier, load
+    from tlcli.recipes.finetune import Run, finetune
+    from tlcli.recipes.options import Options
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'tlcli' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

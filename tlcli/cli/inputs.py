@@ -1,0 +1,45 @@
+"""The images that a command line names."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tlcli.data.folders import images_below
+from tlcli.errors import UserError
+
+
+def expand(arguments: Iterable[str], null: bool = False) -> Iterator[Path]:
+    """Files as they are; the images below a folder, sorted; for `-` the paths on stdin.
+
+    A path that does not exist is passed on: it becomes a row with an error.
+
+    Raises:
+        UserError: a folder holds no image.
+    """
+    for argument in arguments:
+        if argument == "-":
+            yield from _from_stdin(null)
+        elif Path(argument).is_dir():
+            found = images_below(Path(argument), set(), Counter())
+            if not found:
+                raise UserError(f"{argument} holds no images", "tlcli check looks into folders")
+            yield from found
+        else:
+            yield Path(argument)
+
+
+def _from_stdin(null: bool) -> Iterator[Path]:
+    """Paths as bytes, since a file name need not be text."""
+    if not null:
+        for line in sys.stdin.buffer:
+            if name := line.rstrip(b"\r\n"):
+                yield Path(os.fsdecode(name))
+        return
+    rest = b""
+    while block := sys.stdin.buffer.read1(65536):
+        *names, rest = (rest + block).split(b"\0")
+        yield from (Path(os.fsdecode(name)) for name in names if name)
+    if rest:
+        yield Path(os.fsdecode(rest))

@@ -1,0 +1,212 @@
+"""The main job: a folder of images in, a classifier out."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tlcli.artifacts import run
+from tlcli.backbones import build
+from tlcli.data.augment import AUGMENTATIONS, Augmentation
+from tlcli.data.dataset import scan
+from tlcli.errors import UsageError, UserError, choice
+from tlcli.events import Reporter
+from tlcli.recipes.options import Options
+from tlcli.recipes.record import Record
+from tlcli.transfer import device
+from tlcli.transfer.device import Compute
+from tlcli.transfer.features import FrozenForward, remember
+from tlcli.transfer.metrics import score
+from tlcli.transfer.network import Network, build_network, facts, is_linear
+from tlcli.transfer.plan import SCHEDULES, Plan, Schedule, make_plan
+from tlcli.transfer.sources import Recomputed, Remembered, Sources, make_sources
+from tlcli.transfer.train import answers, fit
+
+VIEWS = 2
+"""Remembered views an image with augmentation: the plain one and a drawn one."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended.
+
+    Attributes:
+        folder: the run folder; `bundle` is its model.safetensors.
+        plan: what was frozen and trained, and why.
+        metrics: on the validation images; under "test" on the test images, where there are any.
+        status: "finished", or "interrupted": the best so far was saved.
+    """
+
+    folder: Path
+    plan: Plan
+    metrics: Mapping[str, Any]
+    status: str
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / run.BUNDLE
+
+
+def finetune(
+    data: str | Path,
+    options: Options | None = None,
+    *,
+    reporter: Reporter | None = None,
+    **more: Any,
+) -> Run:
+    """Train a classifier on a folder of images and save it in a run folder.
+
+    Args:
+        data: DIR/<class>/**/image, or DIR/train and DIR/val of that form.
+        options: all of them at once, or by name: `finetune("flowers", model="vgg16")`.
+        reporter: hears of progress and warnings.
+
+    Raises:
+        UserError: what is wrong with the data, the weights or the options, and what to do.
+        KeyboardInterrupt: interrupted before there was anything to save.
+    """
+    options, reporter = replace(options or Options(), **more), reporter or Reporter()
+    options.check()
+    started = time.perf_counter()
+    compute = device.choose(options.device, options.precision)
+    augmentation = AUGMENTATIONS[choice("--augment", options.augment, AUGMENTATIONS)]
+
+    dataset = scan(
+        Path(data), val_fraction=options.val_fraction, seed=options.seed, reporter=reporter
+    )
+    for warning in dataset.warnings:
+        reporter.warn(warning)
+
+    torch.manual_seed(options.seed)
+    backbone = build.load(options.model, options.weights, reporter)
+    plan = make_plan(
+        facts(backbone),
+        pretrained=backbone.pretrained,
+        linear_head=is_linear(backbone),
+        n_train=len(dataset.train),
+        wish=options.wish(),
+    )
+    for line in [*backbone.notes, *plan_lines(plan)]:
+        reporter.note(line)
+    views = choose_views(options.views, plan, augmentation)
+    network = build_network(
+        backbone,
+        cut=plan.cut,
+        dropped=bool(plan.dropped),
+        n_classes=len(dataset.classes),
+        init=plan.schedule.init,
+    )
+
+    folder = run.new_run(dataset.root, backbone.name, options.output)
+    record = Record(folder, network, plan, options, compute, views, started)
+    history: list[dict[str, Any]] = []
+    trained = False
+    try:
+        for phase, cut, schedule in phases(plan, network):
+            part = replace(network, cut=cut)
+            sources = make_sources(
+                FrozenForward(part.prefix, backbone.preprocessing, compute, reporter),
+                dataset,
+                views=views,
+                augmentation=augmentation,
+                seed=options.seed,
+                must_remember=schedule.optimizer == "lbfgs",
+                checked=bool(history),
+                reporter=reporter,
+            )
+            dataset = sources.dataset
+            result = fit(
+                part,
+                sources.train,
+                sources.val,
+                schedule,
+                compute,
+                phase=phase,
+                seed=options.seed,
+                reporter=reporter,
+                on_best=partial(record.checkpoint, dataset),
+            )
+            history += result.history
+            trained = trained or result.best_epoch is not None
+            if result.stopped in ("interrupted", "diverged"):
+                break
+        if trained:
+            metrics = measure(part, sources, compute, reporter)
+            record.save(dataset, metrics, history, result, sources.remembered)
+        elif result.stopped == "interrupted":
+            raise KeyboardInterrupt
+    finally:
+        run.remove_if_empty(folder)
+    if result.stopped == "diverged":
+        kept = f"; the best so far is saved in {folder}" if trained else ""
+        raise UserError(
+            f"{result.problem}, so training was stopped{kept}",
+            f"try a smaller --lr (it was {schedule.lr:g}) or --precision fp32",
+        )
+    return Run(folder, plan, metrics, record.status(result))
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan in two lines."""
+    trained = plan.trained if len(plan.trained) < 4 else (plan.trained[0], "...", plan.trained[-1])
+    dropped = f"; dropped: {plan.dropped[0]} and on" if plan.dropped else ""
+    return [
+        f"plan: {plan.case}; frozen up to: {plan.cut}; trained: {', '.join(trained)}{dropped}",
+        f"why: {plan.why}",
+    ]
+
+
+def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, Schedule]]:
+    """What is trained one after the other: a name, the cut, the schedule.
+
+    One phase, or the head alone on frozen codes and then all that the plan trains.
+    """
+    if plan.schedule.head_first:
+        solvable = is_linear(network.backbone)
+        yield "head", len(network.stages) - 1, SCHEDULES["solve" if solvable else "head"][0]
+    yield "all" if plan.schedule.head_first else "", network.cut, plan.schedule
+
+
+def choose_views(asked: int | None, plan: Plan, augmentation: Augmentation | None) -> int:
+    """How many views an image are remembered: a plain one, the others augmented.
+
+    Raises:
+        UsageError: views were asked for, but nothing is remembered or nothing differs.
+    """
+    if asked is None:
+        return VIEWS if augmentation else 1
+    if plan.cut == "none" and not plan.schedule.head_first:
+        raise UsageError(
+            "--views is about remembered activations, and this plan freezes nothing",
+            "leave it out; every epoch sees each image augmented anew",
+        )
+    if asked > 1 and augmentation is None:
+        raise UsageError(f"--views {asked} with --augment none would be the same view repeated")
+    return asked
+
+
+def measure(
+    network: Network, sources: Sources, compute: Compute, reporter: Reporter
+) -> dict[str, Any]:
+    """The score on the validation images, and under "test" on the test images if there are any.
+
+    In fp32 whatever the training's precision was.
+    """
+    forward = FrozenForward(
+        network.prefix, network.backbone.preprocessing, compute.reference(), reporter
+    )
+    dataset = sources.dataset
+    val = sources.val if compute.dtype is None else Recomputed(dataset.val, forward)
+    suffix = network.suffix
+    metrics = score(*answers(suffix, val, compute.reference()), dataset.classes)
+    if dataset.test:
+        codes, labels, bad = remember(dataset.test, forward, task="test", reporter=reporter)
+        for path, why in bad.items():
+            reporter.warn(f"test image left out: {path}: {why}")
+        test = Remembered(codes, labels)
+        metrics["test"] = score(*answers(suffix, test, compute.reference()), dataset.classes)
+    return metrics
