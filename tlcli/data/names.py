@@ -1,0 +1,21 @@
+"""How names of files and classes are told in messages: they may hold anything, bytes even."""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+
+def shown(name: str | Path) -> str:
+    """`name` with line breaks, terminal escapes and undecodable bytes written as Python would."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in str(name)
+    )
+
+
+def some(names: Iterable[str | Path], most: int = 5) -> str:
+    """The first `most` names, and how many more there are."""
+    rest = iter(names)
+    told = ", ".join(shown(name) for name in islice(rest, most))
+    more = sum(1 for _ in rest)
+    return f"{told} and {more} more" if more else told

@@ -1,0 +1,45 @@
+"""One function over many items in threads: in order, ahead of the consumer, in bounded memory."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """CPU cores this process may use: containers and taskset often give fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int | None = None,
+    ahead: int = 64,
+) -> Generator[Result, None, None]:
+    """`function` of each item, in the items' order; at most `ahead` are worked on or waiting.
+
+    Threads suffice: hashing, Pillow's decoders and its resize release the interpreter lock.
+    Close the iterator (or exhaust it) to end the threads; what has not begun is dropped then.
+
+    Raises:
+        Exception: whatever `function` raises, at that item's turn.
+    """
+    pool = ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="tlcli")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
