@@ -42,7 +42,9 @@ def test_it_is_deterministic_and_invariant_to_the_scale_of_codes():
 
 def test_cross_validation_prefers_a_strong_penalty_for_noise_and_a_weak_one_for_signal():
     draw = torch.Generator().manual_seed(1)
-    noise = solve(torch.randn(100, 1, 50, generator=draw), torch.arange(100) % 2, 2, bias=True, seed=0)
+    noise = solve(
+        torch.randn(100, 1, 50, generator=draw), torch.arange(100) % 2, 2, bias=True, seed=0
+    )
     codes, labels = blobs(n=600)
     assert noise.strength > solve(codes, labels, 3, bias=True, seed=0).strength
 

@@ -9,7 +9,12 @@ from tlcli.transfer.metrics import accuracy_text, score, wilson
 @pytest.mark.parametrize(
     ("right", "n", "low", "high"),
     # statsmodels.stats.proportion.proportion_confint(right, n, method="wilson")
-    [(0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (356, 400, 0.85548, 0.91707), (1, 2, 0.09453, 0.90547)],
+    [
+        (0, 10, 0.0, 0.27753),
+        (10, 10, 0.72247, 1.0),
+        (356, 400, 0.85548, 0.91707),
+        (1, 2, 0.09453, 0.90547),
+    ],
 )
 def test_wilson_interval(right, n, low, high):
     assert wilson(right, n) == pytest.approx((low, high), abs=1e-4)
@@ -27,7 +32,9 @@ def test_score_by_hand():
     assert got["n"] == 6
     assert got["top1"] == pytest.approx(4 / 6)
     assert got["confusion"] == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    assert got["per_class"]["a"] == pytest.approx({"n": 3, "precision": 1.0, "recall": 2 / 3, "f1": 0.8})
+    assert got["per_class"]["a"] == pytest.approx(
+        {"n": 3, "precision": 1.0, "recall": 2 / 3, "f1": 0.8}
+    )
     assert got["per_class"]["d"] == {"n": 0, "precision": None, "recall": None, "f1": None}
     assert got["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert got["top5"] is None

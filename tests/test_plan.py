@@ -24,7 +24,9 @@ RESNET = [
 
 
 def plan(stages=RESNET, *, pretrained=None, linear=True, n=100, **wish):
-    schedule = {k: wish.pop(k) for k in list(wish) if k not in ("case", "size", "similarity", "freeze")}
+    schedule = {
+        k: wish.pop(k) for k in list(wish) if k not in ("case", "size", "similarity", "freeze")
+    }
     return make_plan(
         stages,
         pretrained=len(stages) if pretrained is None else pretrained,
@@ -38,7 +40,13 @@ def plan(stages=RESNET, *, pretrained=None, linear=True, n=100, **wish):
     ("case", "cut", "trained", "dropped", "optimizer"),
     [
         ("small-similar", "avgpool", ("head",), (), "lbfgs"),
-        ("small-different", "layer2", ("new_head",), ("layer3", "layer4", "avgpool", "head"), "lbfgs"),
+        (
+            "small-different",
+            "layer2",
+            ("new_head",),
+            ("layer3", "layer4", "avgpool", "head"),
+            "lbfgs",
+        ),
         ("large-similar", "none", tuple(s.name for s in RESNET), (), "adamw"),
         ("large-different", "none", tuple(s.name for s in RESNET), (), "adamw"),
     ],

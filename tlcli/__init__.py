@@ -28,7 +28,18 @@ _WHERE = {
     "UserError": "tlcli.errors",
 }
 
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = [
+    "Answer",
+    "Classifier",
+    "Options",
+    "Reporter",
+    "Run",
+    "UserError",
+    "__version__",
+    "draw_sample",
+    "finetune",
+    "load",
+]
 
 if TYPE_CHECKING:
     from tlcli.data.sample import draw_sample

@@ -38,7 +38,8 @@ def _from_stdin(null: bool) -> Iterator[Path]:
                 yield Path(os.fsdecode(name))
         return
     rest = b""
-    while block := sys.stdin.buffer.read1(65536):
+    read = getattr(sys.stdin.buffer, "read1", sys.stdin.buffer.read)
+    while block := read(65536):
         *names, rest = (rest + block).split(b"\0")
         yield from (Path(os.fsdecode(name)) for name in names if name)
     if rest:

@@ -38,6 +38,7 @@ def write(rows: Iterable[Row], columns: Sequence[str], format_name: str) -> None
     TSV escapes tab, newline, carriage return and backslash as \\t, \\n, \\r and \\\\; None is
     an empty field there and in CSV.
     """
+    rows = ({c: row.get(c) for c in columns} for row in rows)
     out = sys.stdout
     if hasattr(out, "reconfigure"):
         # A file name may hold any bytes; they come out as they came in.
@@ -51,7 +52,7 @@ def write(rows: Iterable[Row], columns: Sequence[str], format_name: str) -> None
             out.write(json.dumps(row) + "\n")
             out.flush()
     elif format_name == "csv":
-        for line in ([columns], ([_field(r.get(c)) for c in columns] for r in rows)):
+        for line in ([columns], ([_field(r[c]) for c in columns] for r in rows)):
             for fields in line:
                 text = io.StringIO()
                 csv.writer(text, lineterminator="\n").writerow(fields)
@@ -60,7 +61,7 @@ def write(rows: Iterable[Row], columns: Sequence[str], format_name: str) -> None
     else:
         out.write("\t".join(columns) + "\n")
         for row in rows:
-            out.write("\t".join(_tsv(_field(row.get(c))) for c in columns) + "\n")
+            out.write("\t".join(_tsv(_field(row[c])) for c in columns) + "\n")
             out.flush()
 
 

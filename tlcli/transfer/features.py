@@ -35,11 +35,11 @@ class FrozenForward:
         reporter: Reporter | None = None,
         fold: bool = True,
     ) -> None:
-        self.plain = stages.eval().to(compute.device, memory_format=torch.channels_last)
+        self.plain = stages.eval().to(compute.device).to(memory_format=torch.channels_last)
         self.preprocessing = preprocessing
         self.compute = compute
         self.reporter = reporter or Reporter()
-        self.forward = self.plain
+        self.forward: nn.Module = self.plain
         self.unchecked = False
         if fold and any(isinstance(m, nn.BatchNorm2d) for m in stages.modules()):
             self.forward = fuse(self.plain).to(memory_format=torch.channels_last)

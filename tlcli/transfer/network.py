@@ -136,4 +136,3 @@ def _initialise(network: Network, cut: int, init: str) -> None:
             nn.init.normal_(layer.weight, std=0.01)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-

@@ -60,7 +60,7 @@ def fit(
     phase with what was best so far. On return the network holds the best.
     """
     # Moving to a device or a memory format gives tensors new storage, so it comes first.
-    suffix = network.suffix.to(compute.device, memory_format=torch.channels_last)
+    suffix = network.suffix.to(compute.device).to(memory_format=torch.channels_last)
     network.freeze()
     trained = network.tensors(network.stages[network.cut :])
 
@@ -78,10 +78,13 @@ def fit(
     started = time.perf_counter()
     try:
         for row in rows:
-            row["val_loss"], row["val_top1"] = _validate(suffix, val, compute)
+            loss, top1 = _validate(suffix, val, compute)
+            row |= {"val_loss": loss, "val_top1": top1}
             row["seconds"] = round(time.perf_counter() - started, 3)
             result.history.append(row)
-            key = (row["val_top1"] or 0.0, -(row["val_loss"] or 0.0))
+            if schedule.optimizer != "lbfgs":
+                reporter.note(_epoch_line(row, schedule.epochs))
+            key = (top1 or 0.0, -(loss or 0.0))
             if val is None or key > best_key:
                 best_key, worse = key, 0
                 result.best_epoch = int(row["epoch"] or 0)
@@ -104,6 +107,17 @@ def fit(
 
 
 Row = dict[str, float | int | str | None]
+
+
+def _epoch_line(row: Row, epochs: int) -> str:
+    """An epoch's outcome for a person."""
+    val = ""
+    if row["val_top1"] is not None:
+        val = f", val {row['val_top1']:.1%} (loss {row['val_loss']:.3f})"
+    return (
+        f"epoch {row['epoch']}/{epochs}: train {row['train_top1']:.1%} "
+        f"(loss {row['train_loss']:.3f}){val}, {row['images_per_s']:.0f} images/s"
+    )
 
 
 def _solve_head(

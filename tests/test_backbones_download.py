@@ -1,0 +1,150 @@
+"""Downloads from a server on this machine: the file, and everything that can go wrong."""
+
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from tlcli.backbones import fetch, weights
+from tlcli.backbones.build import build, load
+from tlcli.backbones.weights import PUBLISHED_AT, Published
+from tlcli.errors import UserError
+from tlcli.events import Reporter
+
+SMALL = "squeezenet1_1"
+
+
+class Listener(Reporter):
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int, int]] = []
+
+    def progress(self, task: str, done: int, total: int, **_: float) -> None:
+        self.heard.append((task, done, total))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    """Serves `server.content`, promises `server.promised` bytes (None: tells no length)."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.asked.append(self.path)
+            self.send_response(server.status)
+            if server.promised is not None:
+                self.send_header("Content-Length", str(server.promised))
+            self.end_headers()
+            self.wfile.write(server.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.status = [], 200
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("TLCLI_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/mirror/")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def file(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of what `server` serves: SMALL's weights, which torchvision's table now names."""
+    torch.save(build(SMALL).model.state_dict(), tmp_path / "served.pth")
+    server.content = (tmp_path / "served.pth").read_bytes()
+    server.promised = len(server.content)
+    name = f"squeezenet1_1-{hashlib.sha256(server.content).hexdigest()[:8]}.pth"
+    preprocessing = build(SMALL).preprocessing
+    entry = Published("IMAGENET1K_V1", name, f"{PUBLISHED_AT}/{name}", preprocessing)
+    monkeypatch.setattr(weights, "_published", lambda _: {"DEFAULT": entry})
+    return name
+
+
+def failed(folder: Path) -> str:
+    """The message of the failing load; nothing is left behind."""
+    with pytest.raises(UserError) as error:
+        load(SMALL)
+    assert not folder.exists() or not list(folder.iterdir())
+    assert str(folder) in error.value.message
+    assert "efficientnet_lite0" in error.value.hint
+    return error.value.message
+
+
+def test_download(server, file: str, folder: Path) -> None:
+    listener = Listener()
+    assert load(SMALL, reporter=listener).weights == "IMAGENET1K_V1"
+    assert server.asked == [f"/mirror/{file}"]
+    assert [path.name for path in folder.iterdir()] == [file]
+    assert listener.heard[-1] == (f"downloading {file}", server.promised, server.promised)
+    assert [done for _, done, _ in listener.heard] == sorted({d for _, d, _ in listener.heard})
+    load(SMALL)
+    assert len(server.asked) == 1  # at hand now
+
+
+def test_length_not_told(server, file: str, folder: Path) -> None:
+    server.promised = None
+    listener = Listener()
+    load(SMALL, reporter=listener)
+    assert (folder / file).read_bytes() == server.content
+    assert [done == total for _, done, total in listener.heard][-2:] == [False, True]
+
+
+@pytest.mark.usefixtures("file")
+def test_hash_mismatch(server, folder: Path) -> None:
+    server.content = server.content[::-1]
+    assert "what came is another file" in failed(folder)
+
+
+def test_not_found(server, file: str, folder: Path) -> None:
+    server.status = 404
+    message = failed(folder)
+    assert "the server answers 404 Not Found" in message
+    assert file in message
+
+
+@pytest.mark.usefixtures("file")
+def test_interrupted(server, folder: Path) -> None:
+    server.content = server.content[:2_000_000]
+    assert f"after 2000000 of {server.promised} bytes" in failed(folder)
+
+
+@pytest.mark.usefixtures("file")
+def test_stopped_by_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch, "_transfer", stop)
+    with pytest.raises(KeyboardInterrupt):
+        load(SMALL)
+    assert list(folder.iterdir()) == []
+
+
+def test_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("TLCLI_WEIGHTS_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    message = failed(folder)
+    assert "squeezenet1_1-b8a52dc0.pth" in message
+    assert "Connection refused" in message
+
+
+@pytest.mark.usefixtures("file")
+def test_folder_that_cannot_be(folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file is in the way")
+    with pytest.raises(UserError, match="cannot be written to"):
+        load(SMALL)
