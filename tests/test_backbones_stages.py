@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from itertools import chain
 
 import pytest
@@ -39,6 +40,15 @@ MEMBERS = {
     "vgg": ("vgg11", 64),
     "vit": ("vit_b_32", 64),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine two threads wait for each other: small models take 100 times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def images(side: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tlcli.backbones import weights
 from tlcli.backbones.build import build, load
-from tlcli.backbones.catalogue import find
+from tlcli.backbones.catalogue import catalogue, find
 from tlcli.backbones.checkpoint import versioned
 from tlcli.backbones.weights import PUBLISHED_AT, Published
 from tlcli.data.decode import decode
@@ -250,7 +250,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
         path = tmp_path / f"attack{number}.pth"
         torch.save(content, path)
         assert "holds Python objects (posix.mkdir)" in refused(path)
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
         refused(path)
     assert not (tmp_path / "harmed").exists()
 
@@ -331,3 +331,9 @@ def test_preprocessing_is_torchvisions(shared: Path) -> None:
         theirs = torchvision.models.get_model_weights(name).DEFAULT.transforms()(picture)
         ours = preprocessing.normalise(preprocessing.fit(picture)[None])[0]
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_every_published_file_names_its_hash() -> None:
+    for entry in catalogue().values():
+        for published in weights._published(entry).values():
+            assert published.file.endswith(f"-{published.digits}.pth")

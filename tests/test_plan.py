@@ -42,9 +42,9 @@ def plan(stages=RESNET, *, pretrained=None, linear=True, n=100, **wish):
         ("small-similar", "avgpool", ("head",), (), "lbfgs"),
         (
             "small-different",
-            "layer2",
+            "layer3",
             ("new_head",),
-            ("layer3", "layer4", "avgpool", "head"),
+            ("layer4", "avgpool", "head"),
             "lbfgs",
         ),
         ("large-similar", "none", tuple(s.name for s in RESNET), (), "adamw"),

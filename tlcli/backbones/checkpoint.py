@@ -57,7 +57,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _why(error: Exception) -> str:
     if not isinstance(error, pickle.UnpicklingError):
-        first = str(error).partition("\n")[0] or type(error).__name__
+        first = re.split(r"\.?\s*\n|\. ", str(error))[0] or type(error).__name__
         return f"is damaged or holds no weights: {first}"
     # torch advises at length how to run the file's code; only the name of that code is wanted
     found = re.search(r"(?:GLOBAL|unsupported class) ([\w.]+)", str(error))

@@ -53,4 +53,5 @@ def _structure(name: str, format_name: str) -> None:
         err=True,
     )
     rows = outline(structure)
-    output.write(iter(rows), tuple(rows[0]), format_name)
+    columns = [c for c in rows[0] if format_name != "table" or c not in ("part", "classifier")]
+    output.write(iter(rows), columns, format_name)

@@ -89,12 +89,17 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown = [[_cell(c, row.get(c)) for c in columns] for row in rows]
     keep = [i for i in range(len(columns)) if not rows or any(line[i] for line in shown)]
     for i in keep:
         numeric = any(isinstance(row.get(columns[i]), int | float) for row in rows)
-        table.add_column(columns[i], justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            columns[i].replace("-", "-\n"),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=columns[i] not in ("path", "error", "top"),
+        )
     for line in shown:
         table.add_row(*(Text(line[i]) for i in keep))
     Console(soft_wrap=False).print(table)

@@ -279,7 +279,7 @@ def _choose_case(n_train: int, wish: Wish) -> tuple[str, str]:
 def cut_index(stages: Sequence[StageFacts], where: str) -> int:
     """How many leading stages are frozen by `where`.
 
-    `where` is "none", "features" (all but the classifier), "all-but-head", "middle" (two thirds
+    `where` is "none", "features" (all but the classifier), "all-but-head", "middle" (three quarters
     of the feature stages, the default of `small-different` until it is measured) or a stage's name
     (frozen up to and including it).
 
@@ -287,7 +287,7 @@ def cut_index(stages: Sequence[StageFacts], where: str) -> int:
         UsageError: no such stage, or nothing would be left to train.
     """
     features = sum(s.part == "features" for s in stages)
-    middle = round(2 / 3 * sum(s.part == "features" and s.parameters > 0 for s in stages))
+    middle = round(3 / 4 * sum(s.part == "features" and s.parameters > 0 for s in stages))
     last = len(stages) - 1
     named = {"none": 0, "features": features, "middle": max(middle, 1), "all-but-head": last}
     if where in named:

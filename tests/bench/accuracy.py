@@ -1,0 +1,120 @@
+"""What the main job reaches on real photographs: `python -m tests.bench.accuracy`.
+
+Runs whole commands on the data and weights in ../shared and writes docs/accuracy.md, a row a
+command with its target. `--only WORD` runs the rows whose name holds WORD and prints them alone.
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+
+from tlcli.transfer.metrics import wilson
+
+ROOT = Path(__file__).parent.parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A command, and the share of right answers that it is to reach."""
+
+    name: str
+    command: str
+    target: float
+
+
+ROWS = (
+    Row(
+        "CNN codes, default backbone",
+        "finetune {shared}/data/flowers --case small-similar",
+        0.88,
+    ),
+    Row(
+        "CNN codes, MobileNetV2",
+        "finetune {shared}/data/flowers --case small-similar --model mobilenet_v2 "
+        "--weights {shared}/weights/mobilenet_v2-tf-imagenet.pth",
+        0.825,
+    ),
+    Row(
+        "digits, mid-level cut",
+        "finetune {shared}/data/digits --case small-different",
+        0.90,
+    ),
+    Row(
+        "VGG16, features frozen",
+        "finetune {shared}/data/flowers --model vgg16 --freeze features --optimizer sgd --lr 0.001 "
+        "--weights {shared}/weights/vgg16_features-keras-imagenet.pth",
+        0.80,
+    ),
+    Row(
+        "ImageNet's own classes",
+        "predict {shared}/data/imagenet-samples --model efficientnet_lite0 --format json",
+        0.78,
+    ),
+)
+
+
+def measure(row: Row) -> tuple[int, int, float]:
+    """Right answers, all answers, seconds of the whole command."""
+    arguments = shlex.split(row.command.format(shared=SHARED))
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "tlcli", *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        seconds = time.perf_counter() - started
+        if arguments[0] == "finetune":
+            bundle = Path(folder, done.stdout.strip())
+            metrics = json.loads((bundle.parent / "metrics.json").read_text())
+            return round(metrics["top1"] * metrics["n"]), metrics["n"], seconds
+    answers = json.loads(done.stdout)
+    # The samples sort by file name into the order of the classes, one each.
+    names = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    ordered = sorted(answers, key=lambda a: a["path"])
+    right = sum(a["label"] == name for a, name in zip(ordered, names, strict=True))
+    return right, len(ordered), seconds
+
+
+def main() -> None:
+    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+    lines = [
+        "| what | command | right | 95% interval | target | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        if only in row.name:
+            right, n, seconds = measure(row)
+            low, high = wilson(right, n)
+            command = row.command.format(shared="../shared")
+            lines.append(
+                f"| {row.name} | `tlcli {command}` | **{right / n:.1%}** of {n} "
+                f"| {low:.1%} to {high:.1%} | {row.target:.1%} | {seconds:.0f} |"
+            )
+            print(lines[-1], flush=True)
+    if not only:
+        text = (
+            "# Accuracy on real photographs\n\n"
+            "Made by `python -m tests.bench.accuracy`. Seconds are those of the whole command, "
+            f"starting Python included, on {os.cpu_count()} cores ({platform.machine()}, torch "
+            f"{torch.__version__}, torchvision {torchvision.__version__}); the machine is shared "
+            "and noisy, so take them as an order of magnitude.\n\n" + "\n".join(lines) + "\n"
+        )
+        (ROOT / "docs" / "accuracy.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
