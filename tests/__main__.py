@@ -4,11 +4,14 @@ Format, lint, types, the generated docs, then the tests. `--slow` adds the slow 
 `--` goes to pytest.
 """
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+# Each holds a network or two in memory, so not one for every core of a large machine.
+PROCESSES = min(os.cpu_count() or 1, 4)
 ROOT = Path(__file__).parent.parent
 
 
@@ -22,7 +25,7 @@ def main() -> int:
         "lint": ["ruff", "check", "."],
         "types": ["mypy"],
         "docs": ["docs.make", "--check"],
-        "tests": ["pytest", "--durations=15", *tier, *extra],
+        "tests": ["pytest", f"-n{PROCESSES}", "--dist=loadfile", "--durations=15", *tier, *extra],
     }
     failed = []
     for name, command in steps.items():

@@ -1,6 +1,10 @@
 """What several tests share: real images, a real run, and where the shared data lies."""
 
+import os
 from pathlib import Path
+
+# Before torch is imported, here and in the processes that tests start: see docs/testing.md.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from typer.testing import CliRunner

@@ -190,3 +190,98 @@ def test_without_val_images_nothing_is_claimed(flowers, tmp_path):
     run = finetune(tmp_path / "data", reporter=Notes(), output=tmp_path / "run")
     assert run.metrics["n"] == 0
     assert run.metrics["top1"] is None
+
+
+def test_the_classic_recipe_trains_the_classifier_of_vgg16(shared, two_classes, tmp_path):
+    weights = shared / "weights" / "vgg16_features-keras-imagenet.pth"
+    notes = Notes()
+    run = finetune(
+        two_classes,
+        reporter=notes,
+        model="vgg16",
+        weights=str(weights),
+        freeze="features",
+        optimizer="sgd",
+        lr=0.001,
+        epochs=1,
+        augment="none",
+        output=tmp_path / "run",
+    )
+    assert run.plan.cut == "avgpool"
+    assert run.plan.trained == ("classifier.0", "classifier.3", "head")
+    assert any("fresh" in note for note in notes.notes)
+    network, _ = open_bundle(run.bundle)
+    loaded = torch.load(weights, weights_only=True)
+    tensors = network.tensors()
+    assert all(torch.equal(tensors[k], v.float()) for k, v in loaded.items())
+    assert tensors["classifier.6.weight"].shape == (2, 4096)
+
+
+def test_mixed_precision_trains_and_its_metrics_are_of_fp32(two_classes, tmp_path):
+    run = finetune(
+        two_classes, precision="bf16", case="large-different", epochs=1, output=tmp_path / "r"
+    )
+    assert json.loads((run.folder / "run.json").read_text())["compute"] == "cpu bf16"
+    answers = load(run.folder).predict(sorted(two_classes.glob("val/*/*")))
+    right = sum(a.label in a.path for a in answers) / len(answers)
+    assert right == pytest.approx(run.metrics["top1"])
+
+
+def test_a_test_folder_is_scored_but_has_no_say(two_classes, tmp_path):
+    data = tmp_path / "data"
+    for path in two_classes.glob("*/*/*.jpg"):
+        part, name = path.parts[-3:-1]
+        target = data / ("test" if part == "val" else part) / name
+        target.mkdir(parents=True, exist_ok=True)
+        (target / path.name).hardlink_to(path)
+    for folder in list((data / "train").iterdir()):
+        (data / "val" / folder.name).mkdir(parents=True)
+        image = sorted(folder.iterdir())[0]
+        image.rename(data / "val" / folder.name / image.name)
+    run = finetune(data, output=tmp_path / "run")
+    assert run.metrics["n"] == 2
+    assert run.metrics["test"]["n"] == 4
+
+
+def test_activations_that_outgrow_the_memory_are_computed_again_and_it_is_said(
+    two_classes, tmp_path, monkeypatch
+):
+    from tlcli.transfer import sources
+
+    options = {"freeze": "features.5", "epochs": 2, "augment": "none", "batch_size": 4}
+    remembered = finetune(two_classes, output=tmp_path / "a", **options)
+    monkeypatch.setattr(sources, "memory_limit", lambda: 1000)
+    notes = Notes()
+    recomputed = finetune(two_classes, reporter=notes, output=tmp_path / "b", **options)
+    assert any("computed again each epoch" in note for note in notes.notes)
+    # without augmentation both ways train on the same numbers, but for the batch size's 1e-6
+    for k, v in open_bundle(remembered.bundle)[0].tensors().items():
+        assert torch.allclose(v, open_bundle(recomputed.bundle)[0].tensors()[k], atol=1e-2), k
+
+
+def test_the_folded_forward_is_checked_against_the_plain_one(monkeypatch):
+    from torch import nn
+
+    from tlcli.transfer import features
+    from tlcli.transfer.device import choose
+
+    backbone = build.load("efficientnet_lite0")
+    images = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8)
+    stages = nn.Sequential(*backbone.stages)
+    notes = Notes()
+    good = features.FrozenForward(stages, backbone.preprocessing, choose("cpu"), notes)
+    folded = good(images)
+    assert good.forward is not good.plain
+    assert notes.warnings == []
+
+    def broken(module):
+        copy = fuse(module)
+        next(copy.parameters()).data.mul_(1.5)
+        return copy
+
+    fuse = features.fuse
+    monkeypatch.setattr(features, "fuse", broken)
+    bad = features.FrozenForward(stages, backbone.preprocessing, choose("cpu"), notes)
+    assert torch.allclose(bad(images), folded, atol=1e-3)
+    assert bad.forward is bad.plain
+    assert any("folded" in w for w in notes.warnings)

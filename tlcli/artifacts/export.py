@@ -1,7 +1,6 @@
 """Exports: the weights in other tools' clothes."""
 
 import json
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from safetensors.torch import save_file
 
 from tlcli.artifacts import bundle
 from tlcli.artifacts.files import write_json, write_whole
+from tlcli.backbones.checkpoint import versioned
 from tlcli.errors import UsageError, UserError
 
 FORMATS = ("state-dict",)
@@ -48,14 +48,13 @@ def export_state_dict(path: Path, output: Path | None) -> tuple[Path, str]:
         if file.exists():
             raise UserError(f"{file} is there already, and it is not overwritten", "use --output")
     meta = bundle.read_meta(path)
-    tensors: OrderedDict[str, torch.Tensor] = OrderedDict(bundle.read_tensors(path))
+    tensors = bundle.read_tensors(path)
     if output.suffix == ".safetensors":
         write_whole(output, lambda p: save_file(tensors, p))
         read = f"safetensors.torch.load_file({output.name!r})"
     else:
         if meta.backbone.startswith("mnasnet"):
-            # MNASNet refuses a state dict that does not say its version.
-            tensors._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
+            tensors = versioned(tensors)
         write_whole(output, lambda p: torch.save(tensors, p))
         read = f"torch.load({output.name!r}, weights_only=True)"
     write_json(

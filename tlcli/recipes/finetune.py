@@ -22,7 +22,8 @@ from tlcli.transfer.device import Compute
 from tlcli.transfer.features import FrozenForward, remember
 from tlcli.transfer.metrics import score
 from tlcli.transfer.network import Network, build_network, facts, is_linear
-from tlcli.transfer.plan import SCHEDULES, Plan, Schedule, make_plan
+from tlcli.transfer.plan import Plan, make_plan
+from tlcli.transfer.schedule import SCHEDULES, Schedule
 from tlcli.transfer.sources import Recomputed, Remembered, Sources, make_sources
 from tlcli.transfer.train import answers, fit
 
@@ -135,7 +136,12 @@ def finetune(
             if result.stopped in ("interrupted", "diverged"):
                 break
         if trained:
-            metrics = measure(part, sources, compute, reporter)
+            try:
+                metrics = measure(part, sources, compute, reporter)
+            except KeyboardInterrupt:
+                # What was trained is worth more than its score.
+                result.stopped = "interrupted"
+                metrics = unmeasured(dataset.classes)
             record.save(dataset, metrics, history, result, sources.remembered)
         elif result.stopped == "interrupted":
             raise KeyboardInterrupt
@@ -189,6 +195,11 @@ def choose_views(asked: int | None, plan: Plan, augmentation: Augmentation | Non
     return asked
 
 
+def unmeasured(classes: tuple[str, ...]) -> dict[str, Any]:
+    """The score of no images."""
+    return score(torch.empty(0, len(classes)), torch.empty(0, dtype=torch.int64), classes)
+
+
 def measure(
     network: Network, sources: Sources, compute: Compute, reporter: Reporter
 ) -> dict[str, Any]:
@@ -196,17 +207,15 @@ def measure(
 
     In fp32 whatever the training's precision was.
     """
-    forward = FrozenForward(
-        network.prefix, network.backbone.preprocessing, compute.reference(), reporter
-    )
-    dataset = sources.dataset
-    val = sources.val if compute.dtype is None else Recomputed(dataset.val, forward)
-    suffix = network.suffix
-    metrics = score(*answers(suffix, val, compute.reference()), dataset.classes)
+    dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
+    compute, mixed = compute.reference(), compute.dtype is not None
+    forward = partial(FrozenForward, network.prefix, preprocessing, compute, reporter)
+    val = Recomputed(dataset.val, forward()) if mixed else sources.val
+    metrics = score(*answers(suffix, val, compute), dataset.classes)
     if dataset.test:
-        codes, labels, bad = remember(dataset.test, forward, task="test", reporter=reporter)
+        codes, labels, bad = remember(dataset.test, forward(), task="test", reporter=reporter)
         for path, why in bad.items():
             reporter.warn(f"test image left out: {path}: {why}")
         test = Remembered(codes, labels)
-        metrics["test"] = score(*answers(suffix, test, compute.reference()), dataset.classes)
+        metrics["test"] = score(*answers(suffix, test, compute), dataset.classes)
     return metrics

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tlcli.backbones.catalogue import DEFAULT_MODEL
 from tlcli.errors import UsageError
-from tlcli.transfer.plan import Schedule, Wish
+from tlcli.transfer.plan import Wish
+from tlcli.transfer.schedule import Schedule
 
 # Lowest and highest allowed value of each number; the highest is left out where it is infinite.
 _RANGES = {
@@ -32,7 +33,7 @@ class Options:
         weights: "auto", "none", a weight file, or the name of one of torchvision's weights.
         case, size, similarity, freeze: which stages are frozen; see `docs/four-cases.md`.
         optimizer, lr, momentum, weight_decay, epochs, batch_size, accumulate, lr_schedule,
-            patience, init: how the rest is trained; see `tlcli.transfer.plan.Schedule`.
+            patience, init: how the rest is trained; see `tlcli.transfer.schedule.Schedule`.
         augment: "light" or "none".
         views: remembered views an image.
         val_fraction: share of the images held out where the folder has no val of its own.

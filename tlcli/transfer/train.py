@@ -13,7 +13,8 @@ from tlcli.events import Reporter
 from tlcli.transfer.device import Compute
 from tlcli.transfer.head import solve
 from tlcli.transfer.network import Network, final_layer
-from tlcli.transfer.plan import Schedule
+from tlcli.transfer.optimise import make_optimizer, rate_factor
+from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.sources import Remembered, Source
 
 
@@ -56,8 +57,8 @@ def fit(
 ) -> Fit:
     """Train the suffix on the activations of `train`; keep the best epoch by top-1 on `val`.
 
-    Without `val` the last epoch counts as the best. Ctrl-C and a loss that is no number end the
-    phase with what was best so far. On return the network holds the best.
+    Without images in `val` the last epoch counts as the best. Ctrl-C and a loss that is no
+    number end the phase with what was best so far. On return the network holds the best.
     """
     # Moving to a device or a memory format gives tensors new storage, so it comes first.
     suffix = network.suffix.to(compute.device).to(memory_format=torch.channels_last)
@@ -79,13 +80,15 @@ def fit(
     try:
         for row in rows:
             loss, top1 = _validate(suffix, val, compute)
+            if loss is not None and not math.isfinite(loss):
+                raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
             row |= {"val_loss": loss, "val_top1": top1}
             row["seconds"] = round(time.perf_counter() - started, 3)
             result.history.append(row)
             if schedule.optimizer != "lbfgs":
                 reporter.note(_epoch_line(row, schedule.epochs))
             key = (top1 or 0.0, -(loss or 0.0))
-            if val is None or key > best_key:
+            if top1 is None or key > best_key:
                 best_key, worse = key, 0
                 result.best_epoch = int(row["epoch"] or 0)
                 result.best = copies()
@@ -162,12 +165,12 @@ def _epochs(
     reporter: Reporter,
 ) -> Iterator[Row]:
     """Epochs of SGD or AdamW; a row after each."""
-    optimizer = _optimizer(network, schedule)
+    optimizer = make_optimizer(network, schedule)
     accumulate = schedule.accumulate
     n = len(train)
     batches = -(-n // schedule.batch_size)
     per_epoch = -(-batches // accumulate)
-    factor = _factor(schedule, per_epoch)
+    factor = rate_factor(schedule, per_epoch)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype is torch.float16)
     torch.manual_seed(seed)
@@ -210,36 +213,6 @@ def _epochs(
             "train_top1": right / n,
             "images_per_s": round(n / (time.perf_counter() - started), 1),
         }
-
-
-def _optimizer(network: Network, schedule: Schedule) -> torch.optim.Optimizer:
-    """Parameter groups by stage, earlier ones with smaller steps; no decay on vectors."""
-    groups = []
-    trained = network.stages[network.cut :]
-    for depth, stage in enumerate(trained):
-        lr = schedule.lr * schedule.layer_decay ** (len(trained) - 1 - depth)
-        parameters = [p for p in stage.parameters() if p.requires_grad]
-        for decayed in (True, False):
-            mine = [p for p in parameters if (p.dim() > 1) == decayed]
-            if mine:
-                decay = schedule.weight_decay if decayed else 0.0
-                groups.append({"params": mine, "lr": lr, "weight_decay": decay})
-    if schedule.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum)
-    return torch.optim.AdamW(groups, lr=schedule.lr)
-
-
-def _factor(schedule: Schedule, per_epoch: int) -> Callable[[int], float]:
-    """The learning rate at a step, as a share of the full one."""
-    total = schedule.epochs * per_epoch
-    warm_up = max(1, per_epoch // 2)
-
-    def cosine(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / (warm_up + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
-
-    return cosine if schedule.lr_schedule == "cosine" else lambda _: 1.0
 
 
 def n_outputs(suffix: nn.Module) -> int:

@@ -1,0 +1,92 @@
+"""The README's commands run, and the docs' commands exist."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from tlcli.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shell_lines(page):
+    """The commands in a page's shell blocks, continued lines joined, comments left out."""
+    for block in re.findall(r"```(?:sh|console)?\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line := line.removeprefix("$ ").partition(" #")[0].strip():
+                yield line
+
+
+def test_the_readmes_first_command_installs_and_runs_the_main_job(tmp_path):
+    line = next(line for line in shell_lines(ROOT / "README.md") if line.startswith("pip install"))
+    assert line == "pip install . && tlcli demo"
+    source = tmp_path / "source"
+    skip = shutil.ignore_patterns(".*", "__pycache__", "runs", "tlcli-demo*", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=skip)
+    # A fresh environment that sees this one's packages, so that torch is not fetched anew.
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    site = next((tmp_path / "venv").rglob("site-packages"))
+    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = os.environ | {
+        "PATH": f"{tmp_path / 'venv' / 'bin'}:{os.environ['PATH']}",
+        "PIP_NO_BUILD_ISOLATION": "0",  # which is how pip spells "none"
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        line, shell=True, cwd=source, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (source / "tlcli-demo" / "run-1" / "model.safetensors").is_file()
+    assert "val accuracy" in done.stderr
+    rows = [r.split("\t") for r in done.stdout.splitlines() if r.startswith("tlcli-demo/unseen")]
+    assert len(rows) == 10
+    assert sum(label in path for path, label, *_ in rows) >= 8
+
+
+def test_ci_runs_the_readmes_test_command():
+    text = (ROOT / "README.md").read_text()
+    block = re.search(r"<!-- test-command -->\n```sh\n(.*?)\n```", text)
+    assert block
+    assert block[1].endswith("&& python -m tests")
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "test-command" in ci
+    assert "README.md" in ci
+
+
+def commands_in_docs():
+    for page in PAGES:
+        for line in shell_lines(page):
+            for part in re.split(r"\s*(?:\||&&)\s*", line):
+                if part.startswith("tlcli "):
+                    yield pytest.param(part, id=f"{page.name}: {part}")
+
+
+@pytest.mark.parametrize("line", commands_in_docs())
+def test_every_command_in_the_docs_parses(line):
+    words = shlex.split(line)[1:]
+    commands = typer.main.get_command(app).commands
+    assert words[0] in commands
+    commands[words[0]].make_context(words[0], words[1:])
+
+
+def test_every_command_and_option_has_help():
+    for name, command in typer.main.get_command(app).commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.help, f"{name} {parameter.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
