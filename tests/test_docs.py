@@ -71,7 +71,7 @@ def commands_in_docs():
                     yield pytest.param(part, id=f"{page.name}: {part}")
 
 
-@pytest.mark.parametrize("line", commands_in_docs())
+@pytest.mark.parametrize("line", list(commands_in_docs()))
 def test_every_command_in_the_docs_parses(line):
     words = shlex.split(line)[1:]
     commands = typer.main.get_command(app).commands

@@ -138,6 +138,34 @@ def test_nan_keeps_the_best_and_says_what_to_do(two_classes, tmp_path):
     assert "--lr" in caught.value.hint
 
 
+def test_what_was_best_before_the_loss_went_wrong_is_saved(two_classes, tmp_path, monkeypatch):
+    from torch.nn import functional
+
+    calls = []
+    right = functional.cross_entropy
+
+    def goes_wrong(logits, labels, **more):
+        calls.append(len(labels))
+        loss = right(logits, labels, **more)
+        return loss * torch.nan if len(calls) > 12 and torch.is_grad_enabled() else loss
+
+    monkeypatch.setattr(functional, "cross_entropy", goes_wrong)
+    with pytest.raises(UserError) as caught:
+        finetune(
+            two_classes,
+            optimizer="adamw",
+            epochs=50,
+            batch_size=4,
+            augment="none",
+            patience=0,
+            output=tmp_path / "run",
+        )
+    assert "best so far is saved in" in caught.value.message
+    assert re.search(r"in epoch \d+, batch \d", caught.value.message)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "diverged"
+    assert load(tmp_path / "run").predict(next(two_classes.glob("val/*/*")))[0].label
+
+
 def test_unreadable_images_are_named_and_left_out(flowers, tmp_path):
     data = tmp_path / "data"
     for folder in (p for p in flowers.iterdir() if p.is_dir()):

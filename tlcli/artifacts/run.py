@@ -6,7 +6,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,11 @@ def newest_run() -> Path:
     return max(finished, key=lambda path: path.stat().st_mtime)
 
 
-def remove_if_empty(folder: Path) -> None:
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
     """Take back a run folder that nothing was written to."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    try:
+        yield
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

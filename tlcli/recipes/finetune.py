@@ -106,47 +106,47 @@ def finetune(
     record = Record(folder, network, plan, options, compute, views, started)
     history: list[dict[str, Any]] = []
     trained = False
-    try:
-        for phase, cut, schedule in phases(plan, network):
-            part = replace(network, cut=cut)
-            sources = make_sources(
-                FrozenForward(part.prefix, backbone.preprocessing, compute, reporter),
-                dataset,
-                views=views,
-                augmentation=augmentation,
-                seed=options.seed,
-                must_remember=schedule.optimizer == "lbfgs",
-                checked=bool(history),
-                reporter=reporter,
-            )
-            dataset = sources.dataset
-            result = fit(
-                part,
-                sources.train,
-                sources.val,
-                schedule,
-                compute,
-                phase=phase,
-                seed=options.seed,
-                reporter=reporter,
-                on_best=partial(record.checkpoint, dataset),
-            )
-            history += result.history
-            trained = trained or result.best_epoch is not None
-            if result.stopped in ("interrupted", "diverged"):
-                break
+    with run.removed_if_empty(folder):
+        try:
+            for phase, cut, schedule in phases(plan, network):
+                cut_here = replace(network, cut=cut)
+                gathered = make_sources(
+                    FrozenForward(cut_here.prefix, backbone.preprocessing, compute, reporter),
+                    dataset,
+                    views=views,
+                    augmentation=augmentation,
+                    seed=options.seed,
+                    must_remember=schedule.optimizer == "lbfgs",
+                    checked=bool(history),
+                    reporter=reporter,
+                )
+                part, sources, dataset = cut_here, gathered, gathered.dataset
+                result = fit(
+                    part,
+                    sources.train,
+                    sources.val,
+                    schedule,
+                    compute,
+                    phase=phase,
+                    seed=options.seed,
+                    reporter=reporter,
+                    on_best=partial(record.checkpoint, dataset),
+                )
+                history += result.history
+                trained = trained or result.best_epoch is not None
+                if result.stopped in ("interrupted", "diverged"):
+                    break
+            metrics = measure(part, sources, compute, reporter) if trained else {}
+        except KeyboardInterrupt:
+            # Between phases or while measuring: what was trained is worth more than its score.
+            if not trained:
+                raise
+            result.stopped = "interrupted"
+            metrics = unmeasured(dataset.classes)
         if trained:
-            try:
-                metrics = measure(part, sources, compute, reporter)
-            except KeyboardInterrupt:
-                # What was trained is worth more than its score.
-                result.stopped = "interrupted"
-                metrics = unmeasured(dataset.classes)
             record.save(dataset, metrics, history, result, sources.remembered)
         elif result.stopped == "interrupted":
             raise KeyboardInterrupt
-    finally:
-        run.remove_if_empty(folder)
     if result.stopped == "diverged":
         kept = f"; the best so far is saved in {folder}" if trained else ""
         raise UserError(
