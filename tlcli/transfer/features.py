@@ -1,6 +1,7 @@
 """The frozen prefix as one fast function, and its activations, computed once a view."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from tlcli.data.augment import Augmentation
 from tlcli.data.dataset import Sample
 from tlcli.data.load import load_batches
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.events import Reporter
+from tlcli.events import Reporter, duration
 from tlcli.transfer.device import Compute
 
+FORECAST_AFTER = 4
+"""Batches from whose time the rest is forecast."""
 PARITY = 1e-3
 """Largest difference, relative to the largest value, that the folded forward may show."""
 
@@ -87,6 +90,7 @@ def remember(
     labels = torch.tensor([s.label for s in samples], dtype=torch.int64)
     unreadable: dict[Path, str] = {}
     batch, n = forward.compute.batch_size, len(samples)
+    started = time.perf_counter()
     reporter.progress(task, 0, n * views)
     for view in range(views):
         done = 0
@@ -105,6 +109,10 @@ def remember(
             done += len(problems)
             unreadable |= {p.path: p.why for p in problems if p is not None}
             reporter.progress(task, view * n + done, n * views)
+            if view == 0 and done == FORECAST_AFTER * batch:
+                seconds = (time.perf_counter() - started) * (n * views / done - 1)
+                if seconds >= 60:
+                    reporter.note(f"{task}: about {duration(seconds)} for {n * views} views")
     if codes is None:
         codes = torch.empty(0, views, 0)
     good = torch.tensor([s.path not in unreadable for s in samples], dtype=torch.bool)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tlcli.events import Reporter
+from tlcli.events import Reporter, duration
 from tlcli.transfer.device import Compute
 from tlcli.transfer.head import solve
 from tlcli.transfer.network import Network, final_layer
@@ -114,12 +114,15 @@ Row = dict[str, float | int | str | None]
 
 def _epoch_line(row: Row, epochs: int) -> str:
     """An epoch's outcome for a person."""
+    epoch, seconds = int(row["epoch"] or 1), float(row["seconds"] or 0.0)
+    remaining = seconds / epoch * (epochs - epoch)
+    left = f", about {duration(remaining)} left" if remaining >= 5 else ""
     val = ""
     if row["val_top1"] is not None:
         val = f", val {row['val_top1']:.1%} (loss {row['val_loss']:.3f})"
     return (
-        f"epoch {row['epoch']}/{epochs}: train {row['train_top1']:.1%} "
-        f"(loss {row['train_loss']:.3f}){val}, {row['images_per_s']:.0f} images/s"
+        f"epoch {epoch}/{epochs}: train {row['train_top1']:.1%} "
+        f"(loss {row['train_loss']:.3f}){val}, {row['images_per_s']:.0f} images/s{left}"
     )
 
 

@@ -1,0 +1,33 @@
+"""What a job says without a terminal."""
+
+import warnings
+
+import pytest
+
+from tlcli.events import Reporter, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (40.4, "40 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (720, "12 min"),
+        (12_000, "3 h 20 min"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_from_python_only_warnings_are_heard(capsys):
+    reporter = Reporter()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        reporter.note("a")
+        reporter.progress("b", 1, 2, loss=0.5)
+        reporter.warn("c")
+    assert [str(w.message) for w in heard] == ["c"]
+    assert capsys.readouterr() == ("", "")
