@@ -64,7 +64,7 @@ def test_version_and_no_arguments(tlcli):
         (["finetune", "{flowers}", "--weights", "missing.pth"], 2, "missing.pth"),
         (["finetune", "{flowers}", "--no-such-option"], 2, "--no-such-option"),
         (["predict", "x.jpg", "--model", "missing.safetensors"], 1, "missing.safetensors"),
-        (["predict", "x.jpg", "--model", "vgg61"], 1, "vgg16"),
+        (["predict", "x.jpg", "--model", "vgg61"], 2, "vgg16"),
         (["predict", "x.jpg"], 1, "no finished run"),
         (["predict", "x.jpg", "--model", "lenet5"], 1, "finetune DIR --model lenet5"),
         (["models", "vgg61"], 2, "vgg16"),
@@ -312,3 +312,32 @@ def test_ctrl_c_before_there_is_anything_leaves_nothing(flowers, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_images_is_a_row_and_the_rest_goes_on(tlcli, trained, flowers, tmp_path):
+    image = next(flowers.glob("*/*.jpg"))
+    result = tlcli("predict", tmp_path, image, "-m", trained.folder, "-f", "json")
+    assert result.exit_code == 3
+    assert [r["label"] is None for r in json.loads(result.stdout)] == [True, False]
+
+
+def test_null_without_stdin_is_wrong_usage(tlcli, trained):
+    result = tlcli("predict", "-0", "x.jpg", "-m", trained.folder)
+    assert result.exit_code == 2
+    assert "predict -0 -" in result.stderr
+
+
+def test_a_full_disk_behind_stdout_is_told():
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    command = [*PROGRAM, "models"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "stdout cannot be written" in done.stderr
+
+
+def test_top_reads_well_in_a_table(tlcli, trained, flowers):
+    image = next(flowers.glob("*/*.jpg"))
+    table = tlcli("predict", image, "-m", trained.folder, "--top", 2, "-f", "table").stdout
+    assert "{" not in table

@@ -178,7 +178,7 @@ def test_the_snippet_of_an_export_runs(name, suffix, tmp_path, monkeypatch):
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         assert torch.equal(scope["model"](images), network.whole.eval()(images))
-    described = json.loads(written.with_suffix(".json").read_text())
+    described = json.loads(written.with_name(written.name + ".json").read_text())
     assert described["classes"] == ["a", "b", "c"]
     Preprocessing.from_dict(described["preprocessing"])
 

@@ -88,9 +88,16 @@ def test_small_different_drops_the_stages_behind_the_cut(two_classes, tmp_path):
 
 
 def test_large_similar_solves_the_head_then_trains_everything(two_classes, tmp_path):
-    run = finetune(two_classes, case="large-similar", epochs=2, output=tmp_path / "run")
+    run = finetune(two_classes, case="large-similar", epochs=2, output=tmp_path / "both")
     rows = list(csv.DictReader((run.folder / "history.csv").open()))
     assert [r["phase"] for r in rows] == ["head", "all", "all"]
+    # the best of both phases is kept, also where training everything made it worse
+    worse = finetune(
+        two_classes, case="large-similar", epochs=1, optimizer="sgd", lr=9.0, output=tmp_path / "w"
+    )
+    rows = list(csv.DictReader((worse.folder / "history.csv").open()))
+    assert worse.metrics["top1"] == pytest.approx(max(float(r["val_top1"]) for r in rows))
+    run = finetune(two_classes, case="large-different", epochs=2, output=tmp_path / "run")
     pretrained = build.load("efficientnet_lite0")
     network, _ = open_bundle(run.bundle)
     start = pretrained.model.state_dict()
@@ -130,7 +137,7 @@ def test_nan_keeps_the_best_and_says_what_to_do(two_classes, tmp_path):
             two_classes,
             freeze="features.5",
             optimizer="sgd",
-            lr=1e18,
+            lr=9e3,
             epochs=4,
             lr_schedule="constant",
             output=tmp_path / "run",
@@ -313,3 +320,39 @@ def test_the_folded_forward_is_checked_against_the_plain_one(monkeypatch):
     assert torch.allclose(bad(images), folded, atol=1e-3)
     assert bad.forward is bad.plain
     assert any("folded" in w for w in notes.warnings)
+
+
+def test_weights_with_nan_are_told_plainly(two_classes, tmp_path):
+    torch.manual_seed(0)
+    state = build.build("squeezenet1_1").model.state_dict()
+    state["features.0.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    for case in ("small-similar", "small-different"):
+        with pytest.raises(UserError, match="training was stopped"):
+            finetune(
+                two_classes,
+                reporter=Notes(),
+                model="squeezenet1_1",
+                weights=tmp_path / "nan.pth",
+                case=case,
+                output=tmp_path / "run",
+            )
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_incomplete_group_of_accumulated_batches_steps_in_full(two_classes, tmp_path):
+    options = {"optimizer": "sgd", "lr": 3.0, "epochs": 1, "lr_schedule": "constant"}
+    options |= {"augment": "none", "momentum": 0.0, "weight_decay": 0.0, "precision": "fp32"}
+    # Eight training images: one batch of eight is one step on all, and so are two of four.
+    once = finetune(two_classes, batch_size=8, output=tmp_path / "a", **options)
+    grouped = finetune(two_classes, batch_size=4, accumulate=9, output=tmp_path / "b", **options)
+    a, b = (open_bundle(r.bundle)[0].final.weight for r in (once, grouped))
+    # Dropout draws differ, so lengths are compared; divided by nine, b would be a quarter of a.
+    assert a.norm().item() == pytest.approx(b.norm().item(), rel=0.3)
+
+
+def test_a_batch_larger_than_the_data_costs_nothing(two_classes, tmp_path):
+    run = finetune(
+        two_classes, case="large-different", epochs=1, batch_size=10**8, output=tmp_path / "run"
+    )
+    assert run.status == "finished"

@@ -161,3 +161,27 @@ def test_every_pair_of_halves_is_one_case():
 def test_planning_needs_no_torch():
     code = "import sys, tlcli.transfer.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_half_of_a_case_and_a_cut_by_hand_is_still_that_case():
+    whole = plan(case="small-different", freeze="layer2")
+    halves = plan(size="small", similarity="different", freeze="layer2")
+    assert (whole.cut, whole.trained, whole.dropped) == (halves.cut, halves.trained, halves.dropped)
+    assert halves.case == "small-different"
+
+
+def test_the_reason_does_not_speak_of_a_cut_that_was_set_by_hand():
+    got = plan(case="small-similar", freeze="layer2")
+    assert "only a new head" not in got.why
+    assert "--freeze layer2" in got.why
+
+
+def test_init_and_a_solved_head_exclude_each_other():
+    got = plan(case="large-similar", init="normal")
+    assert not got.schedule.head_first
+    assert "--init" in got.why
+
+
+def test_an_empty_name_is_no_stage():
+    with pytest.raises(UsageError, match="--freeze"):
+        plan(freeze="")

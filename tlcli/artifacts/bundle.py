@@ -87,11 +87,13 @@ def read_meta(path: Path) -> BundleMeta:
         version = content.pop("format")
         if version > FORMAT:
             raise UserError(
-                f"{path} has bundle format {version}, and this tlcli reads up to {FORMAT}",
+                f"it has bundle format {version}, and this tlcli reads up to {FORMAT}",
                 "upgrade tlcli",
             )
         return _checked(BundleMeta(**content))
-    except (ValueError, TypeError, KeyError) as error:
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", error.hint) from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: its description is damaged ({error})", "train it anew") from error
 
 
@@ -107,6 +109,8 @@ def _checked(meta: BundleMeta) -> BundleMeta:
     classes = meta.classes
     if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
         raise ValueError("classes are not a list of names")
+    if len(set(classes)) < len(classes):
+        raise ValueError("a class is named twice")
     if not isinstance(meta.cut, str) or not isinstance(meta.dropped, bool):
         raise ValueError("no cut")
     if not isinstance(meta.preprocessing, dict):

@@ -27,8 +27,8 @@ def export_state_dict(path: Path, output: Path | None) -> tuple[Path, str]:
     Args:
         path: the bundle.
         output: .pt or .pth (read it with `torch.load(..., weights_only=True)`) or .safetensors;
-            classes and preprocessing go beside it as .json. None: state-dict.pt beside the
-            bundle.
+            classes and preprocessing go beside it, with .json added to the name. None:
+            state-dict.pt beside the bundle.
 
     Returns:
         The file, and Python lines that load it in plain torchvision.
@@ -43,7 +43,7 @@ def export_state_dict(path: Path, output: Path | None) -> tuple[Path, str]:
             f"--output {output}: a state dict is one of {', '.join(SUFFIXES)}, "
             f"not {output.suffix or 'a file without extension'}"
         )
-    described = output.with_suffix(".json")
+    described = output.with_name(output.name + ".json")
     for file in (output, described):
         if file.exists():
             raise UserError(f"{file} is there already, and it is not overwritten", "use --output")
@@ -51,12 +51,12 @@ def export_state_dict(path: Path, output: Path | None) -> tuple[Path, str]:
     tensors = bundle.read_tensors(path)
     if output.suffix == ".safetensors":
         write_whole(output, lambda p: save_file(tensors, p))
-        read = f"safetensors.torch.load_file({output.name!r})"
+        read = f"safetensors.torch.load_file({str(output)!r})"
     else:
         if meta.backbone.startswith("mnasnet"):
             tensors = versioned(tensors)
         write_whole(output, lambda p: torch.save(tensors, p))
-        read = f"torch.load({output.name!r}, weights_only=True)"
+        read = f"torch.load({str(output)!r}, weights_only=True)"
     write_json(
         described,
         {

@@ -26,11 +26,7 @@ def new_run(dataset: Path, backbone: str, output: Path | None) -> Path:
         UserError: `output` holds something already.
     """
     if output is not None:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(
-                f"--output {output}: there is something already, and it is not overwritten",
-                "name another folder, or remove this one first",
-            )
+        check_free(output)
         return _made(output)
     today = datetime.date.today().isoformat()
     label = re.sub(r"[^A-Za-z0-9._-]+", "_", dataset.resolve().name).strip("._") or "images"
@@ -40,6 +36,15 @@ def new_run(dataset: Path, backbone: str, output: Path | None) -> Path:
         if not folder.exists():
             return _made(folder)
     raise UserError(f"{RUNS} holds 9,999 runs of this kind from today", "use --output")
+
+
+def check_free(output: Path) -> None:
+    """Raises `UserError` if `output` is anything but a new or an empty folder."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(
+            f"--output {output}: there is something already, and it is not overwritten",
+            "name another folder, or remove this one first",
+        )
 
 
 def _made(folder: Path) -> Path:

@@ -7,24 +7,30 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tlcli.data.folders import images_below
-from tlcli.errors import UserError
+from tlcli.errors import UsageError
 
 
 def expand(arguments: Iterable[str], null: bool = False) -> Iterator[Path]:
     """Files as they are; the images below a folder, sorted; for `-` the paths on stdin.
 
-    A path that does not exist is passed on: it becomes a row with an error.
+    A path that does not exist, or a folder without images, is passed on: it becomes a row with an
+    error.
 
     Raises:
-        UserError: a folder holds no image.
+        UsageError: NUL-separated paths are asked for, but not `-`; or stdin is closed.
     """
+    arguments = list(arguments)
+    if null and "-" not in arguments:
+        raise UsageError("-0 is about paths on stdin", "add - : tlcli predict -0 -")
+    if "-" in arguments and sys.stdin is None:
+        raise UsageError("- reads paths from stdin, and stdin is closed")
     for argument in arguments:
         if argument == "-":
             yield from _from_stdin(null)
         elif Path(argument).is_dir():
             found = images_below(Path(argument), set(), Counter())
             if not found:
-                raise UserError(f"{argument} holds no images", "tlcli check looks into folders")
+                found = [Path(argument)]  # a row with an error
             yield from found
         else:
             yield Path(argument)

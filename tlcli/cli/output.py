@@ -5,12 +5,12 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
 from tlcli.data.names import shown
-from tlcli.errors import choice
+from tlcli.errors import UserError, choice
 
 FORMATS = ("table", "tsv", "csv", "json", "jsonl")
 FORMAT = typer.Option(
@@ -40,9 +40,21 @@ def write(rows: Iterable[Row], columns: Sequence[str], format_name: str) -> None
     """
     rows = ({c: row.get(c) for c in columns} for row in rows)
     out = sys.stdout
+    if out is None:
+        raise UserError("stdout is closed, so there is nowhere for the result to go")
     if hasattr(out, "reconfigure"):
         # A file name may hold any bytes; they come out as they came in.
-        out.reconfigure(errors="surrogateescape")
+        out.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        _write(rows, columns, format_name, out)
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"stdout cannot be written: {error.strerror}") from error
+
+
+def _write(rows: Iterable[Row], columns: Sequence[str], format_name: str, out: TextIO) -> None:
     if format_name == "table":
         _table(list(rows), columns)
     elif format_name == "json":
@@ -108,6 +120,8 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 def _cell(column: str, value: Any) -> str:
     if column == "probability" and isinstance(value, float):
         return f"{value:.1%}"
+    if column == "top" and isinstance(value, list):
+        return ", ".join(f"{shown(t['label'])} {t['probability']:.1%}" for t in value)
     if column == "parameters" and isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, bool):

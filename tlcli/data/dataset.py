@@ -208,6 +208,12 @@ def _concerns(dataset: Dataset) -> list[str]:
         concerns.append(f"classes with one image, trained but not validated: {some(single)}")
     if unchecked:
         concerns.append(f"classes without images in val: {some(unchecked)}")
+    lopsided = [name for name, n in counts.items() if n["val"] > n["train"]]
+    if lopsided and dataset.layout != "train+val":
+        concerns.append(
+            f"classes with more images in val than in train: {some(lopsided)} (the split goes by "
+            "content, so small classes vary; another seed splits otherwise)"
+        )
     everything = list(chain(dataset.train, dataset.val, dataset.test))
     doubly = _repeated(everything, [sample.label for sample in everything])
     if doubly:

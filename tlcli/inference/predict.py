@@ -16,7 +16,7 @@ from tlcli.backbones import build, catalogue
 from tlcli.data.decode import Source
 from tlcli.data.load import load_batches
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.errors import UserError, did_you_mean
+from tlcli.errors import UsageError, UserError, did_you_mean
 from tlcli.events import Reporter
 from tlcli.transfer import device
 from tlcli.transfer.features import FrozenForward
@@ -73,6 +73,8 @@ class Classifier:
 
     def stream(self, images: Iterable[Any], *, top: int = 1) -> Iterator[Answer]:
         """The same as `predict`, one answer after the other, in constant memory."""
+        if top < 1:
+            raise UsageError(f"top is {top}", "it must be 1 or more")
         rest = iter(images)
         first = list(itertools.islice(rest, FOLD_FROM))
         if not first:
@@ -95,8 +97,11 @@ class Classifier:
             best = probabilities.topk(min(top, len(self.classes)), dim=1)
             for problem, values, indices in zip(problems, *best, strict=True):
                 path = waiting.popleft()
-                if problem is not None:
-                    yield Answer(path, None, None, problem.why, ())
+                why = None if problem is None else problem.why
+                if why is None and not values.isfinite().all():
+                    why = "the model's answer is no number; is it damaged?"
+                if why is not None:
+                    yield Answer(path, None, None, why, ())
                     continue
                 named = tuple(
                     (self.classes[i], p)
@@ -110,6 +115,8 @@ def _source(image: Any) -> Source:
     if isinstance(image, str):
         return Path(image)
     if hasattr(image, "shape"):
+        if 0 in image.shape:
+            raise UserError(f"an array of shape {image.shape} is no image", "give [h, w, 3]")
         return Image.fromarray(image)
     return image
 
@@ -138,11 +145,11 @@ def load(
     if str(model) in catalogue.catalogue():
         return _load_backbone(str(model), weights, compute, reporter)
     if weights != "auto":
-        raise UserError(f"--weights is for a backbone's name, and {model} is a bundle")
+        raise UsageError(f"--weights is for a backbone's name, and {model} is a bundle")
     known = Path(model)
     if not known.exists() and len(known.parts) == 1 and not known.suffix:
         hint = did_you_mean(str(model), catalogue.catalogue())
-        raise UserError(
+        raise UsageError(
             f"--model {model}: neither a bundle, nor a run folder, nor a backbone's name",
             hint or "tlcli models lists the backbones",
         )
@@ -190,8 +197,8 @@ def open_bundle(path: Path) -> tuple[Network, bundle.BundleMeta]:
 
 @torch.no_grad()
 def _fill(into: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
-    def shapes(named: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        return {k: tuple(v.shape) for k, v in named.items()}
+    def shapes(named: dict[str, Tensor]) -> dict[str, tuple[object, ...]]:
+        return {k: (v.dtype, *v.shape) for k, v in named.items()}
 
     if shapes(into) != shapes(tensors):
         differing = dict(shapes(into).items() ^ shapes(tensors).items())

@@ -25,7 +25,7 @@ from tlcli.transfer.network import Network, build_network, facts, is_linear
 from tlcli.transfer.plan import Plan, make_plan
 from tlcli.transfer.schedule import SCHEDULES, Schedule
 from tlcli.transfer.sources import Recomputed, Remembered, Sources, make_sources
-from tlcli.transfer.train import answers, fit
+from tlcli.transfer.train import Fit, answers, fit
 
 VIEWS = 2
 """Remembered views an image with augmentation: the plain one and a drawn one."""
@@ -81,6 +81,8 @@ def finetune(
     )
     for warning in dataset.warnings:
         reporter.warn(warning)
+    if dataset.layout == "train+val" and options.val_fraction != Options.val_fraction:
+        reporter.warn(f"--val-fraction is not used: {dataset.root} has a val folder")
 
     torch.manual_seed(options.seed)
     backbone = build.load(options.model, options.weights, reporter)
@@ -105,7 +107,7 @@ def finetune(
     folder = run.new_run(dataset.root, backbone.name, options.output)
     record = Record(folder, network, plan, options, compute, views, started)
     history: list[dict[str, Any]] = []
-    trained = False
+    trained, result = False, Fit()
     with run.removed_if_empty(folder):
         try:
             for phase, cut, schedule in phases(plan, network):
@@ -130,6 +132,7 @@ def finetune(
                     phase=phase,
                     seed=options.seed,
                     reporter=reporter,
+                    to_beat=result.best_key,
                     on_best=partial(record.checkpoint, dataset),
                 )
                 history += result.history
@@ -151,7 +154,9 @@ def finetune(
         kept = f"; the best so far is saved in {folder}" if trained else ""
         raise UserError(
             f"{result.problem}, so training was stopped{kept}",
-            f"try a smaller --lr (it was {schedule.lr:g}) or --precision fp32",
+            "is the weight file damaged? --precision fp32 may help too"
+            if schedule.optimizer == "lbfgs"
+            else f"try a smaller --lr (it was {schedule.lr:g}) or --precision fp32",
         )
     return Run(folder, plan, metrics, record.status(result))
 

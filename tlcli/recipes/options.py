@@ -4,16 +4,19 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tlcli.backbones.catalogue import DEFAULT_MODEL
-from tlcli.errors import UsageError
-from tlcli.transfer.plan import Wish
-from tlcli.transfer.schedule import Schedule
+from tlcli.artifacts.run import check_free
+from tlcli.backbones.catalogue import DEFAULT_MODEL, find
+from tlcli.data.augment import AUGMENTATIONS
+from tlcli.errors import UsageError, choice
+from tlcli.transfer.device import DEVICES, PRECISIONS
+from tlcli.transfer.plan import CASES, Wish
+from tlcli.transfer.schedule import INITS, LR_SCHEDULES, OPTIMIZERS, Schedule
 
 # Lowest and highest allowed value of each number; the highest is left out where it is infinite.
 _RANGES = {
-    "lr": (1e-12, math.inf),
+    "lr": (1e-12, 1e4),
     "momentum": (0.0, 0.9999),
-    "weight_decay": (0.0, math.inf),
+    "weight_decay": (0.0, 1e4),
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
     "accumulate": (1, math.inf),
@@ -21,6 +24,18 @@ _RANGES = {
     "views": (1, 64),
     "val_fraction": (0.01, 0.9),
     "seed": (0, 2**31 - 1),
+}
+_WHOLE = ("epochs", "batch_size", "accumulate", "patience", "views", "seed")
+_NAMES = {
+    "case": CASES,
+    "size": {c.size for c in CASES.values()},
+    "similarity": {c.similarity for c in CASES.values()},
+    "optimizer": OPTIMIZERS,
+    "lr_schedule": LR_SCHEDULES,
+    "init": INITS,
+    "augment": AUGMENTATIONS,
+    "device": DEVICES,
+    "precision": PRECISIONS,
 }
 
 
@@ -66,13 +81,29 @@ class Options:
     precision: str = "auto"
     output: Path | None = None
 
+    def __post_init__(self) -> None:
+        # From Python, a path is often a string and the other way round.
+        if self.output is not None:
+            object.__setattr__(self, "output", Path(self.output))
+        object.__setattr__(self, "weights", str(self.weights))
+
     def check(self) -> None:
-        """Make sure of the numbers.
+        """Make sure of all that can be told without looking at data or weights.
 
         Raises:
-            UsageError: some are out of range; all of them are named.
+            UsageError: an unknown name, or numbers out of range; all of those are named.
+            UserError: `output` holds something already.
         """
+        find(self.model)
+        for name, known in _NAMES.items():
+            value = getattr(self, name)
+            if value is not None:
+                choice(f"--{name.replace('_', '-')}", value, known)
         wrong = []
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, int):
+                raise UsageError(f"--{name.replace('_', '-')} {value!r} is not a whole number")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not (low <= value <= high and math.isfinite(value)):
@@ -80,6 +111,8 @@ class Options:
                 wrong.append(f"--{name.replace('_', '-')} {value:g} is out of range ({bounds})")
         if wrong:
             raise UsageError("; ".join(wrong))
+        if self.output is not None:
+            check_free(self.output)
 
     def wish(self) -> Wish:
         """The part of it that the plan decides about."""

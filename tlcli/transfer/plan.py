@@ -144,11 +144,11 @@ def make_plan(
     """
     case_name, said = _choose_case(n_train, wish)
     case = CASES[case_name]
-    custom = wish.freeze is not None and wish.case is None
+    custom = wish.freeze is not None and not (wish.case or wish.size or wish.similarity)
     notes: list[str] = []
 
-    index = cut_index(stages, wish.freeze or case.cut)
-    drop = case.drop and not custom and index < len(stages) - 1
+    index = cut_index(stages, case.cut if wish.freeze is None else wish.freeze)
+    drop = case.drop and not custom and 0 < index < len(stages) - 1
     if index > pretrained:
         index = pretrained
         drop = False
@@ -174,14 +174,18 @@ def make_plan(
         recipe, wish.schedule, solvable=len(trained) == 1 and (drop or linear_head)
     )
     notes += switched
-    if schedule.head_first and index == len(stages) - 1:
+    if schedule.head_first and (index == len(stages) - 1 or wish.schedule.get("init")):
         schedule = replace(schedule, head_first=False)
+    if wish.schedule.get("init") and not index:
+        notes.append("--init starts the head from there, so it is not solved first")
 
     override = [
         f"--{k} {v}" for k in ("case", "size", "similarity", "freeze") if (v := getattr(wish, k))
     ]
     if pretrained and not custom:
-        said = f"{said}: {case_name}, {case.reason}"
+        # The case's reason speaks of its own cut.
+        by_hand = f"with the cut set by hand with --freeze {wish.freeze}"
+        said = f"{said}: {case_name}, {case.reason if wish.freeze is None else by_hand}"
     why = "; ".join([said, *notes])
     return Plan(
         case="custom" if custom else case_name,
@@ -213,7 +217,7 @@ def _choose_case(n_train: int, wish: Wish) -> tuple[str, str]:
         choice("--similarity", wish.similarity, similarities) if wish.similarity else "similar"
     )
     name = next(n for n, c in CASES.items() if (c.size, c.similarity) == (size, similarity))
-    if wish.freeze:
+    if wish.freeze is not None and not (wish.size or wish.similarity):
         return name, f"the cut was set by hand with --freeze {wish.freeze}"
     how_large = (
         f"{size} as you said"

@@ -56,6 +56,7 @@ class Recomputed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The images in `order`, augmented anew for the epoch: (activations, labels)."""
         samples = [self.samples[i] for i in order.tolist()]
+        batch_size = min(batch_size, max(1, len(samples)))
         labels = torch.tensor([s.label for s in samples], dtype=torch.int64).split(batch_size)
         loaded = load_batches(
             [s.path for s in samples],

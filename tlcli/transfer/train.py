@@ -28,6 +28,7 @@ class Fit:
         best_epoch: the one whose tensors are in `best`; None before the first has ended.
         best: the suffix's tensors by state-dict name, copied to the CPU; those it began with
             before the first epoch has ended.
+        best_key: top-1 and minus the loss on val of what `best` holds; more is better.
         stopped: "finished", "early" (patience), "interrupted" (Ctrl-C) or "diverged".
         problem: what diverged, and where.
     """
@@ -35,6 +36,7 @@ class Fit:
     history: list[dict[str, float | int | str | None]] = field(default_factory=list)
     best_epoch: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
+    best_key: tuple[float, float] = (-1.0, -math.inf)
     stopped: str = "finished"
     problem: str = ""
 
@@ -53,12 +55,14 @@ def fit(
     phase: str,
     seed: int,
     reporter: Reporter,
+    to_beat: tuple[float, float] = (-1.0, -math.inf),
     on_best: Callable[[], None] = lambda: None,
 ) -> Fit:
     """Train the suffix on the activations of `train`; keep the best epoch by top-1 on `val`.
 
     Without images in `val` the last epoch counts as the best. Ctrl-C and a loss that is no
     number end the phase with what was best so far. On return the network holds the best.
+    `to_beat` is the `best_key` that it begins with; what does not beat it is not kept.
     """
     # Moving to a device or a memory format gives tensors new storage, so it comes first.
     suffix = network.suffix.to(compute.device).to(memory_format=torch.channels_last)
@@ -68,13 +72,12 @@ def fit(
     def copies() -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in trained.items()}
 
-    result = Fit(best=copies())
+    result = Fit(best=copies(), best_key=to_beat)
     rows = (
         _solve_head(network, train, phase, seed, reporter)
         if schedule.optimizer == "lbfgs"
         else _epochs(network, suffix, train, schedule, compute, phase, seed, reporter)
     )
-    best_key = (-1.0, -math.inf)
     worse = 0
     started = time.perf_counter()
     try:
@@ -85,11 +88,11 @@ def fit(
             row |= {"val_loss": loss, "val_top1": top1}
             row["seconds"] = round(time.perf_counter() - started, 3)
             result.history.append(row)
-            if schedule.optimizer != "lbfgs":
-                reporter.note(_epoch_line(row, schedule.epochs))
+            epochs = 1 if schedule.optimizer == "lbfgs" else schedule.epochs
+            reporter.note(_epoch_line(row, epochs))
             key = (top1 or 0.0, -(loss or 0.0))
-            if top1 is None or key > best_key:
-                best_key, worse = key, 0
+            if top1 is None or key > result.best_key:
+                result.best_key, worse = key, 0
                 result.best_epoch = int(row["epoch"] or 0)
                 result.best = copies()
                 on_best()
@@ -106,10 +109,19 @@ def fit(
     with torch.no_grad():
         for name, tensor in trained.items():
             tensor.copy_(result.best[name])
+    if len(result.history) > 1:
+        reporter.note(_kept_line(result, schedule.patience))
     return result
 
 
 Row = dict[str, float | int | str | None]
+
+
+def _kept_line(result: Fit, patience: int) -> str:
+    """Which epoch the network holds, and why there were no more."""
+    early = f"no better for {patience} epochs, so it stops; " if result.stopped == "early" else ""
+    kept = "what it began with" if result.best_epoch is None else f"epoch {result.best_epoch}"
+    return f"{early}kept: {kept}"
 
 
 def _epoch_line(row: Row, epochs: int) -> str:
@@ -132,6 +144,8 @@ def _solve_head(
     """Set the final layer to the optimum of a linear head; one row."""
     if not isinstance(train, Remembered):
         raise TypeError("a head is solved on remembered codes")
+    if not torch.isfinite(train.codes).all():
+        raise Diverged("some activations at the cut are no finite numbers")
     started = time.perf_counter()
     layer = network.final
     n_classes = layer.weight.shape[0]
@@ -175,6 +189,8 @@ def _epochs(
     per_epoch = -(-batches // accumulate)
     factor = rate_factor(schedule, per_epoch)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    # The last group of an epoch may hold fewer batches.
+    short = batches % accumulate or accumulate
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype is torch.float16)
     torch.manual_seed(seed)
     task = f"training {phase}" if phase else "training"
@@ -194,7 +210,8 @@ def _epochs(
             value = loss.item()
             if not math.isfinite(value):
                 raise Diverged(f"the loss became {value} in epoch {epoch}, batch {step}")
-            scaler.scale(loss / accumulate).backward()
+            group = short if step > batches - short else accumulate
+            scaler.scale(loss / group).backward()
             pending += 1
             if pending == accumulate or done + len(y) == n:
                 scaler.step(optimizer)
