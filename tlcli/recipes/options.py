@@ -14,9 +14,9 @@ from tlcli.transfer.schedule import INITS, LR_SCHEDULES, OPTIMIZERS, Schedule
 
 # Lowest and highest allowed value of each number; the highest is left out where it is infinite.
 _RANGES = {
-    "lr": (1e-12, 1e4),
+    "lr": (1e-12, 1e30),
     "momentum": (0.0, 0.9999),
-    "weight_decay": (0.0, 1e4),
+    "weight_decay": (0.0, 1e30),
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
     "accumulate": (1, math.inf),
