@@ -19,15 +19,15 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def test_draws_what_scan_takes_without_a_warning(tmp_path: Path) -> None:
     start = time.perf_counter()
-    classes = draw_sample(tmp_path / "new" / "flowers", per_class=12, size=96)
+    classes = draw_sample(tmp_path / "new" / "flowers", per_class=24, size=64)
     assert time.perf_counter() - start < 5
     assert classes == ["daisy", "lavender", "rose", "sunflower", "tulip"]
     dataset = scan(tmp_path / "new" / "flowers")
     assert dataset.classes == tuple(classes)
     assert dataset.warnings == ()
-    assert {sum(n.values()) for n in dataset.counts().values()} == {12}
+    assert {sum(n.values()) for n in dataset.counts().values()} == {24}
     for sample in dataset.train:
-        assert decode(sample.path).size == (96, 96)
+        assert decode(sample.path).size == (64, 64)
     readme = (tmp_path / "new" / "flowers" / "README.txt").read_text()
     assert "drawings made by tlcli" in readme
     assert "not photographs" in readme
