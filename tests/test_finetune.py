@@ -356,3 +356,28 @@ def test_a_batch_larger_than_the_data_costs_nothing(two_classes, tmp_path):
         two_classes, case="large-different", epochs=1, batch_size=10**8, output=tmp_path / "run"
     )
     assert run.status == "finished"
+
+
+def test_the_best_so_far_lies_in_the_checkpoint_while_a_run_goes_on(
+    two_classes, tmp_path, monkeypatch
+):
+    from tlcli.recipes import record
+
+    monkeypatch.setattr(record, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(record.Record, "save", lambda *_: None)  # as if it had been killed before
+    folder = tmp_path / "run"
+    finetune(two_classes, optimizer="adamw", epochs=2, augment="none", output=folder)
+    assert {p.name for p in folder.iterdir()} == {"checkpoint", "run.json"}
+    assert json.loads((folder / "run.json").read_text())["status"] == "running"
+    image = next(two_classes.glob("val/*/*"))
+    assert load(folder / "checkpoint" / "model.safetensors").predict(image)[0].label
+    with pytest.raises(UserError) as caught:
+        load(folder)
+    assert "checkpoint" in caught.value.hint
+
+
+def test_python_may_give_paths_as_strings(two_classes, tmp_path):
+    run = finetune(str(two_classes), output=str(tmp_path / "run"))
+    assert run.folder == tmp_path / "run"
+    with pytest.raises(UsageError, match="whole number"):
+        finetune(two_classes, epochs=1.5)
