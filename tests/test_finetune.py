@@ -305,7 +305,10 @@ def test_the_folded_forward_is_checked_against_the_plain_one(monkeypatch):
     stages = nn.Sequential(*backbone.stages)
     notes = Notes()
     good = features.FrozenForward(stages, backbone.preprocessing, choose("cpu"), notes)
+    assert features.bytes_per_view(good) == 1000 * 4
+    assert good.unchecked  # a black image is no check
     folded = good(images)
+    assert not good.unchecked
     assert good.forward is not good.plain
     assert notes.warnings == []
 

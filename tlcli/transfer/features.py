@@ -124,7 +124,10 @@ def remember(
 def bytes_per_view(forward: FrozenForward) -> int:
     """What remembering one view costs, in bytes."""
     side = forward.preprocessing.crop
-    return forward(torch.zeros(1, 3, side, side, dtype=torch.uint8)).numel() * 4
+    black = torch.zeros(1, 3, side, side, device=forward.compute.device)
+    # The plain stages: the folded ones are checked on their first batch, which must be a real one.
+    with torch.no_grad():
+        return forward.plain(black).numel() * 4
 
 
 def memory_limit() -> int:

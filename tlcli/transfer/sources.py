@@ -100,7 +100,7 @@ def make_sources(
         checked: every image is known to be readable.
     """
     n = len(dataset.train) * views + len(dataset.val)
-    frozen = any(True for _ in forward.plain.children())
+    frozen = len(forward.plain) > 0
     needed = n * bytes_per_view(forward) if frozen else 0
     if not frozen or (needed > memory_limit() and not must_remember):
         if frozen:
