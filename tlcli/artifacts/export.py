@@ -8,17 +8,13 @@ from safetensors.torch import save_file
 
 from tlcli.artifacts import bundle
 from tlcli.artifacts.files import write_json, write_whole
+from tlcli.backbones import catalogue
 from tlcli.backbones.checkpoint import versioned
+from tlcli.backbones.families import FAMILIES
 from tlcli.errors import UsageError, UserError
 
 FORMATS = ("state-dict",)
 SUFFIXES = (".pt", ".pth", ".safetensors")
-
-# torchvision's constructor arguments without which a bundle's tensors do not fit or do not match.
-_ARGUMENTS = {
-    "googlenet": "aux_logits=False, transform_input=True, init_weights=False",
-    "inception_v3": "aux_logits=False, transform_input=True, init_weights=False",
-}
 
 
 def export_state_dict(path: Path, output: Path | None) -> tuple[Path, str]:
@@ -81,8 +77,8 @@ def _snippet(meta: bundle.BundleMeta, read: str) -> str:
         ]
     else:
         arguments = [f"num_classes={len(meta.classes)}"]
-        if meta.backbone in _ARGUMENTS:
-            arguments.append(_ARGUMENTS[meta.backbone])
+        family = FAMILIES[catalogue.find(meta.backbone).family]
+        arguments += [f"{name}={value}" for name, value in family.arguments.items()]
         if meta.backbone.startswith("vit_"):
             arguments.append(f"image_size={meta.preprocessing.crop}")
         call = f"torchvision.models.{meta.backbone}({', '.join(arguments)})"
