@@ -1,6 +1,7 @@
 """What several tests share: real images, a real run, and where the shared data lies."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before torch is imported, here and in the processes that tests start: see docs/testing.md.
@@ -8,6 +9,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from typer.testing import CliRunner
+
+# The cache of who runs the tests is not theirs to fill.
+CACHE = tempfile.TemporaryDirectory(prefix="tlcli-tests-")
+os.environ["TLCLI_CACHE"] = CACHE.name
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 

@@ -17,8 +17,9 @@ from tlcli.data.preprocessing import Preprocessing
 from tlcli.events import Reporter
 from tlcli.inference.predict import open_bundle
 from tlcli.transfer import device
+from tlcli.transfer.cases import Wish
 from tlcli.transfer.network import build_network, facts, is_linear
-from tlcli.transfer.plan import Wish, make_plan
+from tlcli.transfer.plan import make_plan
 from tlcli.transfer.sources import Remembered
 from tlcli.transfer.train import fit
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from tlcli.errors import UsageError
-from tlcli.transfer.plan import CASES, LARGE_FROM, StageFacts, Wish, make_plan
+from tlcli.transfer.cases import CASES, LARGE_FROM, Wish
+from tlcli.transfer.plan import StageFacts, make_plan
 
 VGG = [
     *(StageFacts(f"block{i}", "features", 1000 * i) for i in range(1, 6)),

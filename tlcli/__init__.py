@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 _WHERE = {
     "finetune": "tlcli.recipes.finetune",
     "Options": "tlcli.recipes.options",
+    "plan": "tlcli.recipes.planning",
+    "Planned": "tlcli.recipes.planning",
     "Run": "tlcli.recipes.finetune",
     "load": "tlcli.inference.predict",
     "Classifier": "tlcli.inference.predict",
@@ -32,6 +34,7 @@ __all__ = [
     "Answer",
     "Classifier",
     "Options",
+    "Planned",
     "Reporter",
     "Run",
     "UserError",
@@ -39,6 +42,7 @@ __all__ = [
     "draw_sample",
     "finetune",
     "load",
+    "plan",
 ]
 
 if TYPE_CHECKING:
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from tlcli.inference.predict import Answer, Classifier, load
     from tlcli.recipes.finetune import Run, finetune
     from tlcli.recipes.options import Options
+    from tlcli.recipes.planning import Planned, plan
 
 
 def __getattr__(name: str) -> Any:

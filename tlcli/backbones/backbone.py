@@ -52,6 +52,14 @@ class Backbone:
         return self.family.turned
 
     @property
+    def origin(self) -> dict[str, str] | None:
+        """Whose tensors the pretrained stages hold: what their outputs depend on beside the
+        image. None where nothing was loaded."""
+        if self.weights_sha256 is None:
+            return None
+        return {"backbone": self.name, "weights": self.weights_sha256}
+
+    @property
     def features_cut(self) -> int:
         """How many leading stages come before the classifier; cut here, all of it is trained."""
         return sum(stage.part == FEATURES for stage in self.stages)

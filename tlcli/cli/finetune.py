@@ -4,6 +4,8 @@ from pathlib import Path
 
 import typer
 
+from tlcli.cli.caching import CACHE, CACHE_LIMIT
+
 TRAINING = "How it is trained (left out: as the plan says)"
 CUT = "What is frozen"
 
@@ -73,6 +75,14 @@ def command(
     precision: str = typer.Option(
         "auto", help="auto, fp32, bf16 or fp16; auto is mixed precision on CUDA, else fp32."
     ),
+    sample: int = typer.Option(
+        1000, help="Training images that are measured to decide the case, at most."
+    ),
+    large_from: int = typer.Option(
+        10_000, help="Training images from which a dataset counts as large."
+    ),
+    cache: bool = CACHE,
+    cache_limit: float = CACHE_LIMIT,
     output: Path = typer.Option(
         None, "--output", "-o", help="The run folder.", show_default="runs/<date>-<data>-<model>"
     ),

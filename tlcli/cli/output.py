@@ -54,6 +54,11 @@ def write(rows: Iterable[Row], columns: Sequence[str], format_name: str) -> None
         raise UserError(f"stdout cannot be written: {error.strerror}") from error
 
 
+def write_one(row: Row, columns: Sequence[str], format_name: str) -> None:
+    """Write a result that is one thing: in JSON the object itself, else as a table of one row."""
+    write([row], columns, "jsonl" if format_name == "json" else format_name)
+
+
 def _write(rows: Iterable[Row], columns: Sequence[str], format_name: str, out: TextIO) -> None:
     if format_name == "table":
         _table(list(rows), columns)

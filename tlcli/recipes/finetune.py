@@ -11,24 +11,23 @@ import torch
 
 from tlcli.artifacts import run
 from tlcli.backbones import build
-from tlcli.data.augment import AUGMENTATIONS, Augmentation
-from tlcli.data.dataset import scan
-from tlcli.errors import UsageError, UserError, choice
-from tlcli.events import Reporter
+from tlcli.data.augment import AUGMENTATIONS
+from tlcli.errors import UserError
+from tlcli.events import Reporter, duration
 from tlcli.recipes.options import Options
+from tlcli.recipes.planning import Planned, choose_views, decide, feature_cache, scan_told
 from tlcli.recipes.record import Record
 from tlcli.transfer import device
+from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.device import Compute
 from tlcli.transfer.features import FrozenForward, remember
+from tlcli.transfer.forecast import error_text
 from tlcli.transfer.metrics import score
-from tlcli.transfer.network import Network, build_network, facts, is_linear
-from tlcli.transfer.plan import Plan, make_plan
+from tlcli.transfer.network import Network, build_network, is_linear
+from tlcli.transfer.plan import Plan
 from tlcli.transfer.schedule import SCHEDULES, Schedule
 from tlcli.transfer.sources import Recomputed, Remembered, Sources, make_sources
 from tlcli.transfer.train import Fit, answers, fit
-
-VIEWS = 2
-"""Remembered views an image with augmentation: the plain one and a drawn one."""
 
 
 @dataclass(frozen=True)
@@ -72,28 +71,23 @@ def finetune(
     """
     options, reporter = replace(options or Options(), **more), reporter or Reporter()
     options.check()
+    with feature_cache(options, reporter) as cache:
+        return _finetune(Path(data), options, cache, reporter)
+
+
+def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Reporter) -> Run:
     started = time.perf_counter()
     compute = device.choose(options.device, options.precision)
-    augmentation = AUGMENTATIONS[choice("--augment", options.augment, AUGMENTATIONS)]
-
-    dataset = scan(
-        Path(data), val_fraction=options.val_fraction, seed=options.seed, reporter=reporter
-    )
-    for warning in dataset.warnings:
-        reporter.warn(warning)
-    if dataset.layout == "train+val" and options.val_fraction != Options.val_fraction:
-        reporter.warn(f"--val-fraction is not used: {dataset.root} has a val folder")
+    augmentation = AUGMENTATIONS[options.augment]
+    dataset = scan_told(data, options, reporter)
 
     torch.manual_seed(options.seed)
     backbone = build.load(options.model, options.weights, reporter)
-    plan = make_plan(
-        facts(backbone),
-        pretrained=backbone.pretrained,
-        linear_head=is_linear(backbone),
-        n_train=len(dataset.train),
-        wish=options.wish(),
-    )
-    for line in [*backbone.notes, *plan_lines(plan)]:
+    for line in backbone.notes:
+        reporter.note(line)
+    planned = decide(dataset, backbone, options, compute, cache, reporter)
+    plan, decided = planned.plan, time.perf_counter()
+    for line in plan_lines(planned):
         reporter.note(line)
     views = choose_views(options.views, plan, augmentation)
     network = build_network(
@@ -105,7 +99,7 @@ def finetune(
     )
 
     folder = run.new_run(dataset.root, backbone.name, options.output)
-    record = Record(folder, network, plan, options, compute, views, started)
+    record = Record(folder, network, planned, options, compute, views, started)
     history: list[dict[str, Any]] = []
     trained, result = False, Fit()
     with run.removed_if_empty(folder):
@@ -113,13 +107,20 @@ def finetune(
             for phase, cut, schedule in phases(plan, network):
                 cut_here = replace(network, cut=cut)
                 gathered = make_sources(
-                    FrozenForward(cut_here.prefix, backbone.preprocessing, compute, reporter),
+                    FrozenForward(
+                        cut_here.prefix,
+                        backbone.preprocessing,
+                        compute,
+                        reporter,
+                        origin=backbone.origin,
+                    ),
                     dataset,
                     views=views,
                     augmentation=augmentation,
                     seed=options.seed,
                     must_remember=schedule.optimizer == "lbfgs",
                     checked=bool(history),
+                    cache=cache,
                     reporter=reporter,
                 )
                 part, sources, dataset = cut_here, gathered, gathered.dataset
@@ -158,15 +159,21 @@ def finetune(
             if schedule.optimizer == "lbfgs"
             else f"try a smaller --lr (it was {schedule.lr:g}) or --precision fp32",
         )
+    if "plan" in planned.forecast_s and result.stopped == "finished":
+        took = time.perf_counter() - decided
+        reporter.note(f"after the plan: {error_text(planned.forecast_s['plan'], took)}")
     return Run(folder, plan, metrics, record.status(result))
 
 
-def plan_lines(plan: Plan) -> list[str]:
+def plan_lines(planned: Planned) -> list[str]:
     """The plan in two lines."""
+    plan, seconds = planned.plan, planned.forecast_s.get("plan")
+    about = f"; about {duration(seconds)}" if seconds is not None else ""
     trained = plan.trained if len(plan.trained) < 4 else (plan.trained[0], "...", plan.trained[-1])
     dropped = f"; dropped: {plan.dropped[0]} and on" if plan.dropped else ""
+    what = f"frozen up to: {plan.cut}; trained: {', '.join(trained)}{dropped}"
     return [
-        f"plan: {plan.case}; frozen up to: {plan.cut}; trained: {', '.join(trained)}{dropped}",
+        f"plan: {plan.case}; {what}{about}",
         f"why: {plan.why}",
     ]
 
@@ -177,27 +184,11 @@ def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, Schedule]]:
     One phase, or the head alone on frozen codes and then all that the plan trains.
     """
     if plan.schedule.head_first:
-        solvable = is_linear(network.backbone)
-        yield "head", len(network.stages) - 1, SCHEDULES["solve" if solvable else "head"][0]
+        # What has no pretrained weights belongs to the head: nothing frozen is random.
+        cut = min(len(network.stages) - 1, network.backbone.pretrained)
+        solvable = is_linear(network.backbone) and cut == len(network.stages) - 1
+        yield "head", cut, SCHEDULES["solve" if solvable else "head"][0]
     yield "all" if plan.schedule.head_first else "", network.cut, plan.schedule
-
-
-def choose_views(asked: int | None, plan: Plan, augmentation: Augmentation | None) -> int:
-    """How many views an image are remembered: a plain one, the others augmented.
-
-    Raises:
-        UsageError: views were asked for, but nothing is remembered or nothing differs.
-    """
-    if asked is None:
-        return VIEWS if augmentation else 1
-    if plan.cut == "none" and not plan.schedule.head_first:
-        raise UsageError(
-            "--views is about remembered activations, and this plan freezes nothing",
-            "leave it out; every epoch sees each image augmented anew",
-        )
-    if asked > 1 and augmentation is None:
-        raise UsageError(f"--views {asked} with --augment none would be the same view repeated")
-    return asked
 
 
 def unmeasured(classes: tuple[str, ...]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from tlcli.artifacts.run import check_free
 from tlcli.backbones.catalogue import DEFAULT_MODEL, find
 from tlcli.data.augment import AUGMENTATIONS
 from tlcli.errors import UsageError, choice
+from tlcli.transfer.cache import LIMIT
+from tlcli.transfer.cases import CASES, LARGE_FROM, Wish
 from tlcli.transfer.device import DEVICES, PRECISIONS
-from tlcli.transfer.plan import CASES, Wish
+from tlcli.transfer.evidence import SAMPLE
 from tlcli.transfer.schedule import INITS, LR_SCHEDULES, OPTIMIZERS, Schedule
 
 # Lowest and highest allowed value of each number; the highest is left out where it is infinite.
@@ -23,9 +25,12 @@ _RANGES = {
     "patience": (0, math.inf),
     "views": (1, 64),
     "val_fraction": (0.01, 0.9),
+    "sample": (20, 1_000_000),
+    "large_from": (1, math.inf),
+    "cache_limit": (0.0, 1e9),
     "seed": (0, 2**31 - 1),
 }
-_WHOLE = ("epochs", "batch_size", "accumulate", "patience", "views", "seed")
+_WHOLE = ("epochs", "batch_size", "accumulate", "patience", "views", "seed", "sample", "large_from")
 _NAMES = {
     "case": CASES,
     "size": {c.size for c in CASES.values()},
@@ -54,6 +59,10 @@ class Options:
         val_fraction: share of the images held out where the folder has no val of its own.
         seed: of the split, the new layers, the order and the augmentation.
         device, precision: where and in which numbers; see `tlcli.transfer.device`.
+        sample: training images that are measured to decide the case, at most.
+        large_from: training images from which a dataset is large.
+        cache: keep frozen activations on disk for the next run.
+        cache_limit: what they may take, in GB.
         output: the run folder; None: runs/<date>-<dataset>-<backbone>.
     """
 
@@ -79,6 +88,10 @@ class Options:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    sample: int = SAMPLE
+    large_from: int = LARGE_FROM
+    cache: bool = True
+    cache_limit: float = LIMIT / 1e9
     output: Path | None = None
 
     def __post_init__(self) -> None:

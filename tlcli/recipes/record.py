@@ -16,9 +16,9 @@ from tlcli.artifacts.bundle import BundleMeta
 from tlcli.artifacts.files import write_json
 from tlcli.data.dataset import Dataset
 from tlcli.recipes.options import Options
+from tlcli.recipes.planning import Planned
 from tlcli.transfer.device import Compute
 from tlcli.transfer.network import Network
-from tlcli.transfer.plan import Plan
 from tlcli.transfer.train import Fit
 
 CHECKPOINT_EVERY = 60.0
@@ -31,7 +31,7 @@ class Record:
 
     folder: Path
     network: Network
-    plan: Plan
+    planned: Planned
     options: Options
     compute: Compute
     views: int
@@ -82,11 +82,11 @@ class Record:
         backbone = self.network.backbone
         return BundleMeta(
             backbone=backbone.name,
-            cut=self.plan.cut,
+            cut=self.planned.plan.cut,
             dropped=self.network.dropped,
             classes=dataset.classes,
             preprocessing=backbone.preprocessing,
-            plan=self.plan.to_dict(),
+            plan=self.planned.plan.to_dict(),
             metrics=metrics,
             dataset=dataset.digest,
             seed=self.options.seed,
@@ -111,7 +111,8 @@ class Record:
                 "warnings": list(dataset.warnings),
             },
             "options": asked,
-            "plan": self.plan.to_dict(),
+            "plan": self.planned.plan.to_dict(),
+            "forecast_s": {k: round(v, 1) for k, v in self.planned.forecast_s.items()},
             "views": self.views,
             "compute": self.compute.name,
             "forward_batch_size": self.compute.batch_size,

@@ -3,7 +3,8 @@
 from typing import Any
 
 from tlcli.backbones.structure import Structure
-from tlcli.transfer.plan import CASES, Plan, StageFacts, Wish, make_plan
+from tlcli.transfer.cases import CASES, Wish
+from tlcli.transfer.plan import Plan, StageFacts, make_plan
 
 
 def outline(structure: Structure) -> list[dict[str, Any]]:

@@ -5,70 +5,17 @@ What lies before the cut is frozen; what lies behind it is trained or, where the
 dropped for a new head. `docs/four-cases.md` tells it at length.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tlcli.errors import UsageError, choice
+from tlcli.transfer.cases import CASES, LARGE_FROM, Wish, named_case
+from tlcli.transfer.decision import best_cut, decide, sweep_text
+from tlcli.transfer.evidence import Evidence
 from tlcli.transfer.schedule import Schedule, choose_schedule
 
-LARGE_FROM = 10_000
-"""Training images from which a dataset counts as large, until the measured plan knows better."""
-
-
 FREEZES = ("features", "none", "all-but-head")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One of the four: how much data, how much like the pretraining's, and what follows."""
-
-    size: str
-    similarity: str
-    cut: str
-    drop: bool
-    schedule: str
-    reason: str
-
-
-CASES: Mapping[str, Case] = {
-    "small-similar": Case(
-        "small",
-        "similar",
-        "all-but-head",
-        False,
-        "solve",
-        "few images of a familiar kind: the last codes already tell such things apart, "
-        "and training more would overfit; only a new head is fitted",
-    ),
-    "small-different": Case(
-        "small",
-        "different",
-        "middle",
-        True,
-        "solve",
-        "few images of an unfamiliar kind: the last stages are about the pretraining's own "
-        "classes, so they are dropped and a new head reads an earlier stage",
-    ),
-    "large-similar": Case(
-        "large",
-        "similar",
-        "none",
-        False,
-        "all",
-        "many images of a familiar kind: enough to train everything, the head first, "
-        "then all with smaller steps for earlier stages",
-    ),
-    "large-different": Case(
-        "large",
-        "different",
-        "none",
-        False,
-        "reinit",
-        "many images of an unfamiliar kind: everything is trained, the pretrained weights "
-        "are only where it starts",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -78,17 +25,6 @@ class StageFacts:
     name: str
     part: str
     parameters: int
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What was asked for by hand; None is "you choose"."""
-
-    case: str | None = None
-    size: str | None = None
-    similarity: str | None = None
-    freeze: str | None = None
-    schedule: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +38,8 @@ class Plan:
         dropped: the stages behind the cut that the network does without.
         why: a sentence for a person.
         override: the options that took the decision out of the plan's hands.
+        runner_up: the case that came close, or "".
+        evidence: what it rests on; None where nothing was measured.
     """
 
     case: str
@@ -113,13 +51,24 @@ class Plan:
     schedule: Schedule
     why: str
     override: tuple[str, ...] = ()
+    runner_up: str = ""
+    evidence: Evidence | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        evidence = self.evidence.to_dict() if self.evidence else None
+        return {**asdict(replace(self, evidence=None)), "evidence": evidence}
 
 
 NEW_HEAD = "new_head"
+
+
+def needs_evidence(wish: Wish) -> bool:
+    """Whether what was set by hand leaves anything to measure: the similarity, or the cut."""
+    if wish.freeze is not None:
+        return False
+    named = wish.case is not None or (wish.size is not None and wish.similarity is not None)
+    return not named or CASES[named_case(wish)].cut == "measured"
 
 
 def make_plan(
@@ -129,8 +78,10 @@ def make_plan(
     linear_head: bool,
     n_train: int,
     wish: Wish,
+    evidence: Evidence | None = None,
+    large_from: int = LARGE_FROM,
 ) -> Plan:
-    """Decide from the dataset's size and what was asked for.
+    """Decide from the evidence and what was asked for.
 
     Args:
         stages: the backbone's, in order; the last is the head.
@@ -138,16 +89,22 @@ def make_plan(
         linear_head: the final layer is an `nn.Linear` with nothing behind it.
         n_train: training images.
         wish: what was set by hand.
+        evidence: what was measured; None: similar is assumed, and said to be.
+        large_from: training images from which a dataset is large.
 
     Raises:
         UsageError: unknown names, or options that contradict each other.
     """
-    case_name, said = _choose_case(n_train, wish)
-    case = CASES[case_name]
+    decision = decide(n_train, wish, evidence, large_from)
+    case_name, case = decision.case, CASES[decision.case]
     custom = wish.freeze is not None and not (wish.case or wish.size or wish.similarity)
     notes: list[str] = []
 
-    index = cut_index(stages, case.cut if wish.freeze is None else wish.freeze)
+    where = case.cut if wish.freeze is None else wish.freeze
+    if where == "measured":
+        measured = best_cut(evidence.sweep) if evidence else None
+        where = measured.name if measured else "middle"
+    index = cut_index(stages, where)
     drop = case.drop and not custom and 0 < index < len(stages) - 1
     if index > pretrained:
         index = pretrained
@@ -182,11 +139,20 @@ def make_plan(
     override = [
         f"--{k} {v}" for k in ("case", "size", "similarity", "freeze") if (v := getattr(wish, k))
     ]
+    said = decision.why
     if pretrained and not custom:
         # The case's reason speaks of its own cut.
         by_hand = f"with the cut set by hand with --freeze {wish.freeze}"
-        said = f"{said}: {case_name}, {case.reason if wish.freeze is None else by_hand}"
-    why = "; ".join([said, *notes])
+        told = case.short if decision.measured else case.reason
+        if not drop and case.drop:
+            told = "a new head on the last codes, which no earlier stage beats"
+        probes = sweep_text(evidence, stages[index - 1].name if drop else None) if evidence else ""
+        told = ", ".join(t for t in (probes, told) if t) if case.size == "small" else told
+        said = f"{said}: {case_name}, {told if wish.freeze is None else by_hand}"
+    if decision.runner_up:
+        notes.append(
+            f"it is close, so {decision.runner_up} is worth a try (--case {decision.runner_up})"
+        )
     return Plan(
         case="custom" if custom else case_name,
         size=case.size,
@@ -195,49 +161,19 @@ def make_plan(
         trained=trained,
         dropped=tuple(s.name for s in stages[index:]) if drop else (),
         schedule=schedule,
-        why=why,
+        why="; ".join([said, *notes]),
         override=tuple(override),
+        runner_up=decision.runner_up,
+        evidence=evidence,
     )
-
-
-def _choose_case(n_train: int, wish: Wish) -> tuple[str, str]:
-    """The case's name and how it came to be."""
-    if wish.case is not None:
-        if wish.size or wish.similarity:
-            raise UsageError(
-                "--case already says size and similarity",
-                "give --case, or --size and --similarity, not both",
-            )
-        return choice("--case", wish.case, CASES), "set by hand"
-    sizes = sorted({c.size for c in CASES.values()})
-    similarities = sorted({c.similarity for c in CASES.values()})
-    small = n_train < LARGE_FROM
-    size = choice("--size", wish.size, sizes) if wish.size else "small" if small else "large"
-    similarity = (
-        choice("--similarity", wish.similarity, similarities) if wish.similarity else "similar"
-    )
-    name = next(n for n, c in CASES.items() if (c.size, c.similarity) == (size, similarity))
-    if wish.freeze is not None and not (wish.size or wish.similarity):
-        return name, f"the cut was set by hand with --freeze {wish.freeze}"
-    how_large = (
-        f"{size} as you said"
-        if wish.size
-        else f"{n_train:,} training images is {size} (the line is at {LARGE_FROM:,})"
-    )
-    how_similar = (
-        f"{similarity} as you said"
-        if wish.similarity
-        else "similarity is not measured yet and taken as similar (set it with --similarity)"
-    )
-    return name, f"{how_large}, {how_similar}"
 
 
 def cut_index(stages: Sequence[StageFacts], where: str) -> int:
     """How many leading stages are frozen by `where`.
 
     `where` is "none", "features" (all but the classifier), "all-but-head", "middle" (three quarters
-    of the feature stages, the default of `small-different` until it is measured) or a stage's name
-    (frozen up to and including it).
+    of the feature stages, where no sweep says better) or a stage's name (frozen up to and
+    including it).
 
     Raises:
         UsageError: no such stage, or nothing would be left to train.

@@ -10,6 +10,7 @@ from tlcli.data.augment import Augmentation
 from tlcli.data.dataset import Dataset, Sample
 from tlcli.data.load import find_unreadable, load_batches
 from tlcli.events import Reporter
+from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.features import FrozenForward, bytes_per_view, memory_limit, remember
 
 
@@ -91,6 +92,7 @@ def make_sources(
     seed: int,
     must_remember: bool,
     checked: bool,
+    cache: FeatureCache | None = None,
     reporter: Reporter,
 ) -> Sources:
     """Remember the activations where there is a frozen prefix and they fit; else recompute.
@@ -98,6 +100,7 @@ def make_sources(
     Args:
         must_remember: the head is solved on them all at once, so they have to fit.
         checked: every image is known to be readable.
+        cache: where remembered activations are kept for the next run.
     """
     n = len(dataset.train) * views + len(dataset.val)
     frozen = len(forward.plain) > 0
@@ -123,10 +126,11 @@ def make_sources(
         views=views,
         augmentation=augmentation,
         seed=seed,
+        cache=cache,
         reporter=reporter,
     )
     val_codes, val_labels, val_bad = remember(
-        dataset.val, forward, task="val features", reporter=reporter
+        dataset.val, forward, task="val features", cache=cache, reporter=reporter
     )
     bad |= val_bad
     left = _without(dataset, bad, reporter)
@@ -141,6 +145,7 @@ def make_sources(
             seed=seed,
             must_remember=must_remember,
             checked=True,
+            cache=cache,
             reporter=reporter,
         )
     return Sources(Remembered(codes, labels, seed), Remembered(val_codes, val_labels), left, True)

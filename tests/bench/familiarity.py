@@ -1,0 +1,134 @@
+"""How the lines between similar and different were set: `python -m tests.bench.familiarity`.
+
+Measures the familiarity of each shared set for each backbone at hand (VGG16 has no classifier
+here), on five draws of 300 images, both against the table of references and without it. For each
+set the line is set anew from the other sets alone, halfway between the highest of the different
+and the lowest of the similar ones, and the set that was left out is decided by it. Writes
+docs/familiarity.md. `--table` first measures the references anew and writes them into
+tlcli/transfer/familiarity.json.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torchvision
+
+from tests.bench.regret import SHARED, WEIGHTS
+from tlcli.backbones import build
+from tlcli.backbones.backbone import Backbone
+from tlcli.data.dataset import Sample, scan
+from tlcli.events import Reporter
+from tlcli.transfer import familiarity
+from tlcli.transfer.cache import FeatureCache, default_folder
+from tlcli.transfer.decision import LEVEL_LINE, SELF_LINE
+from tlcli.transfer.device import choose
+from tlcli.transfer.evidence import Familiarity
+from tlcli.transfer.look import Look
+from tlcli.transfer.survey import choose as draw
+
+ROOT = Path(__file__).parent.parent.parent
+KIND = {"flowers": "similar", "caltech": "similar", "digits": "different", "eurosat": "different"}
+ALL = WEIGHTS | {"vgg16": "vgg16_features-keras-imagenet.pth"}
+# Of the weights at hand, on ImageNet's validation images, as their authors published it.
+PUBLISHED = {"squeezenet1_1": 57.5, "mobilenet_v2": 71.8, "efficientnet_lite0": 75.1}
+SEEDS = range(5)
+DRAWN = 300
+
+
+def load(name: str) -> Backbone:
+    file = ALL[name]
+    return build.load(name, str(SHARED / "weights" / file) if file else "auto")
+
+
+def table(cache: FeatureCache) -> None:
+    """Measure the references: confidence on the ImageNet samples, most of which the weights were
+    trained on, taken down by as much as the accuracy on them is above the published one."""
+    found = {}
+    paths = sorted((SHARED / "data" / "imagenet-samples").iterdir())
+    samples = [
+        Sample(path, index, hashlib.sha256(path.read_bytes()).hexdigest())
+        for index, path in enumerate(paths)
+    ]
+    for name, published in PUBLISHED.items():
+        backbone = load(name)
+        outputs, _ = Look(backbone, choose("cpu"), cache, Reporter()).at(samples)
+        probabilities = outputs["head"].softmax(1)
+        right = (probabilities.argmax(1) == torch.arange(len(samples))).float().mean().item()
+        confidence = probabilities.amax(1).mean().item()
+        found[backbone.weights_sha256] = {
+            "backbone": name,
+            "confidence": round(confidence, 4),
+            "top1": round(right, 4),
+            "published_top1": published / 100,
+            "reference": round(confidence * min(1.0, published / 100 / right), 4),
+        }
+        print(name, found[backbone.weights_sha256], flush=True)
+    Path(familiarity.__file__).with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
+    familiarity.references.cache_clear()
+
+
+def scores(name: str, cache: FeatureCache) -> Iterable[tuple[str, str, list[Familiarity]]]:
+    """For each set and way of measuring, a familiarity for each seed."""
+    backbone = load(name)
+    look = Look(backbone, choose("cpu"), cache, Reporter())
+    for data in KIND:
+        dataset = scan(SHARED / "data" / data)
+        for weights in dict.fromkeys([backbone.weights_sha256, None]):
+            if weights is not None and weights not in familiarity.references():
+                continue
+            found = []
+            for seed in SEEDS:
+                chosen = draw(dataset.train, DRAWN, seed)
+                outputs, _ = look.at(chosen)
+                measured = familiarity.measure(chosen, weights, outputs, look.last, look.changed)
+                assert measured is not None
+                found.append(measured)
+            yield data, found[0].by, found
+            mean = sum(f.score for f in found) / len(found)
+            print(name, data, found[0].by, f"{mean:.3f}", [f"{f.score:.3f}" for f in found])
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    cache = FeatureCache(default_folder())
+    if "--table" in sys.argv:
+        table(cache)
+    rows = [(name, *row) for name in ALL for row in scores(name, cache)]
+    lines = [
+        "| backbone | set | it is | measured by | score, mean of five draws (lowest to highest) "
+        "| line from the other sets | decided by that line |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    wrong = 0
+    for name, data, by, found in rows:
+        others = [(d, f.score) for _, d, b, fs in rows if b == by and d != data for f in fs]
+        low = max(s for d, s in others if KIND[d] == "different")
+        high = min(s for d, s in others if KIND[d] == "similar")
+        line = (low + high) / 2
+        values = [f.score for f in found]
+        right = sum((v >= line) == (KIND[data] == "similar") for v in values)
+        wrong += len(values) - right
+        lines.append(
+            f"| {name} | {data} | {KIND[data]} | {by} | {sum(values) / len(values):.2f} "
+            f"({min(values):.2f} to {max(values):.2f}) | {line:.2f} "
+            f"| {right} of {len(values)} right |"
+        )
+    text = (
+        "# Familiarity: how the lines were set\n\n"
+        f"Made by `python -m tests.bench.familiarity` (torch {torch.__version__}, torchvision "
+        f"{torchvision.__version__}): five draws of {DRAWN} images from each shared set. The line "
+        "of a row is set from the other three sets alone, all backbones together, halfway between "
+        "the highest different and the lowest similar score; the row's own set is then decided by it. "
+        f"The program's own lines are {LEVEL_LINE} for `level` and {SELF_LINE} for `self`. "
+        f"Wrong decisions, the casting vote of the sweep aside: {wrong} of {5 * len(rows)}.\n\n"
+    )
+    (ROOT / "docs" / "familiarity.md").write_text(text + "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A plan for a person: the decision, a bar for each stage, and what else the pass showed."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tlcli.data.names import shown
+from tlcli.events import duration
+from tlcli.recipes.planning import Planned
+from tlcli.transfer.evidence import Evidence
+
+BAR = 20
+
+
+def show(planned: Planned) -> None:
+    """Print it on stdout."""
+    console = Console()
+    plan, evidence = planned.plan, planned.evidence
+    console.print(Text(f"{plan.case}", style="bold"), Text(f"for {planned.backbone}"))
+    console.print(Text(f"{plan.why[0].upper()}{plan.why[1:]}."))
+    console.print()
+    if evidence is not None and evidence.sweep:
+        console.print(_stages(planned, evidence))
+    if evidence is not None:
+        for line in _lines(evidence):
+            console.print(Text(shown(line)))
+    if planned.forecast_s:
+        times = {k: duration(v) for k, v in planned.forecast_s.items() if k != "plan"}
+        told = ", ".join(f"{case} {seconds}" for case, seconds in times.items())
+        console.print(Text(f"Forecast for this machine: {told}."))
+
+
+def _stages(planned: Planned, evidence: Evidence) -> Table:
+    """A row a stage: probe accuracy with a bar from chance to the best, and where the cut is."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("stage")
+    table.add_column("probe accuracy", min_width=BAR)
+    table.add_column("", justify="right")
+    table.add_column("behind the best", justify="right")
+    table.add_column("")
+    chance = 1 / max(evidence.sampled_classes, 1)
+    best = max(s.accuracy for s in evidence.sweep)
+    for stage in evidence.sweep:
+        share = (stage.accuracy - chance) / max(best - chance, 1e-9)
+        length = max(0, round(BAR * share))
+        behind = f"{100 * stage.behind:.1f} +- {200 * stage.behind_error:.1f}"
+        table.add_row(
+            Text(stage.name),
+            Text("█" * length + "░" * (BAR - length)),
+            Text(f"{stage.accuracy:.1%}"),
+            Text(behind if stage.behind or stage.behind_error else "best"),
+            Text("<- cut" if stage.name == planned.reads else ""),
+        )
+    return table
+
+
+def _lines(evidence: Evidence) -> list[str]:
+    """What a person may want to know beside the decision."""
+    lines = []
+    size = f"{evidence.smallest} to {evidence.largest} a class"
+    if evidence.smallest == evidence.largest:
+        size = f"{evidence.smallest} a class"
+    lines.append(
+        f"Training images: {evidence.n_train:,} in {evidence.n_classes} classes, {size}; "
+        f"{evidence.sampled:,} of them were looked at."
+    )
+    if evidence.curve:
+        curve = ", ".join(f"{p.images:,}: {p.accuracy:.1%}" for p in evidence.curve)
+        lines += [f"Accuracy by images fitted on: {curve}.", f"More images? {evidence.grows}."]
+    if evidence.pairs:
+        pairs = ", ".join(
+            f"{a} and {b} ({p.confused} of {p.of})"
+            for p in evidence.pairs[:3]
+            for a, b in [p.classes]
+        )
+        lines.append(f"Hardest to tell apart: {pairs}.")
+    return [*lines, *(f"Note: {note}." for note in evidence.notes)]

@@ -1,0 +1,197 @@
+"""Activations on disk, kept by what they depend on, so that no image is computed twice.
+
+A shelf holds the activations of one kind: of one cut of one backbone with certain weights, in
+certain numbers. A row is filed under the image's content and view. Rows are written in segments,
+each a whole file that is renamed into place, so that two runs can write at once and a run that is
+killed leaves nothing half written. No path is part of any key: an image may move.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from tlcli.events import Reporter
+
+LIMIT = 8_000_000_000
+"""Bytes that the cache may take on disk unless told otherwise."""
+SEGMENT = 64_000_000
+"""Bytes of rows that are gathered in memory before they are written."""
+STALE = 86_400.0
+"""Seconds after which an unfinished file is taken for a dead run's."""
+
+
+def default_folder() -> Path:
+    """$TLCLI_CACHE, else the platform's cache folder."""
+    return Path(os.environ.get("TLCLI_CACHE") or user_cache_path("tlcli")) / "features"
+
+
+@dataclass
+class FeatureCache:
+    """The shelves below a folder; `limit` is in bytes."""
+
+    folder: Path
+    limit: int = LIMIT
+    reporter: Reporter = field(default_factory=Reporter)
+    broken: bool = False
+
+    def shelf(self, key: Mapping[str, Any]) -> "Shelf":
+        """The shelf for `key` (plain JSON types)."""
+        text = json.dumps(key, sort_keys=True)
+        folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+        if not (folder / "key.json").exists():
+            with self.trying():
+                folder.mkdir(parents=True, exist_ok=True)
+                beside = folder / f".key-{os.getpid()}.part"
+                beside.write_text(text)
+                beside.replace(folder / "key.json")
+        return Shelf(self, folder)
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """A full or unwritable disk costs the cache, not the run."""
+        try:
+            yield
+        except OSError as error:
+            if not self.broken:
+                self.reporter.warn(
+                    f"the feature cache in {self.folder} cannot be written "
+                    f"({error.strerror or error}); going on without"
+                )
+            self.broken = True
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What each shelf holds: its key's fields, images (views counted), MB, and when it was
+        used last."""
+        found = []
+        for key in sorted(self.folder.glob("*/key.json")):
+            try:
+                stats = [path.stat() for path in key.parent.glob("*.npy")]
+                what = json.loads(key.read_text())
+            except (OSError, ValueError):
+                continue  # cleared by somebody else just now
+            used = max((s.st_mtime for s in stats), default=key.stat().st_mtime)
+            found.append(
+                {
+                    **what,
+                    "images": len(Shelf(self, key.parent).where),
+                    "size_mb": sum(s.st_size for s in stats) / 1e6,
+                    "used": time.strftime("%Y-%m-%d %H:%M", time.localtime(used)),
+                }
+            )
+        return found
+
+    def trim(self) -> int:
+        """Delete the segments that were used longest ago until the rest fits; bytes freed."""
+        segments = []
+        with self.trying():
+            for path in self.folder.glob("*/*"):
+                stat = path.stat()
+                if path.suffix == ".npy":
+                    segments.append((stat.st_mtime, stat.st_size, path))
+                elif path.suffix == ".part" and stat.st_mtime < time.time() - STALE:
+                    path.unlink(missing_ok=True)
+        excess = sum(size for _, size, _ in segments) - self.limit
+        freed = 0
+        for _, size, path in sorted(segments):
+            if freed >= excess:
+                break
+            path.unlink(missing_ok=True)
+            freed += size
+        return freed
+
+    def clear(self) -> int:
+        """Delete everything; bytes freed."""
+        freed = sum(path.stat().st_size for path in self.folder.glob("*/*.npy"))
+        for key in self.folder.glob("*/key.json"):
+            shutil.rmtree(key.parent, ignore_errors=True)
+        return freed
+
+
+def row_id(digest: str, view: str) -> bytes:
+    """Under what the row of a view of an image is filed: 32 bytes."""
+    return hashlib.sha256(f"{digest}\0{view}".encode()).digest()
+
+
+class Shelf:
+    """The rows of one kind; float32, all of one shape."""
+
+    def __init__(self, cache: FeatureCache, folder: Path) -> None:
+        self.cache = cache
+        self.folder = folder
+        self.segments: list[np.ndarray] = []
+        self.paths: list[Path] = []
+        self.where: dict[bytes, tuple[int, int]] = {}
+        self.pending: dict[bytes, np.ndarray] = {}
+        for path in sorted(folder.glob("*.npy")):
+            self._open(path)
+
+    def __contains__(self, row: bytes) -> bool:
+        return row in self.where or row in self.pending
+
+    def _open(self, path: Path) -> None:
+        try:
+            rows = np.load(path, mmap_mode="r")
+        except (OSError, ValueError):
+            return  # deleted by another run, or damaged: its rows are computed again
+        if rows.dtype.names != ("id", "row") or rows.ndim != 1:
+            return
+        ids = rows["id"].tobytes()
+        for index in range(len(rows)):
+            self.where[ids[32 * index : 32 * index + 32]] = (len(self.segments), index)
+        self.segments.append(rows)
+        self.paths.append(path)
+
+    def fetch(self, rows: Sequence[bytes]) -> Tensor:
+        """float32 [len(rows), ...]; all must be there."""
+        for segment in {self.where[row][0] for row in rows if row in self.where}:
+            with suppress(OSError):
+                os.utime(self.paths[segment])  # used now: the last to go
+        first = self._row(rows[0])
+        out = np.empty((len(rows), *first.shape), np.float32)
+        for index, row in enumerate(rows):
+            out[index] = self._row(row)
+        return torch.from_numpy(out)
+
+    def _row(self, row: bytes) -> np.ndarray:
+        if row in self.pending:
+            return self.pending[row]
+        segment, index = self.where[row]
+        found: np.ndarray = self.segments[segment]["row"][index]
+        return found
+
+    def add(self, rows: Sequence[bytes], values: Tensor) -> None:
+        """File float32 [len(rows), ...] and write when there is enough of it."""
+        self.pending |= zip(rows, values.numpy(), strict=True)
+        if sum(v.nbytes for v in self.pending.values()) >= SEGMENT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending as a segment of its own; it stays in memory where that fails."""
+        if not self.pending or self.cache.broken:
+            return
+        shape = next(iter(self.pending.values())).shape
+        segment = np.empty(len(self.pending), [("id", "V32"), ("row", "<f4", shape)])
+        for index, row in enumerate(self.pending.items()):
+            segment[index] = row
+        name = f"{time.time_ns():x}-{os.getpid():x}"
+        beside = self.folder / f".{name}.part"
+        with self.cache.trying():
+            with beside.open("wb") as file:
+                np.save(file, segment)
+            beside.replace(self.folder / f"{name}.npy")
+            self._open(self.folder / f"{name}.npy")
+            self.pending = {}
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""From evidence to a decision, and what to say of it. Pure functions, no torch."""
+
+from dataclasses import dataclass
+
+from tlcli.errors import UsageError, choice
+from tlcli.transfer.cases import CASES, Wish, case_of, named_case
+from tlcli.transfer.evidence import Evidence, Familiarity, StageScore
+
+LEVEL_LINE = 0.64
+"""Confidence, as a share of the reference, from which images count as similar."""
+SELF_LINE = 0.6
+"""The same of the mean share of comparisons won, where there is no reference."""
+DOUBT = {"level": 0.05, "self": 0.04}
+"""How near to its line a score is not trusted alone, beside two standard errors."""
+UNMEASURED = "how familiar the images are was not measured, and is taken as similar"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Similar or different, whether it was close, and the reason as a clause."""
+
+    similarity: str
+    close: bool
+    why: str
+
+
+def doubtful(found: Familiarity) -> bool:
+    """Whether the score is too near to the line to be trusted alone."""
+    return abs(found.score - found.line) < max(DOUBT[found.by], 2 * found.error)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Whether the images are like those that the backbone was trained on.
+
+    The familiarity says; where it is close to its line, the sweep has the casting vote: a stage
+    before the last that tells the classes apart better, by more than two paired standard errors
+    (the best of several stages is always a little ahead), speaks for different.
+    """
+    found, sweep = evidence.familiarity, evidence.sweep
+    ahead = _earlier_ahead(sweep)
+    if found is None:
+        # Nothing is known of the pretraining's own answers: only a clear sweep can speak.
+        similarity = "different" if ahead else "similar"
+        return Verdict(similarity, True, "how familiar the images are could not be measured")
+    similar = found.score >= found.line
+    why = _familiarity_text(found)
+    if not doubtful(found):
+        return Verdict("similar" if similar else "different", False, why)
+    if ahead and similar:
+        return Verdict("different", True, f"{why}, and an earlier stage clearly beats the last")
+    if not ahead and not similar and sweep:
+        return Verdict("similar", True, f"{why}, but no earlier stage clearly beats the last")
+    return Verdict("similar" if similar else "different", True, why)
+
+
+def _earlier_ahead(sweep: tuple[StageScore, ...]) -> bool:
+    return bool(sweep) and sweep[-1].behind > 2 * sweep[-1].behind_error
+
+
+def _familiarity_text(found: Familiarity) -> str:
+    if found.by == "level":
+        sure = "is nearly as sure" if found.score > 0.9 else "is fairly sure"
+        sure = sure if found.score >= found.line else "is much less sure"
+        return (
+            f"the backbone {sure} of these as of ImageNet photographs it has not seen "
+            f"({found.confidence:.2f} against {found.reference:.2f}; similar from "
+            f"{found.line * (found.reference or 0):.2f})"
+        ).replace("less sure of these as of", "less sure of these than of")
+    more = "more" if found.score >= found.line else "little more"
+    return (
+        f"these say {more} to the backbone as they are than in pieces or upside down "
+        f"({found.score:.0%} of comparisons won; similar from {found.line:.0%})"
+    )
+
+
+def best_cut(sweep: tuple[StageScore, ...]) -> StageScore | None:
+    """The earliest stage within one paired standard error of the best."""
+    return next((s for s in sweep if s.behind <= s.behind_error), None)
+
+
+def sweep_text(evidence: Evidence, cut: str | None) -> str:
+    """What the stages make of the classes, as a clause; "" where they were not probed.
+
+    `cut` is the stage whose output the new head is to read; None: the last.
+    """
+    sweep = evidence.sweep
+    if not sweep:
+        return ""
+    last, best = sweep[-1], max(sweep, key=lambda s: s.accuracy)
+    chosen = next((s for s in sweep if s.name == cut), last)
+    figure = f"{chosen.accuracy:.1%} +- {2 * chosen.error:.1%}"
+    if chosen is not last:
+        return (
+            f"{chosen.name} tells the classes apart "
+            f"{'best' if chosen is best else 'as well as any stage'} ({figure}), the last codes "
+            f"{_points(last)} worse than the best"
+        )
+    if best is last or last.behind <= last.behind_error:
+        return f"its last codes tell the classes apart as well as any stage ({figure})"
+    return f"its last codes tell the classes apart ({figure}), {best.name} {_points(last)} better"
+
+
+def _points(stage: StageScore) -> str:
+    return f"{100 * stage.behind:.1f} points (+- {200 * stage.behind_error:.1f})"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A case, how it came to be, and which other came close."""
+
+    case: str
+    why: str
+    measured: bool = False
+    runner_up: str = ""
+
+
+def decide(n_train: int, wish: Wish, evidence: Evidence | None, large_from: int) -> Decision:
+    """The case, from what was asked for, else from the number of images and the evidence.
+
+    Raises:
+        UsageError: unknown names, or options that contradict each other.
+    """
+    if wish.case is not None:
+        if wish.size or wish.similarity:
+            raise UsageError(
+                "--case already says size and similarity",
+                "give --case, or --size and --similarity, not both",
+            )
+        return Decision(named_case(wish), "set by hand")
+    sizes = sorted({c.size for c in CASES.values()})
+    similarities = sorted({c.similarity for c in CASES.values()})
+    small = n_train < large_from
+    size = choice("--size", wish.size, sizes) if wish.size else "small" if small else "large"
+    verdict = judge(evidence) if evidence else Verdict("similar", False, UNMEASURED)
+    if wish.similarity:
+        similarity = choice("--similarity", wish.similarity, similarities)
+        verdict = Verdict(similarity, False, f"{similarity} as you said")
+    name = case_of(size, verdict.similarity)
+    if wish.freeze is not None and not (wish.size or wish.similarity):
+        return Decision(name, f"the cut was set by hand with --freeze {wish.freeze}")
+    how_large = (
+        f"{size} as you said"
+        if wish.size
+        else f"{n_train:,} training images is {size} (the line is at {large_from:,})"
+    )
+    close = verdict.close and evidence is not None
+    other = "different" if verdict.similarity == "similar" else "similar"
+    return Decision(
+        name,
+        f"{how_large}; {verdict.why}",
+        measured=evidence is not None and not wish.similarity,
+        runner_up=case_of(size, other) if close else "",
+    )

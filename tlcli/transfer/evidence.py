@@ -1,0 +1,133 @@
+"""What was measured of a folder before deciding its case. Pure data, no torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SAMPLE = 1000
+"""Images that are looked at unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class StageScore:
+    """How well a linear probe on a stage's pooled activations tells the classes apart.
+
+    Attributes:
+        accuracy: balanced, cross-validated; `error` its standard error.
+        behind: how far behind the best stage, on the same images; `behind_error` the paired
+            standard error of that.
+    """
+
+    name: str
+    accuracy: float
+    error: float
+    behind: float
+    behind_error: float
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How much at home the pretrained network is with the images.
+
+    Attributes:
+        score: what is compared with `line`: at or above it the images are similar.
+        line: see `docs/four-cases.md` for how it was set.
+        error: the standard error of `score`.
+        by: "level" (the confidence as a share of the reference) or "self" (the mean of the shares
+            below, where these weights have no reference).
+        confidence: mean probability of the likeliest ImageNet class; None without a classifier.
+        reference: the same on ImageNet photographs that these weights have not seen.
+        whole: share of images of which the backbone is surer than of their shuffled pieces.
+        upright: share of images of which it is surer than of them upside down.
+        peaked: share of images whose last codes are more peaked than upside down.
+    """
+
+    score: float
+    line: float
+    error: float
+    by: str
+    confidence: float | None = None
+    reference: float | None = None
+    whole: float | None = None
+    upright: float | None = None
+    peaked: float | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Probe accuracy when fitted on a share of the sample's images."""
+
+    images: int
+    accuracy: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two classes that the best probe takes for each other, and how often, of both's images."""
+
+    classes: tuple[str, str]
+    confused: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the decision rests on.
+
+    Attributes:
+        n_train, n_classes: of the whole folder.
+        smallest, largest: images of the smallest and of the largest class.
+        sampled, sampled_classes: what the pass looked at.
+        familiarity: None where nothing of it could be measured.
+        sweep: by stage, first to last; empty where the classes are too small to probe.
+        last: the stage whose output the head reads, by its name in `sweep`.
+        curve: probe accuracy by number of images, and `grows` whether more would help.
+        pairs: the hardest to tell apart, worst first.
+        notes: what could not be measured, and why.
+    """
+
+    n_train: int
+    n_classes: int
+    smallest: int
+    largest: int
+    sampled: int
+    sampled_classes: int
+    familiarity: Familiarity | None = None
+    sweep: tuple[StageScore, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    grows: str = ""
+    pairs: tuple[Pair, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, figures to six digits."""
+        return _rounded(asdict(self))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What things cost on this machine, in seconds; kept apart from the evidence, since it varies.
+
+    Attributes:
+        image: one image through the whole backbone, decoding included.
+        share: by stage name, the part of `image` that is spent up to and including it.
+        step, step_image: a training step of all stages: its fixed part, and that of each image.
+        pass_s: what the measuring itself took.
+    """
+
+    image: float
+    share: Mapping[str, float] = field(default_factory=dict)
+    step: float = 0.0
+    step_image: float = 0.0
+    pass_s: float = 0.0

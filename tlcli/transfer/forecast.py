@@ -1,0 +1,53 @@
+"""How long a plan will take on this machine, from what the measuring pass took. No torch."""
+
+from tlcli.transfer.evidence import Timing
+from tlcli.transfer.plan import Plan
+
+SOLVE = 6e-8
+"""Seconds for each image view, code and class that solving a head with its cross-validation takes,
+in thousands of steps; of one core of a recent laptop."""
+SAVE = 1.0
+"""Seconds for writing the run's files."""
+
+
+def forecast(
+    plan: Plan,
+    timing: Timing,
+    *,
+    n_train: int,
+    n_val: int,
+    views: int,
+    cached: int,
+    n_classes: int,
+    width: int = 1280,
+) -> float:
+    """Seconds that `plan` will take from here on, all its epochs counted.
+
+    Args:
+        views: remembered views an image.
+        cached: views that are in the cache already.
+        width: codes that a solved head reads.
+    """
+    share = timing.share.get(plan.cut, 0.0)
+    steps = plan.schedule
+    solved = steps.optimizer == "lbfgs" or steps.head_first
+    seconds = SAVE
+    if plan.cut != "none":
+        seconds += max(n_train * views + n_val - cached, 0) * timing.image * share
+    elif steps.head_first:
+        seconds += max(n_train * views + n_val - cached, 0) * timing.image
+    if solved:
+        seconds += SOLVE * n_train * views * n_classes * width
+    if steps.optimizer != "lbfgs":
+        behind = 1.0 - share
+        batches = -(-n_train // steps.batch_size)
+        epoch = n_train * timing.step_image * behind + batches * timing.step * behind
+        seconds += steps.epochs * (epoch + n_val * timing.image * behind)
+    return seconds
+
+
+def error_text(forecast_s: float, took_s: float) -> str:
+    """As "took 39 s, forecast 41 s (5% too long)"."""
+    off = forecast_s / max(took_s, 1e-9) - 1
+    told = "too long" if off > 0 else "too short"
+    return f"took {took_s:.0f} s, forecast {forecast_s:.0f} s ({abs(off):.0%} {told})"

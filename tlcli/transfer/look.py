@@ -1,0 +1,219 @@
+"""The measuring pass: every stage's pooled output for some images, by way of the cache."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlcli.backbones.backbone import Backbone
+from tlcli.data.dataset import Sample
+from tlcli.data.load import load_batches
+from tlcli.events import Reporter
+from tlcli.transfer.cache import FeatureCache, row_id
+from tlcli.transfer.device import Compute
+from tlcli.transfer.evidence import Timing
+from tlcli.transfer.features import FORECAST_AFTER, PLAIN, FrozenForward
+from tlcli.transfer.network import Pool
+
+HEAD = "head"
+LEAST = 200
+"""Images that are looked at however slow the backbone is."""
+PATIENCE = 180.0
+"""Seconds that the pass may take before the sample is made smaller."""
+WIDEST = 8192
+"""Numbers an image beyond which a stage's output is not probed."""
+STEP_BATCH = 8
+"""Images of the training step that is timed."""
+UPDATE = 4e-9
+"""Seconds an optimizer takes for each parameter and step, roughly."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A stage whose pooled output is kept: where it stands, and its names in the sweep and in
+    the cache."""
+
+    index: int
+    name: str
+    cut: str
+
+
+class Look:
+    """Looks at images through the stages with pretrained weights, and keeps what it saw.
+
+    Attributes:
+        last: the tap whose output the head reads, by its name; None where there is none.
+        seen: how many images the last look came to.
+    """
+
+    def __init__(
+        self, backbone: Backbone, compute: Compute, cache: FeatureCache, reporter: Reporter
+    ) -> None:
+        self.stages = backbone.stages[: backbone.pretrained]
+        self.backbone = backbone
+        self.reporter = reporter
+        self.forward = FrozenForward(
+            nn.Sequential(*self.stages),
+            backbone.preprocessing,
+            compute,
+            reporter,
+            origin=backbone.origin,
+        )
+        self.pools: list[nn.Module] = []
+        self.taps = self._taps()
+        codes = [tap.name for tap in self.taps if tap.name != HEAD]
+        self.last = codes[-1] if codes else None
+        self.shelves = [cache.shelf(self._key(tap)) for tap in self.taps]
+        self.seen = self.computed = 0
+        self.seconds = 0.0
+
+    def _key(self, tap: Tap) -> dict[str, Any]:
+        key = self.forward.key(tap.cut)
+        if key is None:
+            raise ValueError(f"{self.backbone.name} has no pretrained weights to look through")
+        return key
+
+    @torch.no_grad()
+    def _taps(self) -> list[Tap]:
+        """The stages with parameters, the last one before the head, and the head; fills `pools`."""
+        side = self.backbone.preprocessing.crop
+        x = torch.zeros(1, 3, side, side, device=self.forward.compute.device)
+        whole = len(self.stages) == len(self.backbone.stages)
+        codes = len(self.stages) - 1 - whole
+        taps: list[Tap] = []
+        width = 0
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            flat = x.dim() == 2
+            self.pools.append(Pool("flat" if flat else self.backbone.layout))
+            before, width = width, self.pools[-1](x).shape[1]
+            fresh = any(True for _ in stage.parameters())
+            if width > WIDEST or not (fresh or (index == codes and flat)):
+                continue
+            if not fresh and width == before and taps and self.backbone.layout != "tokens":
+                taps.pop()  # the backbone's own mean over the map: the same codes once more
+            taps.append(Tap(index, stage.name, stage.name if flat else f"{stage.name}+pool"))
+        return taps
+
+    def at(self, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[Path, str]]:
+        """The pooled outputs of the readable images by stage, float32 [n, channels], and why the
+        others were not readable. `seen` says how many of `samples` it came to."""
+        rows = [row_id(s.digest, PLAIN) for s in samples]
+        missing = [i for i, row in enumerate(rows) if not self._have(row)]
+        unreadable: dict[Path, str] = {}
+        batch = self.forward.compute.batch_size
+        done, total, end = 0, len(missing), len(samples)
+        started = time.perf_counter()
+        loaded = load_batches(
+            [samples[i].path for i in missing], self.forward.preprocessing, batch=batch
+        )
+        for images, problems in loaded:
+            good = [k for k, problem in enumerate(problems) if problem is None]
+            self._keep([rows[missing[done + k]] for k in good], images, good)
+            unreadable |= {p.path: p.why for p in problems if p is not None}
+            done += len(problems)
+            self.seconds = time.perf_counter() - started
+            if done == FORECAST_AFTER * batch and (fits := self._fits(done, total)) < total:
+                total, end = fits, missing[fits]
+                self.reporter.note(
+                    f"{self.backbone.name} is slow here, so {end} images are measured "
+                    f"instead of {len(samples)}"
+                )
+            self.reporter.progress("measuring", min(done, total), total)
+            if done >= total:
+                break
+        self.computed = done
+        for shelf in self.shelves:
+            shelf.flush()
+        self.seen = end
+        there = [i for i in range(end) if self._have(rows[i])]
+        return {
+            tap.name: shelf.fetch([rows[i] for i in there])
+            for tap, shelf in zip(self.taps, self.shelves, strict=True)
+            if there
+        }, unreadable
+
+    def changed(
+        self, samples: Sequence[Sample], change: Callable[[Tensor], Tensor], view: str
+    ) -> dict[str, Tensor]:
+        """The outputs for `samples`, which are readable, each picture changed in some way.
+
+        `change` takes and gives uint8 [n, 3, h, w]; `view` is its name in the cache.
+        """
+        rows = [row_id(s.digest, view) for s in samples]
+        missing = [i for i, row in enumerate(rows) if not self._have(row)]
+        done = 0
+        for images, problems in load_batches(
+            [samples[i].path for i in missing],
+            self.forward.preprocessing,
+            batch=self.forward.compute.batch_size,
+        ):
+            indices = missing[done : done + len(problems)]
+            self._keep([rows[i] for i in indices], change(images), list(range(len(problems))))
+            done += len(problems)
+        return {
+            tap.name: shelf.fetch(rows) for tap, shelf in zip(self.taps, self.shelves, strict=True)
+        }
+
+    def _have(self, row: bytes) -> bool:
+        return all(row in shelf for shelf in self.shelves)
+
+    def _keep(self, rows: Sequence[bytes], images: Tensor, good: list[int]) -> None:
+        outputs = self.forward.every(images, self.pools)
+        for tap, shelf in zip(self.taps, self.shelves, strict=True):
+            shelf.add(rows, outputs[tap.index][good].cpu())
+
+    def _fits(self, done: int, total: int) -> int:
+        """How many of the missing images can be looked at in time: whole batches."""
+        batch = self.forward.compute.batch_size
+        fits = round(PATIENCE * done / self.seconds / batch) * batch
+        return min(total, max(fits, LEAST, done))
+
+    @torch.no_grad()
+    def timing(self, samples: Sequence[Sample]) -> Timing:
+        """What an image and a training step cost here; some of `samples` are computed for it."""
+        batch = self.forward.compute.batch_size
+        paths = [s.path for s in samples[:batch]]
+        if self.computed < 2 * batch:
+            # All of it was cached, or too little to tell: one batch, after one to warm up.
+            for _ in range(2):
+                started = time.perf_counter()
+                for images, _ in load_batches(paths, self.forward.preprocessing, batch=batch):
+                    self.forward.every(images, self.pools)
+                self.seconds, self.computed = time.perf_counter() - started, batch
+        spent = self.forward.seconds
+        total = sum(spent) or 1.0
+        share = {s.name: sum(spent[: i + 1]) / total for i, s in enumerate(self.stages)}
+        step, step_image = self._step()
+        return Timing(self.seconds / max(1, self.computed), share, step, step_image, self.seconds)
+
+    @torch.enable_grad()
+    def _step(self) -> tuple[float, float]:
+        """Seconds of a training step of everything: the fixed part, and that of each image.
+
+        In eval mode, so that no running statistics move; the weights do not change.
+        """
+        compute, side = self.forward.compute, self.backbone.preprocessing.crop
+        stages = nn.Sequential(*self.stages)
+        parameters = list(stages.parameters())
+        frozen = [p for p in parameters if not p.requires_grad]
+        stages.requires_grad_(True)
+        seconds = []
+        for n in (2, STEP_BATCH, 2):  # the first warms up
+            x = torch.zeros(n, 3, side, side, device=compute.device)
+            started = time.perf_counter()
+            with compute.autocast():
+                loss = stages(x.contiguous(memory_format=torch.channels_last)).float().mean()
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+            if compute.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        image = max(seconds[1] - seconds[2], 0.0) / (STEP_BATCH - 2) or seconds[1] / STEP_BATCH
+        update = UPDATE * sum(p.numel() for p in parameters)
+        return max(seconds[2] - 2 * image, 0.0) + update, image

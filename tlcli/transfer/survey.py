@@ -1,0 +1,178 @@
+"""One frozen pass over a sample of the images, and the evidence that comes of it."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tlcli.backbones.backbone import Backbone
+from tlcli.data.dataset import Sample
+from tlcli.events import Reporter
+from tlcli.transfer import familiarity, probe
+from tlcli.transfer.cache import FeatureCache
+from tlcli.transfer.device import Compute
+from tlcli.transfer.evidence import SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
+from tlcli.transfer.look import Look
+
+PER_CLASS = 10
+"""Images of a class from which a probe is worth its name: where the sample does not hold that many
+of every class, it is one of some classes."""
+SHARES = (0.1, 0.25, 0.5, 1.0)
+"""Of the sample's images, for the learning curve."""
+PAIRS = 5
+
+
+@dataclass
+class Survey:
+    """What the pass came to.
+
+    Attributes:
+        evidence: equal for equal data, seed and machine.
+        timing: not so.
+        unreadable: images that could not be looked at, and why.
+    """
+
+    evidence: Evidence
+    timing: Timing
+    unreadable: dict[Path, str] = field(default_factory=dict)
+
+
+def survey(
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    backbone: Backbone,
+    compute: Compute,
+    cache: FeatureCache,
+    *,
+    size: int = SAMPLE,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Survey:
+    """Measure how familiar the images are to the backbone, and what each stage makes of them.
+
+    Args:
+        samples: the training images.
+        size: how many of them to look at, at most.
+        seed: of the sample and the folds.
+    """
+    look = Look(backbone, compute, cache, reporter or Reporter())
+    chosen = choose(samples, size, seed)
+    outputs, unreadable = look.at(chosen)
+    chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
+    labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
+    known = familiarity.measure(chosen, backbone.weights_sha256, outputs, look.last, look.changed)
+    stages = {name: output for name, output in outputs.items() if name != "head"}
+    scores, best, notes = sweep(stages, labels, seed)
+    counts = Counter(s.label for s in samples)
+    evidence = Evidence(
+        n_train=len(samples),
+        n_classes=len(classes),
+        smallest=min(counts.values(), default=0),
+        largest=max(counts.values(), default=0),
+        sampled=len(chosen),
+        sampled_classes=len(set(labels.tolist())),
+        familiarity=known,
+        sweep=scores,
+        notes=tuple(notes),
+    )
+    if best is not None:
+        evidence = _with_curve_and_pairs(evidence, best, classes)
+    return Survey(evidence, look.timing(chosen), unreadable)
+
+
+def choose(samples: Sequence[Sample], size: int, seed: int) -> list[Sample]:
+    """At most `size` images, class by class in turn, so that every beginning of the list is as
+    balanced as the images allow. Of very many classes, some are drawn."""
+    rng = random.Random(seed)
+    by_class: dict[int, list[Sample]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda s: s.digest):
+        by_class[sample.label].append(sample)
+    labels = sorted(by_class)
+    if len(labels) * PER_CLASS > size:
+        labels = sorted(rng.sample(labels, max(2, min(len(labels), size // PER_CLASS))))
+    for label in labels:
+        rng.shuffle(by_class[label])
+    chosen: list[Sample] = []
+    turn = 0
+    while len(chosen) < size:
+        this = [by_class[label][turn] for label in labels if turn < len(by_class[label])]
+        if not this:
+            break
+        rng.shuffle(this)
+        chosen += this
+        turn += 1
+    return chosen[:size]
+
+
+@dataclass
+class Probed:
+    """The best stage's probe, and what it stood on."""
+
+    probe: probe.Probe
+    codes: Tensor
+    labels: Tensor
+    fold: Tensor
+
+
+def sweep(
+    outputs: Mapping[str, Tensor], labels: Tensor, seed: int
+) -> tuple[tuple[StageScore, ...], Probed | None, list[str]]:
+    """A probe for each stage, the best one with what it stood on, and what was left out."""
+    notes = []
+    counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
+    single = int((counts == 1).sum())
+    if single:
+        notes.append(f"classes with one image in the sample, left out of the sweep: {single}")
+    kept = counts[labels] > 1 if len(labels) else torch.zeros(0, dtype=torch.bool)
+    labels = labels[kept]
+    if labels.unique().numel() < 2 or len(labels) < 2 * probe.FOLDS:
+        notes.append("too few images to probe the stages")
+        return (), None, notes
+    fold = probe.deal(labels, seed)
+    probed: dict[str, Probed] = {}
+    for name, output in outputs.items():
+        if output.isfinite().all():
+            found = probe.probe(output[kept], labels, fold)
+            probed[name] = Probed(found, output[kept], labels, fold)
+        else:
+            notes.append(f"{name} gives numbers that are not finite and was left out")
+    if not probed:
+        return (), None, notes
+    # The earliest of equals: max keeps the first.
+    best = max(probed.values(), key=lambda p: p.probe.accuracy)
+    scores = []
+    for name, one in probed.items():
+        behind, error = best.probe.ahead_of(one.probe)
+        scores.append(StageScore(name, one.probe.accuracy, one.probe.error, behind, error))
+    return tuple(scores), best, notes
+
+
+def _with_curve_and_pairs(evidence: Evidence, best: Probed, classes: Sequence[str]) -> Evidence:
+    penalty = best.probe.penalty
+    curve = probe.learning_curve(best.codes, best.labels, best.fold, SHARES, penalty)
+    fitted = len(best.labels) * (probe.FOLDS - 1) / probe.FOLDS
+    points = tuple(
+        CurvePoint(round(fitted * share), p.accuracy, p.error)
+        for share, p in zip(SHARES, curve, strict=True)
+    )
+    gain, error = curve[-1].ahead_of(curve[-2])
+    told = f"doubling the images to {points[-1].images} gained {100 * gain:.1f} points"
+    told = f"{told} (+- {200 * error:.1f})"
+    grows = (
+        f"{told}: more images would help"
+        if gain > 2 * error
+        else f"{told}: no gain that can be told from chance; more of the same would help little"
+    )
+    wrong = best.probe.predicted != best.labels
+    mistaken = torch.stack([best.labels[wrong], best.probe.predicted[wrong]], 1)
+    pairs = Counter((a, b) for a, b in mistaken.sort(1).values.tolist())
+    counts = torch.bincount(best.labels).tolist()
+    hardest = tuple(
+        Pair((classes[a], classes[b]), n, counts[a] + counts[b])
+        for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:PAIRS]
+    )
+    return replace(evidence, curve=points, grows=grows, pairs=hardest)
