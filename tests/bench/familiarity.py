@@ -122,7 +122,7 @@ def main() -> None:
         f"Made by `python -m tests.bench.familiarity` (torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}): five draws of {DRAWN} images from each shared set. The line "
         "of a row is set from the other three sets alone, all backbones together, halfway between "
-        "the highest different and the lowest similar score; the row's own set is then decided by it. "
+        "the highest different and the lowest similar score; its own set is then decided by it. "
         f"The program's own lines are {LEVEL_LINE} for `level` and {SELF_LINE} for `self`. "
         f"Wrong decisions, the casting vote of the sweep aside: {wrong} of {5 * len(rows)}.\n\n"
     )

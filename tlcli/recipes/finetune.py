@@ -86,7 +86,7 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
     for line in backbone.notes:
         reporter.note(line)
     planned = decide(dataset, backbone, options, compute, cache, reporter)
-    plan, decided = planned.plan, time.perf_counter()
+    plan, dataset, decided = planned.plan, planned.dataset, time.perf_counter()
     for line in plan_lines(planned):
         reporter.note(line)
     views = choose_views(options.views, plan, augmentation)

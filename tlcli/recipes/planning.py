@@ -22,6 +22,7 @@ from tlcli.transfer.evidence import Evidence, Timing
 from tlcli.transfer.forecast import forecast
 from tlcli.transfer.network import facts, is_linear
 from tlcli.transfer.plan import Plan, make_plan, needs_evidence
+from tlcli.transfer.sources import without
 from tlcli.transfer.survey import Survey, survey
 
 VIEWS = 2
@@ -33,6 +34,7 @@ class Planned:
     """A plan and what it was decided on.
 
     Attributes:
+        dataset: without the images that the measuring found unreadable.
         evidence: None where everything was set by hand, or nothing is pretrained.
         forecast_s: seconds that each of the four cases would take on this machine, and under
             "plan" what this plan would.
@@ -41,6 +43,7 @@ class Planned:
 
     backbone: str
     plan: Plan
+    dataset: Dataset
     evidence: Evidence | None = None
     forecast_s: dict[str, float] = field(default_factory=dict)
     timing: Timing | None = None
@@ -189,6 +192,7 @@ def decide(
             seed=options.seed,
             reporter=reporter,
         )
+        dataset = without(dataset, measured.unreadable, reporter)
     evidence = measured.evidence if measured else None
 
     def make(wish: Wish) -> Plan:
@@ -204,7 +208,7 @@ def decide(
 
     made = make(wish)
     if measured is None:
-        return Planned(backbone.name, made)
+        return Planned(backbone.name, made, dataset)
     plans = {case: make(Wish(case=case)) for case in CASES} | {"plan": made}
     augmentation = AUGMENTATIONS[options.augment]
     seconds = {
@@ -219,7 +223,7 @@ def decide(
         )
         for name, p in plans.items()
     }
-    return Planned(backbone.name, made, evidence, seconds, measured.timing)
+    return Planned(backbone.name, made, dataset, evidence, seconds, measured.timing)
 
 
 def choose_views(asked: int | None, plan: Plan, augmentation: Augmentation | None) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -113,7 +114,7 @@ def make_sources(
             )
         if not checked:
             samples = [*dataset.train, *dataset.val]
-            dataset = _without(
+            dataset = without(
                 dataset, find_unreadable([s.path for s in samples], reporter), reporter
             )
         train = Recomputed(dataset.train, forward, augmentation, seed)
@@ -133,7 +134,7 @@ def make_sources(
         dataset.val, forward, task="val features", cache=cache, reporter=reporter
     )
     bad |= val_bad
-    left = _without(dataset, bad, reporter)
+    left = without(dataset, bad, reporter)
     kept = [[s for s in part if s.path not in bad] for part in (dataset.train, dataset.val)]
     if kept != [list(left.train), list(left.val)]:
         # A class lost its only val image, so another one took its place: rare, and small.
@@ -151,8 +152,8 @@ def make_sources(
     return Sources(Remembered(codes, labels, seed), Remembered(val_codes, val_labels), left, True)
 
 
-def _without(dataset: Dataset, unreadable: dict, reporter: Reporter) -> Dataset:
-    """The dataset without those images, its new warnings told."""
+def without(dataset: Dataset, unreadable: dict[Path, str], reporter: Reporter) -> Dataset:
+    """The dataset without those images (path: why), its new warnings told."""
     if not unreadable:
         return dataset
     left = dataset.without(unreadable)

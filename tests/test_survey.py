@@ -1,0 +1,346 @@
+"""The measuring pass on real images, and what finetune takes over from it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.test_cache import Notes
+from tlcli.artifacts import bundle
+from tlcli.artifacts.run import BUNDLE as bundle_name
+from tlcli.backbones import build
+from tlcli.data.dataset import Sample, scan
+from tlcli.recipes import planning
+from tlcli.transfer import familiarity, look
+from tlcli.transfer.cache import FeatureCache
+from tlcli.transfer.device import Compute, choose
+from tlcli.transfer.features import FrozenForward, remember
+from tlcli.transfer.look import Look
+from tlcli.transfer.network import build_network
+from tlcli.transfer.survey import choose as draw
+from tlcli.transfer.survey import survey, sweep
+
+SMALL = {  # a small member of each family that is quick enough on a few images
+    "alexnet": "alexnet",
+    "convnext": "convnext_tiny",
+    "densenet": "densenet121",
+    "efficientnet": "efficientnet_b0",
+    "efficientnet_lite": "efficientnet_lite0",
+    "googlenet": "googlenet",
+    "inception": "inception_v3",
+    "maxvit": "maxvit_t",
+    "mnasnet": "mnasnet0_5",
+    "mobilenetv2": "mobilenet_v2",
+    "mobilenetv3": "mobilenet_v3_small",
+    "regnet": "regnet_y_400mf",
+    "resnet": "resnet18",
+    "shufflenetv2": "shufflenet_v2_x0_5",
+    "squeezenet": "squeezenet1_1",
+    "swin": "swin_t",
+    "vgg": "vgg11",
+    "vit": "vit_b_32",
+}
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Batches of four: padded to 32, a few images would cost as much as many."""
+    monkeypatch.setattr(Compute, "batch_size", 4)
+
+
+def fake(per_class):
+    """Samples without files: {label: n}."""
+    return [
+        Sample(f"{label}-{i}", label, f"{label:03}{i:05}")
+        for label, n in per_class.items()
+        for i in range(n)
+    ]
+
+
+def test_every_beginning_of_the_sample_is_balanced():
+    chosen = draw(fake({0: 500, 1: 30, 2: 30}), 60, seed=0)
+    labels = [s.label for s in chosen]
+    assert sorted(labels[:3]) == [0, 1, 2]
+    assert labels.count(0) == labels.count(1) == labels.count(2) == 20
+    everything = draw(fake({0: 500, 1: 30, 2: 30}), 1000, seed=0)
+    assert len(everything) == 560
+    assert len({s.digest for s in everything}) == 560
+
+
+def test_the_sample_depends_on_the_seed_and_not_on_the_order():
+    samples = fake({0: 100, 1: 100})
+    one, two, other = draw(samples, 40, 0), draw(samples[::-1], 40, 0), draw(samples, 40, 1)
+    assert [s.digest for s in one] == [s.digest for s in two]
+    assert {s.digest for s in one} != {s.digest for s in other}
+
+
+def test_of_very_many_classes_some_are_drawn():
+    chosen = draw(fake(dict.fromkeys(range(1000), 20)), 1000, seed=0)
+    counts = torch.bincount(torch.tensor([s.label for s in chosen]))
+    assert len(chosen) == 1000
+    assert (counts > 0).sum() == 100
+    assert counts.max() == 10
+
+
+def test_a_class_with_one_image_is_left_out_of_the_sweep():
+    labels = torch.tensor([0] * 10 + [1] * 10 + [2])
+    codes = {"a": torch.randn(21, 4, generator=torch.Generator().manual_seed(0))}
+    scores, best, notes = sweep(codes, labels, 0)
+    assert len(best.labels) == 20
+    assert "one image" in notes[0]
+    assert scores[0].behind == 0.0
+    for few in (torch.tensor([0, 1]), torch.tensor([0] * 30), torch.zeros(0, dtype=torch.int64)):
+        scores, best, notes = sweep({"a": torch.zeros(len(few), 4)}, few, 0)
+        assert (scores, best) == ((), None)
+        assert "too few" in notes[-1]
+
+
+def test_a_stage_that_gives_no_numbers_is_left_out_and_told():
+    labels = torch.arange(30) % 2
+    codes = {"a": torch.randn(30, 4), "b": torch.full((30, 4), torch.nan)}
+    scores, _, notes = sweep(codes, labels, 0)
+    assert [s.name for s in scores] == ["a"]
+    assert "b gives numbers that are not finite" in notes[0]
+
+
+@pytest.mark.parametrize("change", familiarity.CHANGES.values(), ids=familiarity.CHANGES)
+def test_changed_images_hold_the_same_pixels(change):
+    images = torch.randint(256, (3, 3, 30, 30), dtype=torch.uint8)
+    changed = change(images)
+    assert not torch.equal(changed, images)
+    assert torch.equal(changed.flatten(2).sort().values, images.flatten(2).sort().values)
+    assert torch.equal(change(images), changed)
+
+
+@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.usefixtures("small_batches")
+def test_what_the_pass_keeps_is_what_finetune_would_compute(family, tmp_path, flowers):
+    torch.manual_seed(0)
+    backbone = build.build(SMALL[family])
+    backbone.weights_sha256, backbone.pretrained = "made up", len(backbone.stages)
+    cache, compute = FeatureCache(tmp_path), choose("cpu")
+    samples = scan(flowers).train[:3]
+    seen = Look(backbone, compute, cache, Notes())
+    outputs, unreadable = seen.at(samples)
+    assert not unreadable
+    assert outputs["head"].shape == (3, 1000)
+    assert all(o.dim() == 2 and len(o) == 3 and o.isfinite().all() for o in outputs.values())
+    widths = [o.shape[1] for o in outputs.values()]
+    # Both of the small cases read rows that the pass has written, and the same numbers.
+    middle = list(outputs)[len(outputs) // 2]
+    for cut, dropped in ((seen.last, False), (middle, True)):
+        names = [s.name for s in backbone.stages]
+        if dropped and names.index(cut) >= len(names) - 2:
+            continue
+        network = build_network(backbone, cut=cut, dropped=dropped, n_classes=2)
+        prefix = FrozenForward(
+            network.prefix, backbone.preprocessing, compute, Notes(), origin=backbone.origin
+        )
+        fresh, _, _ = remember(samples, prefix, task="x", reporter=Notes())
+        if fresh.dim() > 3:
+            continue  # a map behind which the head pools itself (SqueezeNet)
+        assert torch.equal(fresh[:, 0], outputs[cut]), cut
+        notes = Notes()
+        cached, _, _ = remember(samples, prefix, task="x", cache=cache, reporter=notes)
+        assert notes.notes == ["x: 3 of 3 views are in the cache"]
+        assert torch.equal(cached, fresh)
+    assert widths[-1] == 1000
+
+
+def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch):
+    backbone = build.load("efficientnet_lite0")
+    monkeypatch.setattr(look, "PATIENCE", 1e-6)
+    monkeypatch.setattr(look, "LEAST", 9)
+    monkeypatch.setattr(Compute, "batch_size", 8)
+    monkeypatch.setattr(look, "FORECAST_AFTER", 1)
+    dataset, notes = scan(flowers), Notes()
+    found = survey(
+        dataset.train,
+        dataset.classes,
+        backbone,
+        choose("cpu"),
+        FeatureCache(tmp_path),
+        reporter=notes,
+    )
+    assert 8 <= found.evidence.sampled < len(dataset.train)
+    assert "is slow here" in notes.notes[0]
+
+
+def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flowers, monkeypatch):
+    monkeypatch.setenv("TLCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    planned = tlcli("plan", flowers, "--format", "json")
+    assert planned.exit_code == 0
+    told = json.loads(planned.stdout)
+    assert list(told) == [
+        "case",
+        "size",
+        "similarity",
+        "cut",
+        "trained",
+        "why",
+        "evidence",
+        "forecast_s",
+    ]
+    assert told["size"] == "small"
+    assert set(told["forecast_s"]) == {*package_cases(), "plan"}
+    assert {s["name"] for s in told["evidence"]["sweep"]} >= {"features.0", "avgpool"}
+    assert [p.name for p in tmp_path.iterdir()] == ["cache"]  # nothing else is written
+
+    done = tlcli("finetune", flowers, "--output", "run")
+    assert done.exit_code == 0
+    n = told["evidence"]["sampled"]
+    assert f"features: {n} of {2 * n} views are in the cache" in done.stderr
+    assert "plan: " in done.stderr
+    assert "why: " in done.stderr
+    assert "after the plan: took" in done.stderr
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written["plan"]["evidence"] == told["evidence"]
+    assert written["plan"]["why"] == told["why"]
+    assert written["forecast_s"]["plan"] > 0
+    assert bundle.read_meta(tmp_path / "run" / bundle_name).plan["evidence"] == told["evidence"]
+
+    warm = tlcli("finetune", flowers, "--output", "warm")
+    assert f"features: {2 * n} of {2 * n} views are in the cache" in warm.stderr
+    alone = tlcli("finetune", flowers, "--output", "alone", "--no-cache")
+    assert "in the cache" in alone.stderr  # what the pass saw, from a folder that is gone
+    assert (
+        (tmp_path / "run" / "model.safetensors").read_bytes()
+        == (tmp_path / "warm" / "model.safetensors").read_bytes()
+        == (tmp_path / "alone" / "model.safetensors").read_bytes()
+    )
+
+
+def package_cases():
+    from tlcli.transfer.cases import CASES
+
+    return CASES
+
+
+def test_a_plan_for_people_has_a_bar_for_each_stage(tlcli, flowers):
+    shown = tlcli("plan", flowers, "--format", "table")
+    assert shown.exit_code == 0
+    assert shown.stdout.count("█") > 9
+    assert "<- cut" in shown.stdout
+    assert "Hardest to tell apart" in shown.stdout or "Accuracy by images" in shown.stdout
+    assert "Forecast for this machine: small-similar" in shown.stdout
+
+
+def test_class_names_are_data_in_the_table(tlcli, tmp_path, flowers):
+    folder = tmp_path / "odd"
+    names = ["[red]a[/red]", "b\x1b[31m"]
+    for name, source in zip(
+        names, sorted(p for p in flowers.iterdir() if p.is_dir()), strict=False
+    ):
+        shutil.copytree(source, folder / name)
+    for path in folder.rglob("*.jpg"):
+        Image.effect_noise((48, 48), 80).convert("RGB").save(path)  # hard to tell apart
+    shown = tlcli("plan", folder, "--format", "table")
+    assert shown.exit_code == 0
+    assert "\x1b[31m" not in shown.stdout
+    assert "[red]a[/red]" in "".join(shown.stdout.split())
+
+
+def test_compare_ranks_what_is_at_hand_and_names_what_is_not(tlcli, tmp_path, flowers, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = tmp_path / "half.pth"
+    backbone = build.build("squeezenet1_1")
+    torch.save(backbone.model.state_dict(), weights)
+    done = tlcli(
+        "plan",
+        flowers,
+        "--compare",
+        f"squeezenet1_1={weights},efficientnet_lite0,resnet18",
+        "--format",
+        "json",
+    )
+    assert done.exit_code == 0
+    compared = json.loads(done.stdout)
+    assert [c["backbone"] for c in compared] == ["efficientnet_lite0", "squeezenet1_1"]
+    assert compared[0]["accuracy"] > compared[1]["accuracy"]
+    assert all(c["images_per_s"] > 0 and c["size_mb"] > 0 for c in compared)
+    assert "resnet18 is left out" in done.stderr
+    none = tlcli("plan", flowers, "--compare", "resnet18")
+    assert none.exit_code == 1
+    assert "hint:" in none.stderr
+    assert tlcli("plan", flowers, "--compare", "resnet81").exit_code == 2
+
+
+def test_an_unreadable_image_is_told_and_left_out(tlcli, tmp_path, flowers):
+    folder = tmp_path / "flowers"
+    shutil.copytree(flowers, folder)
+    before = json.loads(tlcli("plan", folder, "--format", "json").stdout)["evidence"]
+    broken = scan(folder).train[0].path
+    broken.write_bytes(b"no picture, but something to hash: kept on its side of the split")
+    dataset = scan(folder)
+    assert broken in {s.path for s in dataset.train}
+    done = tlcli("plan", folder, "--format", "json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["evidence"]["sampled"] == before["sampled"] - 1
+    assert broken.name in done.stderr
+
+
+def test_nothing_pretrained_has_nothing_to_measure(tlcli, flowers):
+    done = tlcli("plan", flowers, "--weights", "none", "--format", "json")
+    told = json.loads(done.stdout)
+    assert told["evidence"] is None
+    assert told["cut"] == "none"
+    assert "from scratch" in told["why"]
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_backbone_without_its_classifier_still_gets_an_answer(shared, monkeypatch):
+    monkeypatch.setattr(familiarity, "FEW", 8)
+    weights = shared / "weights" / "vgg16_features-keras-imagenet.pth"
+    found = planning.plan(
+        shared / "data" / "caltech", model="vgg16", weights=weights, sample=20, cache=False
+    )
+    known = found.evidence.familiarity
+    assert known.by == "self"
+    assert known.confidence is None
+    assert known.peaked is not None
+    assert found.evidence.sweep[-1].name == "block5"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ("flowers", "similar"),
+        ("caltech", "similar"),
+        ("digits", "different"),
+        ("eurosat", "different"),
+    ],
+)
+def test_real_folders_are_told_apart(shared, data, kind):
+    found = planning.plan(shared / "data" / data, sample=120)
+    assert found.plan.similarity == kind
+    assert found.evidence.familiarity.by == "level"
+
+
+WEIGHTS = {
+    "efficientnet_lite0": None,
+    "mobilenet_v2": "mobilenet_v2-tf-imagenet.pth",
+    "squeezenet1_1": "squeezenet1_1-caffe-imagenet.pth",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("model", WEIGHTS)
+def test_decisions_are_right_and_stable(shared, model, seed):
+    file = WEIGHTS[model]
+    weights = shared / "weights" / file if file else "auto"
+    kinds = {
+        data: planning.plan(
+            shared / "data" / data, model=model, weights=weights, seed=seed, sample=300
+        ).plan.similarity
+        for data in ("flowers", "caltech", "digits", "eurosat")
+    }
+    assert kinds == {
+        "flowers": "similar",
+        "caltech": "similar",
+        "digits": "different",
+        "eurosat": "different",
+    }
