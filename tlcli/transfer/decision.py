@@ -6,10 +6,11 @@ from tlcli.errors import UsageError, choice
 from tlcli.transfer.cases import CASES, Wish, case_of, named_case
 from tlcli.transfer.evidence import Evidence, Familiarity, StageScore
 
-LEVEL_LINE = 0.64
+LEVEL_LINE = 0.61
 """Confidence, as a share of the reference, from which images count as similar."""
-SELF_LINE = 0.6
-"""The same of the mean share of comparisons won, where there is no reference."""
+SELF_LINE = 0.56
+"""The same of the share of comparisons won against the picture upside down, where there is no
+reference."""
 DOUBT = {"level": 0.05, "self": 0.04}
 """How near to its line a score is not trusted alone, beside two standard errors."""
 UNMEASURED = "how familiar the images are was not measured, and is taken as similar"
@@ -66,10 +67,10 @@ def _familiarity_text(found: Familiarity) -> str:
             f"({found.confidence:.2f} against {found.reference:.2f}; similar from "
             f"{found.line * (found.reference or 0):.2f})"
         ).replace("less sure of these as of", "less sure of these than of")
-    more = "more" if found.score >= found.line else "little more"
+    more = "more" if found.score >= found.line else "hardly more"
     return (
-        f"these say {more} to the backbone as they are than in pieces or upside down "
-        f"({found.score:.0%} of comparisons won; similar from {found.line:.0%})"
+        f"these say {more} to the backbone than the same upside down "
+        f"(in {found.score:.0%} of comparisons; similar from {found.line:.0%})"
     )
 
 

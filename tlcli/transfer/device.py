@@ -1,5 +1,7 @@
 """Where a run computes, and in which numbers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +39,17 @@ class Compute:
     def reference(self) -> "Compute":
         """The same device in fp32, which metrics are of."""
         return Compute(self.device, None)
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Let torch compute on `n` threads: on small problems several wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose(device: str = "auto", precision: str = "auto") -> Compute:

@@ -33,11 +33,10 @@ class Familiarity:
         score: what is compared with `line`: at or above it the images are similar.
         line: see `docs/four-cases.md` for how it was set.
         error: the standard error of `score`.
-        by: "level" (the confidence as a share of the reference) or "self" (the mean of the shares
-            below, where these weights have no reference).
+        by: "level" (the confidence as a share of the reference) or "self" (the mean of the two
+            shares below, where these weights have no reference).
         confidence: mean probability of the likeliest ImageNet class; None without a classifier.
         reference: the same on ImageNet photographs that these weights have not seen.
-        whole: share of images of which the backbone is surer than of their shuffled pieces.
         upright: share of images of which it is surer than of them upside down.
         peaked: share of images whose last codes are more peaked than upside down.
     """
@@ -48,7 +47,6 @@ class Familiarity:
     by: str
     confidence: float | None = None
     reference: float | None = None
-    whole: float | None = None
     upright: float | None = None
     peaked: float | None = None
 

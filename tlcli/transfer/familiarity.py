@@ -1,18 +1,20 @@
-"""How much at home a pretrained network is with images: its confidence, and what shape and
-orientation tell it.
+"""How much at home a pretrained network is with images: how sure of them, and which way up.
 
 Two measures. The level: the classifier's mean confidence (maximum softmax probability, Hendrycks
 and Gimpel 2017) as a share of what the same weights show on ImageNet photographs that they were
 not trained on; a table holds that for the weights that it was measured for. And a measure that
-needs no table: a network that knows what it sees is surer of a picture than of the same picture
-in shuffled pieces or upside down, and its last codes are more peaked; of a texture or a scan it
-is not. `docs/four-cases.md` has the figures; `tests/bench/familiarity.py` makes them.
+needs no table: photographs of things have an up and a down, so that a network which knows what it
+sees is surer of them than of the same pictures upside down, and its last codes are more peaked; of
+a texture, a scan or a satellite tile it is not. `docs/four-cases.md` tells more,
+`tests/bench/familiarity.py` makes the figures.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +23,10 @@ from tlcli.data.dataset import Sample
 from tlcli.transfer.decision import LEVEL_LINE, SELF_LINE, doubtful
 from tlcli.transfer.evidence import Familiarity
 
-FEW = 96
-"""Images that are looked at changed as well."""
-PIECES = 4
-"""Shuffled pieces along each side."""
+FEW = 192
+"""Images that are looked at upside down as well."""
+TURNED = "turned"
+"""Their view, in the cache."""
 PEAK = 0.05
 """Share of the codes that count as the peak."""
 
@@ -52,7 +54,8 @@ def measure(
         weights: sha256 of the weight file.
         outputs: by stage, float32 [n, d]; under "head" the ImageNet logits, where there are any.
         last: the stage whose codes the head reads; None where they cannot be had.
-        again: the outputs for some of the samples with the pictures changed.
+        again: the outputs for some of the samples with the pictures changed, by the name of the
+            change.
 
     Returns:
         None where there are neither logits nor codes.
@@ -71,46 +74,30 @@ def measure(
                 return level
     if (logits is None and last is None) or not samples:
         return None
-    shares = _compare(samples[:FEW], outputs, last, again)
+    wins = _upright(samples[:FEW], outputs, last, again)
+    named: dict[str, Any] = {name: w.mean().item() for name, w in wins.items()}
     if confidence is not None and reference is not None:
-        return Familiarity(**{**level.__dict__, **_named(shares)})
-    wins = torch.stack(list(shares.values()))
-    return Familiarity(
-        wins.mean().item(),
-        SELF_LINE,
-        (wins.mean(0).std() / wins.shape[1] ** 0.5).item() if wins.shape[1] > 1 else 1.0,
-        "self",
-        confidence,
-        **_named(shares),
-    )
+        return replace(level, **named)
+    won = torch.stack(list(wins.values())).mean(0)
+    error = (won.std() / len(won) ** 0.5).item() if len(won) > 1 else 1.0
+    return Familiarity(won.mean().item(), SELF_LINE, error, "self", confidence, **named)
 
 
-def _compare(
+def _upright(
     few: Sequence[Sample],
     outputs: Outputs,
     last: str | None,
     again: Callable[[Sequence[Sample], Change, str], Outputs],
 ) -> dict[str, Tensor]:
-    """For each comparison 1 where the picture as it is wins, else 0: float32 [len(few)]."""
-    shares: dict[str, Tensor] = {}
-    for view, change in CHANGES.items():
-        changed = again(few, change, view)
-        for output, measured in (("head", _prominence), (last, _peak)):
-            if output is not None and output in outputs:
-                wins = measured(outputs[output][: len(few)]) > measured(changed[output])
-                shares[f"{measured.__name__} {view}"] = wins.float()
-    return shares
-
-
-def _named(shares: Mapping[str, Tensor]) -> dict[str, float]:
-    """The comparisons under the names of `Familiarity`'s fields."""
-    peaks = [w for name, w in shares.items() if name.startswith(_peak.__name__)]
-    found = {
-        "whole": [w for name, w in shares.items() if name == f"{_prominence.__name__} pieces"],
-        "upright": [w for name, w in shares.items() if name == f"{_prominence.__name__} turned"],
-        "peaked": peaks,
-    }
-    return {k: torch.stack(v).mean().item() for k, v in found.items() if v}
+    """By the name of a field of `Familiarity`, 1 where the picture as it is wins over itself
+    upside down, else 0: float32 [len(few)]."""
+    changed = again(few, turned, TURNED)
+    wins = {}
+    for name, output, measured in (("upright", "head", _prominence), ("peaked", last, _peak)):
+        if output is not None and output in outputs:
+            won = measured(outputs[output][: len(few)]) > measured(changed[output])
+            wins[name] = won.float()
+    return wins
 
 
 def _prominence(logits: Tensor) -> Tensor:
@@ -125,27 +112,6 @@ def _peak(codes: Tensor) -> Tensor:
     return top / codes.sum(1).clamp_min(1e-12)
 
 
-def pieces(images: Tensor) -> Tensor:
-    """uint8 [n, 3, h, w], cut into `PIECES` x `PIECES` and shuffled, each in its own way.
-
-    What a side that does not divide leaves over stays in place.
-    """
-    out = images.clone()
-    height, width = (side // PIECES for side in images.shape[2:])
-    corners = [(y * height, x * width) for y in range(PIECES) for x in range(PIECES)]
-    generator = torch.Generator().manual_seed(0)
-    for index in range(len(images)):
-        order = torch.randperm(len(corners), generator=generator).tolist()
-        for (y, x), k in zip(corners, order, strict=True):
-            v, u = corners[k]
-            piece = images[index, :, v : v + height, u : u + width]
-            out[index, :, y : y + height, x : x + width] = piece
-    return out
-
-
 def turned(images: Tensor) -> Tensor:
     """uint8 [n, 3, h, w], upside down."""
     return images.rot90(2, (2, 3))
-
-
-CHANGES: Mapping[str, Change] = {"pieces": pieces, "turned": turned}

@@ -1,12 +1,12 @@
 """The linear head, solved: multinomial logistic regression by L-BFGS."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from tlcli.transfer.device import threads
 
 STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """L2 penalties that cross-validation chooses from, strong to weak (warm starts go that way)."""
@@ -48,21 +48,11 @@ def solve(codes: Tensor, labels: Tensor, n_classes: int, *, bias: bool, seed: in
     # A code that hardly moves carries nothing and would be blown up by its small scale.
     scale = torch.where(scale > 1e-6 * scale.max(), scale, torch.inf)
     x = ((codes - mean) / scale).float()
-    with _threads(1 if x.numel() * n_classes < SMALL else torch.get_num_threads()):
+    with threads(1 if x.numel() * n_classes < SMALL else torch.get_num_threads()):
         strength = _cross_validate(x, labels, n_classes, bias, seed)
         w, b, gradient_norm = _fit(x, labels, n_classes, strength, bias, None)
     weight = w / scale
     return Solution(weight, b - weight @ mean, strength, gradient_norm)
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cross_validate(x: Tensor, labels: Tensor, n_classes: int, bias: bool, seed: int) -> float:

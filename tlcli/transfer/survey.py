@@ -14,7 +14,7 @@ from tlcli.data.dataset import Sample
 from tlcli.events import Reporter
 from tlcli.transfer import familiarity, probe
 from tlcli.transfer.cache import FeatureCache
-from tlcli.transfer.device import Compute
+from tlcli.transfer.device import Compute, threads
 from tlcli.transfer.evidence import SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
 from tlcli.transfer.look import Look
 
@@ -66,8 +66,9 @@ def survey(
     labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
     known = familiarity.measure(chosen, backbone.weights_sha256, outputs, look.last, look.changed)
     stages = {name: output for name, output in outputs.items() if name != "head"}
-    scores, best, notes = sweep(stages, labels, seed)
     counts = Counter(s.label for s in samples)
+    with threads(1):
+        scores, best, notes = sweep(stages, labels, seed)
     evidence = Evidence(
         n_train=len(samples),
         n_classes=len(classes),
@@ -80,7 +81,8 @@ def survey(
         notes=tuple(notes),
     )
     if best is not None:
-        evidence = _with_curve_and_pairs(evidence, best, classes)
+        with threads(1):
+            evidence = _with_curve_and_pairs(evidence, best, classes)
     return Survey(evidence, look.timing(chosen), unreadable)
 
 
