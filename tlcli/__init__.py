@@ -20,6 +20,8 @@ _WHERE = {
     "finetune": "tlcli.recipes.finetune",
     "Options": "tlcli.recipes.options",
     "Run": "tlcli.recipes.finetune",
+    "export": "tlcli.recipes.export",
+    "Export": "tlcli.recipes.export",
     "load": "tlcli.inference.predict",
     "Classifier": "tlcli.inference.predict",
     "Answer": "tlcli.inference.predict",
@@ -31,12 +33,14 @@ _WHERE = {
 __all__ = [
     "Answer",
     "Classifier",
+    "Export",
     "Options",
     "Reporter",
     "Run",
     "UserError",
     "__version__",
     "draw_sample",
+    "export",
     "finetune",
     "load",
 ]
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from tlcli.errors import UserError
     from tlcli.events import Reporter
     from tlcli.inference.predict import Answer, Classifier, load
+    from tlcli.recipes.export import Export, export
     from tlcli.recipes.finetune import Run, finetune
     from tlcli.recipes.options import Options
 

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,22 @@ class Subject:
     def graph(self) -> Graph:
         """The whole function, from uint8 to probabilities."""
         return _graph(self, self.network)
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The graph, traced; made once, as it takes seconds."""
+        side = self.meta.preprocessing.crop
+        # different sizes, lest the tracer takes two of them for one
+        shape = (2, side + 1, side + 2, 3) if self.input == IMAGE else (2, side, side, 3)
+        example = torch.zeros(shape, dtype=torch.uint8)
+        with torch.no_grad():
+            return torch.export.export(self.graph, (example,), dynamic_shapes=self.sizes)
+
+    @property
+    def sizes(self) -> tuple[dict[int, Any]]:
+        """The axes of the input that may have any length."""
+        free = ("batch", "height", "width") if self.input == IMAGE else ("batch",)
+        return ({axis: Dim(name, min=1) for axis, name in enumerate(free)},)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -167,23 +184,8 @@ def _wants_version(meta: BundleMeta) -> bool:
 # The exported program
 
 
-def _trace(subject: Subject) -> torch.export.ExportedProgram:
-    side = subject.meta.preprocessing.crop
-    # different sizes, lest the tracer takes two of them for one
-    shape = (2, side + 1, side + 2, 3) if subject.input == IMAGE else (2, side, side, 3)
-    example = torch.zeros(shape, dtype=torch.uint8)
-    with torch.no_grad():
-        return torch.export.export(subject.graph, (example,), dynamic_shapes=_sizes(subject))
-
-
-def _sizes(subject: Subject) -> tuple[dict[int, Any]]:
-    """The axes of the input that may have any length."""
-    free = ("batch", "height", "width") if subject.input == IMAGE else ("batch",)
-    return ({axis: Dim(name, min=1) for axis, name in enumerate(free)},)
-
-
 def _write_program(subject: Subject, path: Path) -> None:
-    torch.export.save(_trace(subject), path, extra_files={ABOUT: json.dumps(subject.about)})
+    torch.export.save(subject.program, path, extra_files={ABOUT: json.dumps(subject.about)})
 
 
 def _open_program(_: Subject, path: Path) -> Runner:
@@ -203,7 +205,7 @@ def _write_onnx(subject: Subject, path: Path) -> None:
             "holds 2 GiB at most",
             "use --to exported-program",
         )
-    program = _trace(subject)
+    program = subject.program
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts about each other
         exported = torch.onnx.export(
@@ -211,7 +213,7 @@ def _write_onnx(subject: Subject, path: Path) -> None:
             (),
             input_names=["image"],
             output_names=["probabilities"],
-            dynamic_shapes=_sizes(subject),
+            dynamic_shapes=subject.sizes,
             dynamo=True,
             verbose=False,
         )

@@ -145,7 +145,10 @@ def _torchvision(subject: Subject) -> str:
     family = catalogue.find(meta.backbone).family
     crop = meta.preprocessing.crop
     # the two families whose tensors depend on the size of the image
-    sized = {"vit": {"image_size": crop}, "maxvit": {"input_size": (crop, crop)}}
+    sized: dict[str, dict[str, object]] = {
+        "vit": {"image_size": crop},
+        "maxvit": {"input_size": (crop, crop)},
+    }
     arguments = {
         "num_classes": len(meta.classes),
         **FAMILIES[family].arguments,
