@@ -296,26 +296,37 @@ class Heard(package.Reporter):
 
 def test_the_comparison_is_made_on_the_training_images(small, flowers, tmp_path):
     heard = Heard()
-    found = find_pictures(None, small.parent, heard)
+    found = find_pictures(None, small.parent, bundle.read_meta(small).classes, heard)
     assert len(found) == PICTURES
     assert heard.notes == []
     real = [Image.open(p).convert("RGB").tobytes() for p in flowers.glob("*/*.jpg")]
     assert all(picture.tobytes() in real for picture in found)
     # gone: drawn ones serve, of different sizes
-    drawn = find_pictures(None, tmp_path, heard)
+    drawn = find_pictures(None, tmp_path, ("a",), heard)
     assert len({picture.size for picture in drawn}) == PICTURES
     assert "drawn flowers" in heard.notes[0]
     (tmp_path / "run.json").write_text(json.dumps({"dataset": {"root": "/nowhere/at/all"}}))
-    find_pictures(None, tmp_path, heard)
+    find_pictures(None, tmp_path, ("a",), heard)
     assert "/nowhere/at/all" in heard.notes[1]
+
+
+def test_training_images_that_changed_are_passed_over(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "1.jpg").write_bytes(b"no picture")
+    Image.new("RGB", (9, 8), "red").save(tmp_path / "train" / "a" / "2.png")
+    (tmp_path / "run.json").write_text(json.dumps({"dataset": {"root": str(tmp_path)}}))
+    heard = Heard()
+    found = find_pictures(None, tmp_path, ("a", "gone"), heard)
+    assert [picture.size for picture in found] == [(9, 8)] * PICTURES
+    assert heard.notes == []
 
 
 def test_images_may_be_named(tmp_path):
     with pytest.raises(UserError, match="no image in it"):
-        find_pictures(tmp_path, tmp_path, Heard())
+        find_pictures(tmp_path, tmp_path, (), Heard())
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     Image.new("RGB", (9, 8), "red").save(tmp_path / "b.png")
-    found = find_pictures(tmp_path, tmp_path, Heard())
+    found = find_pictures(tmp_path, tmp_path, (), Heard())
     assert [picture.size for picture in found] == [(9, 8)] * PICTURES
 
 

@@ -7,7 +7,10 @@ from tlcli.backbones import catalogue
 from tlcli.backbones.families import FAMILIES
 
 _SCRIPT = '''\
-"""Names the class of each image that is given, a JSON object a line. Needs {needs}."""
+"""Names the class of each image that is given, a JSON object a line.
+
+Needs {needs}.
+"""
 
 import json
 import sys

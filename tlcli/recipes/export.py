@@ -1,6 +1,7 @@
 """A bundle written for other programs, kept only if it answers as the bundle does."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -72,7 +73,7 @@ def export(
             raise UserError(f"{wanted} is there already, and it is not overwritten", "use --output")
     network, meta = open_bundle(path)
     subject = Subject(meta, network, chosen)
-    pictures = find_pictures(images, path.parent, reporter)
+    pictures = find_pictures(images, path.parent, meta.classes, reporter)
     parity = _write_checked(subject, to, file, pictures)
     reporter.note(
         f"checked on {parity.n} inputs: probabilities differ from the bundle's by at most "
@@ -106,7 +107,9 @@ def _write_card(path: Path, text: str, reporter: Reporter) -> None:
         reporter.note(f"{path} is there already and says something else: it is left as it is")
 
 
-def find_pictures(images: Path | None, folder: Path, reporter: Reporter) -> list[Image.Image]:
+def find_pictures(
+    images: Path | None, folder: Path, classes: Sequence[str], reporter: Reporter
+) -> list[Image.Image]:
     """`PICTURES` RGB pictures: from `images`, else training images of the run in `folder`.
 
     Where those are gone, drawn ones serve, and it is said.
@@ -115,16 +118,14 @@ def find_pictures(images: Path | None, folder: Path, reporter: Reporter) -> list
         UserError: there is none in `images` that can be read.
     """
     if images is not None:
-        found = _some(images)
+        found = _some(images_below(images, set(), Counter()))
         if not found:
             raise UserError(f"--images {images}: there is no image in it that can be read")
         return found
     dataset = run.read_run(folder).get("dataset")
     root = dataset.get("root") if isinstance(dataset, dict) else None
-    if isinstance(root, str) and Path(root).is_dir():
-        train = Path(root, "train")
-        if found := _some(train if train.is_dir() else Path(root)):
-            return found
+    if isinstance(root, str) and (found := _some(_training_images(Path(root), classes))):
+        return found
     gone = f"the training images ({shown(root)}) are not there" if root else "no run.json"
     reporter.note(f"{gone}, so the comparison is made on drawn flowers; --images DIR names others")
     sizes = ((320, 240), (240, 320), (256, 256), (500, 333))
@@ -134,9 +135,18 @@ def find_pictures(images: Path | None, folder: Path, reporter: Reporter) -> list
     ]
 
 
-def _some(folder: Path) -> list[Image.Image]:
-    """`PICTURES` from all over a folder, fewer ones repeated; none where none can be read."""
-    paths = images_below(folder, set(), Counter())
+def _training_images(root: Path, classes: Sequence[str]) -> list[Path]:
+    """Those that are still there, class by class."""
+    try:
+        train = root / "train" if (root / "train").is_dir() else root
+        folders = [train / name for name in classes if (train / name).is_dir()]
+        return [image for folder in folders for image in images_below(folder, set(), Counter())]
+    except (OSError, UserError):  # another machine's path may lead to where nobody may look
+        return []
+
+
+def _some(paths: list[Path]) -> list[Image.Image]:
+    """`PICTURES` from all over `paths`, fewer ones repeated; none where none can be read."""
     spread = [paths[i * len(paths) // PICTURES] for i in range(PICTURES)] if paths else []
     found: list[Image.Image] = []
     for path in [*spread, *paths]:
