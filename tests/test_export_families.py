@@ -181,11 +181,12 @@ def test_every_backbone(name, tmp_path):
     torch.manual_seed(0)
     # small where the network lets us; ViT-H's patches have 14 pixels, MaxViT's windows want 224
     sides = {"vit_h_14": 56, "inception_v3": 96, "maxvit_t": 224, "lenet5": 32}
-    subject = subject_of(build(name, resolution=sides.get(name, 64)), "image")
-    inputs = [*batches(90, 70), *batches(40, 300)]
-    assert difference(subject, "exported-program", tmp_path, inputs) < LIMITS["image"]
+    subject = subject_of(build(name, resolution=sides.get(name, 64)), "pixels")
+    side = subject.meta.preprocessing.crop
+    inputs = batches(side, side)
+    assert difference(subject, "exported-program", tmp_path, inputs) < LIMITS["pixels"]
     if name in ("regnet_y_128gf", "vit_h_14"):
         with pytest.raises(UserError, match="2 GiB"):
             FORMATS["onnx"].write(subject, tmp_path / "out.onnx")
     else:
-        assert difference(subject, "onnx", tmp_path, inputs) < LIMITS["image"]
+        assert difference(subject, "onnx", tmp_path, inputs) < LIMITS["pixels"]
