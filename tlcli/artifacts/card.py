@@ -29,16 +29,17 @@ def card(meta: BundleMeta, run: Mapping[str, Any]) -> str:
     Args:
         run: run.json's content; empty where it is not there any more.
     """
-    data = run.get("dataset") if isinstance(run.get("dataset"), Mapping) else {}
-    root = data.get("root") if isinstance(data, Mapping) else None
+    data = run.get("dataset")
+    root = _at(data, "root")
     name = Path(root).name if isinstance(root, str) else ""
     title = f"{escaped(name)}: {meta.backbone}" if name else meta.backbone
     parts = [
         f"# {title}\n",
-        f"An image classifier with {len(meta.classes):,} classes: the backbone `{meta.backbone}` "
-        "of torchvision's kind, fine-tuned with tlcli.\n",
+        f"An image classifier with {len(meta.classes):,} classes, made by fine-tuning the backbone "
+        f"`{meta.backbone}` with tlcli. It sees {meta.preprocessing.crop} x "
+        f"{meta.preprocessing.crop} pixels.\n",
         "## Data\n",
-        *_data(meta, data if isinstance(data, Mapping) else {}),
+        *_data(meta, _at(data, "classes")),
         "## Plan\n",
         *_plan(meta),
         "## Metrics\n",
@@ -52,7 +53,7 @@ def card(meta: BundleMeta, run: Mapping[str, Any]) -> str:
         "- The training images and this model: unknown to tlcli; say here what holds.\n",
         "## Made with\n",
         ", ".join(f"{escaped(k)} {escaped(v)}" for k, v in sorted(meta.versions.items()))
-        + f"; seed {meta.seed}.",
+        + f"; seed {escaped(meta.seed)}.",
     ]
     return "\n".join(parts) + "\n"
 
@@ -66,8 +67,7 @@ def escaped(text: object) -> str:
     return re.sub(r"([\\`*_\[\]|~$:@#!]|(?<=www)\.)", r"\\\1", plain, flags=re.IGNORECASE)
 
 
-def _data(meta: BundleMeta, data: Mapping[str, Any]) -> Iterable[str]:
-    counts = data.get("classes")
+def _data(meta: BundleMeta, counts: Any) -> Iterable[str]:
     yield f"Training data's digest: {escaped(meta.dataset) or 'unknown'}.\n"
     if not isinstance(counts, Mapping):
         yield f"Classes: {', '.join(map(escaped, meta.classes))}.\n"
@@ -94,7 +94,7 @@ def _metrics(what: str, metrics: Any) -> Iterable[str]:
     low, high = (_percent(_at(metrics, name)) for name in ("top1_low", "top1_high"))
     yield (
         f"{what}: **{_percent(metrics['top1'])}** right (top-1; 95% Wilson interval {low} to "
-        f"{high}, n = {_at(metrics, 'n')}), balanced accuracy "
+        f"{high}, n = {escaped(_at(metrics, 'n'))}), balanced accuracy "
         f"{_percent(_at(metrics, 'balanced_accuracy'))}.\n"
     )
     if isinstance(per_class := _at(metrics, "per_class"), Mapping):
@@ -107,9 +107,9 @@ def _metrics(what: str, metrics: Any) -> Iterable[str]:
 
 
 def _probabilities(meta: BundleMeta) -> str:
-    if meta.calibration is None:
-        return "Probabilities are the plain softmax: not calibrated, and mostly too sure.\n"
-    return f"Probabilities are calibrated by temperature ({temperature(meta):.3g}).\n"
+    if _at(meta.calibration, "temperature") is None:
+        return "Probabilities are the plain softmax, not calibrated: take them as an order only.\n"
+    return f"Probabilities are calibrated by a temperature of {temperature(meta):.3g}.\n"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

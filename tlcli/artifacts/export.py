@@ -85,14 +85,14 @@ class Format:
         stem: of its file where none is named.
         write: fills the file.
         open: the written file again, run by its own runtime.
-        inputs: those of `INPUTS` that it can have.
+        graph: whether it holds the graph, so that there is a choice of `INPUTS`.
     """
 
     suffixes: tuple[str, ...]
     stem: str
     write: Callable[[Subject, Path], object]
     open: Callable[[Subject, Path], Runner]
-    inputs: tuple[str, ...] = INPUTS
+    graph: bool = True
 
 
 def choose(
@@ -114,14 +114,14 @@ def choose(
         known = ", ".join(suffix for f in FORMATS.values() for suffix in f.suffixes)
         raise UsageError(f"--output {output}: no format has that extension", f"one of: {known}")
     wanted = FORMATS[choice("--to", to, FORMATS)]
-    if input_name is not None and choice("--input", input_name, INPUTS) not in wanted.inputs:
+    if input_name is not None and choice("--input", input_name, INPUTS) and not wanted.graph:
         raise UsageError(
-            f"--input {input_name} is about a graph, and {to} holds tensors only",
+            f"--input {input_name} is about a graph, and a {to} holds tensors only",
             "leave it out, or take --to onnx or --to exported-program",
         )
-    chosen = input_name or wanted.inputs[0]
+    chosen = input_name or (IMAGE if wanted.graph else PIXELS)
     if output is None:
-        tail = f"-{chosen}" if chosen != wanted.inputs[0] else ""
+        tail = f"-{PIXELS}" if chosen == PIXELS and wanted.graph else ""
         output = folder / f"{wanted.stem}{tail}{wanted.suffixes[0]}"
     if output.suffix not in wanted.suffixes:
         raise UsageError(
@@ -238,7 +238,7 @@ FORMATS = {
         "state-dict",
         _write_state_dict,
         _open_state_dict,
-        inputs=(PIXELS,),
+        graph=False,
     ),
     "exported-program": Format((".pt2",), "model", _write_program, _open_program),
     "onnx": Format((".onnx",), "model", _write_onnx, _open_onnx),

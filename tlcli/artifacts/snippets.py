@@ -51,7 +51,7 @@ _PIL = "from PIL import Image, ImageOps"
 _ONNX_SETUP = """\
 MODEL = onnxruntime.InferenceSession(FILE, providers=["CPUExecutionProvider"])
 METADATA = MODEL.get_modelmeta().custom_metadata_map
-ABOUT = {name: json.loads(value) for name, value in METADATA.items()}
+ABOUT = {name: json.loads(METADATA[name]) for name in ("classes", "preprocessing")}
 """
 _ONNX_RUN = """\
     probabilities = MODEL.run(None, {"image": pixels(path)})[0][0]"""
