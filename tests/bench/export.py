@@ -106,8 +106,8 @@ def main() -> int:
     )
     text = "\n".join(lines)
     print(text)
-    marks = re.compile(r"(<!-- bench -->\n).*?(\n<!-- /bench -->)", re.DOTALL)
-    PAGE.write_text(marks.sub(lambda m: m[1] + text + m[2], PAGE.read_text()))
+    marks = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.DOTALL)
+    PAGE.write_text(marks.sub(lambda m: f"{m[1]}{text}\n{m[2]}", PAGE.read_text()))
     return 0 if all(met) else 1
 
 
