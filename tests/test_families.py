@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tlcli.artifacts import bundle
-from tlcli.artifacts.export import export_state_dict
 from tlcli.backbones.build import build
-from tlcli.data.preprocessing import Preprocessing
 from tlcli.events import Reporter
 from tlcli.inference.predict import open_bundle
 from tlcli.transfer import device
@@ -164,24 +162,6 @@ def test_a_bundle_loads_into_plain_torchvision(name, tmp_path):
     images = torch.randn(1, 3, side, side)
     with torch.no_grad():
         assert torch.equal(model.eval()(images), network.whole.eval()(images))
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize(
-    "name", ["mnasnet0_5", "googlenet", "vit_b_32", "resnet18", "efficientnet_lite0"]
-)
-def test_the_snippet_of_an_export_runs(name, suffix, tmp_path, monkeypatch):
-    network = bundle_of(name, tmp_path / "model.safetensors")
-    written, snippet = export_state_dict(tmp_path / "model.safetensors", tmp_path / f"out{suffix}")
-    monkeypatch.chdir(tmp_path)
-    scope = {}
-    exec(snippet, scope)
-    images = torch.randn(1, 3, 224, 224)
-    with torch.no_grad():
-        assert torch.equal(scope["model"](images), network.whole.eval()(images))
-    described = json.loads(written.with_name(written.name + ".json").read_text())
-    assert described["classes"] == ["a", "b", "c"]
-    Preprocessing.from_dict(described["preprocessing"])
 
 
 def test_bundles_reopen_to_the_same_network(tmp_path):

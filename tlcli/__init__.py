@@ -22,6 +22,8 @@ _WHERE = {
     "plan": "tlcli.recipes.planning",
     "Planned": "tlcli.recipes.planning",
     "Run": "tlcli.recipes.finetune",
+    "export": "tlcli.recipes.export",
+    "Export": "tlcli.recipes.export",
     "load": "tlcli.inference.predict",
     "Classifier": "tlcli.inference.predict",
     "Answer": "tlcli.inference.predict",
@@ -33,6 +35,7 @@ _WHERE = {
 __all__ = [
     "Answer",
     "Classifier",
+    "Export",
     "Options",
     "Planned",
     "Reporter",
@@ -40,6 +43,7 @@ __all__ = [
     "UserError",
     "__version__",
     "draw_sample",
+    "export",
     "finetune",
     "load",
     "plan",
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from tlcli.errors import UserError
     from tlcli.events import Reporter
     from tlcli.inference.predict import Answer, Classifier, load
+    from tlcli.recipes.export import Export, export
     from tlcli.recipes.finetune import Run, finetune
     from tlcli.recipes.options import Options
     from tlcli.recipes.planning import Planned, plan

@@ -20,7 +20,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     beside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        # the suffix stays: some writers go by it
+        ends = f".part{path.suffix}"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=ends)
         os.close(handle)
         beside = Path(name)
         write(beside)

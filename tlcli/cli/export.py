@@ -13,21 +13,42 @@ def command(
         help="A bundle or a run folder.",
         show_default="the newest finished run in ./runs",
     ),
-    to: str = typer.Option("state-dict", "--to", help="state-dict: the weights, for torchvision."),
+    to: str = typer.Option(
+        None,
+        "--to",
+        help="state-dict (the tensors, for torchvision), exported-program (for torch alone) or "
+        "onnx (for onnxruntime and others).",
+        show_default="by --output's extension, else state-dict",
+    ),
     output: Path = typer.Option(
         None,
         "--output",
         "-o",
-        help="A .pt, .pth or .safetensors file.",
-        show_default="state-dict.pt beside the bundle",
+        help="A file: .pt, .pth or .safetensors; .pt2; .onnx.",
+        show_default="beside the bundle",
+    ),
+    input_name: str = typer.Option(
+        None,
+        "--input",
+        help="What the graph takes, as uint8: image (any size; the preprocessing is inside) or "
+        "pixels (resized and cut already).",
+        show_default="image",
+    ),
+    images: Path = typer.Option(
+        None,
+        "--images",
+        help="A folder of images on which the export is compared with the bundle.",
+        show_default="the training images",
     ),
 ) -> None:
-    """Write a trained model for other programs."""
-    from tlcli.artifacts.export import FORMATS, export_state_dict
-    from tlcli.artifacts.run import find_bundle, newest_run
-    from tlcli.errors import choice
+    """Write a trained model for other programs, once its answers are the bundle's own."""
+    from tlcli.cli.terminal import Terminal
+    from tlcli.data.names import shown
+    from tlcli.recipes.export import export
 
-    choice("--to", to, FORMATS)
-    written, snippet = export_state_dict(find_bundle(model) if model else newest_run(), output)
-    typer.echo(f"load it with:\n\n{snippet}\n", err=True)
-    typer.echo(written)
+    with Terminal() as terminal:
+        done = export(
+            model, to=to, output=output, input_name=input_name, images=images, reporter=terminal
+        )
+        terminal.note(f"run it with: python {shown(done.script)} IMAGE...")
+    typer.echo(done.file)
