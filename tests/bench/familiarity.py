@@ -4,8 +4,8 @@ Measures the familiarity of each shared set for each backbone at hand, on five d
 (VGG16, which has no classifier here and is slow, on two of 100), both against the table of
 references and without it. For each set the line is set anew from the other sets alone, halfway
 between the highest of the different and the lowest of the similar ones, and the set that was left
-out is decided by it. Writes docs/familiarity.md. `--table` first measures the references anew and writes them into
-tlcli/transfer/familiarity.json.
+out is decided by it. Writes docs/familiarity.md. `--table` first measures the references anew and
+writes them into tlcli/transfer/familiarity.json.
 """
 
 import hashlib
@@ -123,8 +123,8 @@ def main() -> None:
         "# Familiarity: how the lines were set\n\n"
         f"Made by `python -m tests.bench.familiarity` (torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}): five draws of {DRAWN} images from each shared set (VGG16: "
-        "two of 100). The line of a row is set from the other three sets alone, all backbones together, halfway between "
-        "the highest different and the lowest similar score; its own set is then decided by it. "
+        "two of 100). The line of a row is set from the other three sets alone, all backbones "
+        "together, halfway between the highest different and the lowest similar score; its own set is then decided by it. "
         f"The program's own lines are {LEVEL_LINE} for `level` and {SELF_LINE} for `self`. "
         f"Wrong decisions, the casting vote of the sweep aside: {wrong} of "
         f"{sum(len(r[3]) for r in rows)}.\n\n"
