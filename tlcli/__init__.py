@@ -20,6 +20,7 @@ _WHERE = {
     "finetune": "tlcli.recipes.finetune",
     "Options": "tlcli.recipes.options",
     "Run": "tlcli.recipes.finetune",
+    "evaluate": "tlcli.inference.evaluate",
     "load": "tlcli.inference.predict",
     "Classifier": "tlcli.inference.predict",
     "Answer": "tlcli.inference.predict",
@@ -37,6 +38,7 @@ __all__ = [
     "UserError",
     "__version__",
     "draw_sample",
+    "evaluate",
     "finetune",
     "load",
 ]
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from tlcli.data.sample import draw_sample
     from tlcli.errors import UserError
     from tlcli.events import Reporter
+    from tlcli.inference.evaluate import evaluate
     from tlcli.inference.predict import Answer, Classifier, load
     from tlcli.recipes.finetune import Run, finetune
     from tlcli.recipes.options import Options

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from tlcli import __version__
-from tlcli.cli import check, demo, export, finetune, models, predict, sample
+from tlcli.cli import check, demo, evaluate, export, finetune, models, predict, sample
 from tlcli.data.names import shown
 from tlcli.errors import UserError
 
@@ -58,7 +58,7 @@ def _tlcli(
     pass
 
 
-for module in (finetune, predict, models, check, export, sample, demo):
+for module in (finetune, predict, evaluate, models, check, export, sample, demo):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

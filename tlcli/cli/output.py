@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
@@ -29,6 +29,8 @@ Row = Mapping[str, Any]
 Rows = Iterator[Row]
 
 EXTENSIONS = {".tsv": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+SHARES = ("probability", "precision", "recall", "f1")
+"""Columns that a table shows in percent."""
 PAGE = 200
 """Rows of a table that are laid out together: a longer result is several tables."""
 
@@ -75,8 +77,13 @@ def write(
     an empty field there and in CSV. Without `header` those two begin with the first row.
     """
     rows = ({c: row.get(c) for c in columns} for row in rows)
+    send(lambda out: write_rows(rows, columns, format_name, out, header), file)
+
+
+def send(write: Callable[[TextIO], None], file: Path | None = None) -> None:
+    """Let `write` fill stdout, or `file`, whole or not at all."""
     if file is not None:
-        write_whole(file, lambda beside: _to_file(rows, columns, format_name, header, beside))
+        write_whole(file, lambda beside: _fill(beside, write))
         return
     out = sys.stdout
     if out is None:
@@ -85,7 +92,7 @@ def write(
         # A file name may hold any bytes; they come out as they came in.
         out.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
-        _write(rows, columns, format_name, header, out)
+        write(out)
         out.flush()
     except BrokenPipeError:
         raise
@@ -93,21 +100,24 @@ def write(
         raise UserError(f"stdout cannot be written: {error.strerror}") from error
 
 
-def _to_file(
-    rows: Iterable[Row], columns: Sequence[str], format_name: str, header: bool, beside: Path
-) -> None:
-    with beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-        _write(rows, columns, format_name, header, out)
+def _fill(file: Path, write: Callable[[TextIO], None]) -> None:
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+        write(out)
 
 
-def _write(
-    rows: Iterable[Row], columns: Sequence[str], format_name: str, header: bool, out: TextIO
+def write_rows(
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    format_name: str,
+    out: TextIO,
+    header: bool = True,
 ) -> None:
+    """Write rows to `out`; see `write`."""
     if format_name == "table":
         rest = iter(rows)
         page = list(islice(rest, PAGE))
         while page or header:
-            _table(page, columns, out)
+            table(page, columns, out)
             page, header = list(islice(rest, PAGE)), False
     elif format_name == "json":
         _json(rows, out)
@@ -161,7 +171,8 @@ def _tsv(text: str) -> str:
     return text
 
 
-def _table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
+def table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
+    """Rows for a person to read; columns that are empty throughout are left out."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -184,7 +195,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
 
 
 def _cell(column: str, value: Any) -> str:
-    if column == "probability" and isinstance(value, float):
+    if column in SHARES and isinstance(value, float):
         return f"{value:.1%}"
     if column == "ood" and isinstance(value, float):
         return f"{value:.2f}"

@@ -103,6 +103,11 @@ class Classifier:
         """Whether answers say how unlike the training images an image is."""
         return all(member.novelty is not None for member in self.members)
 
+    @property
+    def temperature(self) -> float:
+        """What the logits were divided by; of several networks 1, as they are averaged."""
+        return self.members[0].temperature if len(self.members) == 1 else 1.0
+
     def predict(
         self, images: Any, *, top: int = 1, threshold: float = 0.0, reject: bool = False
     ) -> list[Answer]:

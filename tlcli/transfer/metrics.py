@@ -22,6 +22,19 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The p-value of McNemar's test (1947), exact: are two classifiers equally often right?
+
+    Args:
+        only_first: images that the first alone has right; `only_second` likewise.
+    """
+    if only_first + only_second == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
 def score(
     logits: Tensor, labels: Tensor, classes: tuple[str, ...], temperature: float = 1.0
 ) -> dict[str, Any]:
