@@ -1,6 +1,7 @@
 """The bundle: one safetensors file that holds everything a prediction needs."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,9 @@ def _checked(meta: BundleMeta) -> BundleMeta:
     for name in ("calibration", "novelty"):
         if not isinstance(getattr(meta, name), dict | None):
             raise ValueError(f"{name} is neither an object nor null")
+    temperature = 1.0 if meta.calibration is None else meta.calibration.get("temperature")
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise ValueError("the temperature is not a positive number")
     changed = {
         "classes": tuple(classes),
         "preprocessing": Preprocessing.from_dict(meta.preprocessing),

@@ -76,11 +76,18 @@ def _open(model: str, weights: str, reporter: Reporter) -> Opened:
         )
     path = run.find_bundle(model)
     network, meta = open_bundle(path)
-    novelty = None if meta.novelty is None else Novelty.from_dict(meta.novelty)
+    novelty = _novelty(path, meta)
     temperature = (meta.calibration or {}).get("temperature", 1.0)
     *body, head = network.stages
     member = Member(nn.Sequential(*body), head, meta.preprocessing, novelty, temperature, ())
     return str(path), member, meta.classes
+
+
+def _novelty(path: Path, meta: bundle.BundleMeta) -> Novelty | None:
+    try:
+        return None if meta.novelty is None else Novelty.from_dict(meta.novelty)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", "train it anew") from error
 
 
 def _open_backbone(name: str, weights: str, reporter: Reporter) -> Opened:

@@ -123,7 +123,7 @@ def finetune(
                     checked=bool(history),
                     reporter=reporter,
                 )
-                if plan.schedule.optimizer != "lbfgs":
+                if options.calibrate and plan.schedule.optimizer != "lbfgs":
                     gathered, spare = hold_out(gathered)
                 part, sources, dataset = cut_here, gathered, gathered.dataset
                 result = fit(
@@ -142,7 +142,7 @@ def finetune(
                 trained = trained or result.best_epoch is not None
                 if result.stopped in ("interrupted", "diverged"):
                     break
-            if trained and result.stopped in ("finished", "early"):
+            if trained and options.calibrate and result.stopped in ("finished", "early"):
                 record.confidence = calibrate(
                     part,
                     sources.train,

@@ -83,7 +83,7 @@ class Novelty:
                 float(values["rest"]),
                 float(values["threshold"]),
             )
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(f"novelty is damaged: {error}") from error
         positive = [found.rest, found.threshold, *found.variances.tolist()]
         if not all(math.isfinite(value) and value > 0 for value in positive):
