@@ -8,11 +8,17 @@ import torch
 
 from tlcli import finetune, load
 from tlcli.artifacts import bundle
+from tlcli.backbones.build import build
+from tlcli.data.dataset import scan
 from tlcli.errors import UserError
-from tlcli.transfer.calibrate import fit_temperature, hold_out
+from tlcli.events import Reporter
+from tlcli.transfer import device
+from tlcli.transfer.calibrate import calibrate, fit_temperature, hold_out, is_needed
 from tlcli.transfer.head import left_out_logits, solve
 from tlcli.transfer.metrics import calibration
+from tlcli.transfer.network import build_network
 from tlcli.transfer.novelty import LEAST, Novelty, learn, learn_held_out, spread
+from tlcli.transfer.sources import Recomputed, Remembered, Sources
 
 
 def draw(*shape, seed=0):
@@ -33,6 +39,36 @@ def test_few_images_without_a_mistake_do_not_ask_for_certainty():
     few = fit_temperature(logits, torch.arange(5))
     many = fit_temperature(logits.repeat(200, 1), torch.arange(5).repeat(200))
     assert 0.1 < many < few < 3
+
+
+def test_a_temperature_that_chance_explains_is_not_used():
+    logits = draw(100, 4) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(1))
+    labels = labels[:, 0]
+    assert not is_needed(fit_temperature(logits, labels), logits, labels)
+    assert is_needed(fit_temperature(logits * 3, labels), logits * 3, labels)
+    assert not is_needed(0.5, logits[:1], labels[:1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_the_final_layer_is_divided_by_the_temperature(scale):
+    network = build_network(build("lenet5"), cut="classifier.2", dropped=False, n_classes=3)
+    codes = draw(600, 1, 84)
+    with torch.no_grad():
+        network.final.weight.copy_(draw(3, 84, seed=1) / 3)
+        network.final.bias.zero_()
+        logits = codes[:, 0] @ network.final.weight.T
+        labels = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(2))
+        network.final.weight.mul_(scale)
+    was = network.final.weight.clone()
+    source = Remembered(codes, labels[:, 0])
+    found = calibrate(
+        network, source, source, None, device.choose("cpu"), seed=0, reporter=Reporter()
+    )
+    assert found.temperature == (1 if scale == 1 else pytest.approx(scale, rel=0.15))
+    assert torch.equal(network.final.weight, was / found.temperature)
+    assert (found.method, found.n) == ("held-out", 600)
+    assert found.novelty.score(codes[:, 0]).median() < 1
 
 
 def test_left_out_logits_are_less_sure_than_fitted_ones_and_do_not_see_their_image():
@@ -142,9 +178,6 @@ def test_a_plan_that_trains_by_steps_keeps_images_aside(tmp_path, shared):
 
 
 def test_the_images_kept_aside_are_not_trained_on(two_classes, shared):
-    from tlcli.data.dataset import scan
-    from tlcli.transfer.sources import Recomputed, Remembered, Sources
-
     dataset = scan(shared / "data" / "digits")
     n = len(dataset.train)
     codes = torch.arange(n, dtype=torch.float32)[:, None, None].repeat(1, 2, 1)

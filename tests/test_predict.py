@@ -356,8 +356,7 @@ def documented(start):
     """The line of docs/predict.md that begins so."""
     page = (Path(__file__).parent.parent / "docs" / "predict.md").read_text()
     lines = page.replace("\\\n", " ").splitlines()
-    (line,) = (line for line in lines if line.removeprefix("$ ").startswith(start))
-    return line.removeprefix("$ ")
+    return next(line for line in lines if line.startswith(start))
 
 
 def needs(*tools):

@@ -31,6 +31,8 @@ ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT.parent / "shared" / "data"
 WEIGHTS = ROOT.parent / "shared" / "weights"
 ROUNDS = 3
+MOST = 400
+"""About so many images of each folder of unlike ones, evenly spread."""
 
 
 def speed() -> Iterator[str]:
@@ -112,8 +114,8 @@ CASES = (
     Case("flowers", "flowers", {}, ("digits/val", "eurosat", "caltech")),
     Case("flowers, MobileNetV2", "flowers", MOBILENET, ("digits/val", "eurosat", "caltech")),
     Case("digits, mid-level cut", "digits", {"case": "small-different"},
-         ("flowers/val", "eurosat", "caltech")),
-    Case("eurosat", "eurosat", {}, ("flowers/val", "digits/val", "caltech")),
+         ("flowers/val", "eurosat")),
+    Case("eurosat", "eurosat", {}),
     Case("caltech", "caltech", {}),
     Case("flowers without tulips", "without tulips", {}, ("flowers/val/tulips",)),
     Case("flowers, head by AdamW", "flowers", {"optimizer": "adamw"}),
@@ -143,7 +145,8 @@ def calibration() -> Iterator[str]:
             usual: list[float] = []
             for other in case.outside:
                 usual = usual or scores(run.bundle, held_out(data))
-                strange = scores(run.bundle, sorted(p for p in (DATA / other).rglob("*.*")))
+                found_there = sorted((DATA / other).rglob("*.*"))
+                strange = scores(run.bundle, found_there[:: 1 + len(found_there) // MOST])
                 area = roc_auc_score([0] * len(usual) + [1] * len(strange), usual + strange)
                 outside.append(
                     f"| {case.name} | {other} | {area:.3f} | {share(strange):.1%} of "

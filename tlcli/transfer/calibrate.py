@@ -25,7 +25,7 @@ class Confidence:
     """What a bundle knows of its own answers.
 
     Attributes:
-        temperature: what the logits were divided by.
+        temperature: what the logits were divided by; 1 where none was surely better.
         method: where it is from: "5-fold" or "held-out".
         n: how many images it is from.
         novelty: how unlike the training images others are.
@@ -109,10 +109,13 @@ def calibrate(
         reporter.note("too few training images to learn how sure to be: plain softmax")
         return Confidence()
     temperature = fit_temperature(logits, labels)
+    if not is_needed(temperature, logits, labels):
+        temperature = 1.0
     with torch.no_grad():
         for parameter in network.final.parameters():
             parameter.div_(temperature)
-    reporter.note(f"temperature {temperature:.2f}, from {len(labels)} left-out training images")
+    found = f"temperature {temperature:.2f}" if temperature != 1 else "no other temperature needed"
+    reporter.note(f"confidence: {found}, by {len(labels)} left-out training images")
     return Confidence(temperature, method, len(labels), novelty)
 
 
@@ -141,3 +144,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return 2.0 ** -((low + high) / 2)
+
+
+def is_needed(temperature: float, logits: Tensor, labels: Tensor) -> bool:
+    """Whether it lowers the cross entropy by more than chance: twice the gain's standard error."""
+    before, after = (
+        F.cross_entropy(logits.double() / t, labels, reduction="none") for t in (1.0, temperature)
+    )
+    gain = before - after
+    return len(gain) > 1 and (gain.mean() > 2 * gain.std() / len(gain) ** 0.5).item()
