@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -191,6 +192,11 @@ def test_the_images_kept_aside_are_not_trained_on(two_classes, shared):
     chosen = {dataset.train[int(i)].path for i in spare.codes.flatten()}
     assert {s.path for s in same.samples} == chosen
     assert len(again.train) == n - len(chosen)
+    lone = min(dataset.train, key=lambda sample: sample.digest)
+    samples = tuple(replace(s, label=99) if s is lone else s for s in dataset.train)
+    odd = replace(dataset, train=samples)
+    rest, _ = hold_out(Sources(Recomputed(samples, None), val, odd, False))
+    assert 99 in {s.label for s in rest.train.samples}
     few = scan(two_classes)
     sources = Sources(Recomputed(few.train, None), val, few, False)
     assert hold_out(sources) == (sources, None)

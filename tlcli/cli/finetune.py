@@ -72,7 +72,7 @@ def command(
     calibrate: bool = typer.Option(
         True,
         help="Learn how sure answers may be; keeps a tenth of the training images aside where more "
-        "than a linear head is trained.",
+        "than a linear head is trained (--no-calibrate does not).",
     ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option(

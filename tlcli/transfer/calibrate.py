@@ -54,7 +54,9 @@ def hold_out(sources: Sources) -> tuple[Sources, Source | None]:
     if many < FEWEST:
         return sources, None
     limit = sorted(sample.digest for sample in samples)[many - 1]
-    aside = torch.tensor([sample.digest <= limit for sample in samples])
+    left = {sample.label for sample in samples if sample.digest > limit}
+    # A class that would have nothing left to be trained on keeps what it has.
+    aside = torch.tensor([s.digest <= limit and s.label in left for s in samples])
     train = sources.train
     spare = plain(train, aside.nonzero()[:, 0])
     if isinstance(train, Remembered):
