@@ -121,7 +121,7 @@ def test_predict_in_every_format(tlcli, trained, flowers, name):
     assert result.exit_code == 0
     rows = rows_of(result.stdout, name)
     assert [r["path"] for r in rows] == [str(i) for i in images]
-    assert all(list(r) == ["path", "label", "probability", "error"] for r in rows)
+    assert all(list(r) == ["path", "label", "probability", "error", "ood"] for r in rows)
     assert all(0 < float(r["probability"]) <= 1 for r in rows)
     table = tlcli("predict", *images, "--model", trained.folder, "--format", "table")
     assert "label" in table.stdout
@@ -175,7 +175,7 @@ def test_names_are_data(tlcli, trained, flowers, tmp_path):
     result = tlcli("predict", *paths, "-m", trained.folder)
     lines = result.stdout.splitlines()
     assert len(lines) == 1 + len(odd)
-    assert all(line.count("\t") == 3 for line in lines)
+    assert all(line.count("\t") == 4 for line in lines)
     assert lines[2].startswith(str(tmp_path / "tab\\there.jpg"))
     table = tlcli("predict", *paths, "-m", trained.folder, "-f", "table").stdout
     assert "\x1b" not in table

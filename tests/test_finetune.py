@@ -50,7 +50,7 @@ def test_the_bundle_holds_everything_under_one_metadata_key(trained):
     with safe_open(trained.bundle, "pt") as file:
         assert list(file.metadata()) == ["tlcli"]
         meta = json.loads(file.metadata()["tlcli"])
-    assert meta["format"] == 1
+    assert meta["format"] == 2
     assert meta["backbone"] == "efficientnet_lite0"
     assert len(meta["classes"]) == 5
     assert meta["preprocessing"]["crop"] == 224

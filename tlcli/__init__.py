@@ -24,6 +24,7 @@ _WHERE = {
     "Run": "tlcli.recipes.finetune",
     "export": "tlcli.recipes.export",
     "Export": "tlcli.recipes.export",
+    "evaluate": "tlcli.inference.evaluate",
     "load": "tlcli.inference.predict",
     "Classifier": "tlcli.inference.predict",
     "Answer": "tlcli.inference.predict",
@@ -43,6 +44,7 @@ __all__ = [
     "UserError",
     "__version__",
     "draw_sample",
+    "evaluate",
     "export",
     "finetune",
     "load",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from tlcli.data.sample import draw_sample
     from tlcli.errors import UserError
     from tlcli.events import Reporter
+    from tlcli.inference.evaluate import evaluate
     from tlcli.inference.predict import Answer, Classifier, load
     from tlcli.recipes.export import Export, export
     from tlcli.recipes.finetune import Run, finetune

@@ -1,6 +1,7 @@
 """The bundle: one safetensors file that holds everything a prediction needs."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tlcli.backbones import catalogue
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 KEY = "tlcli"
 """The one metadata key, so that equal content is equal bytes: safetensors orders several at
 random."""
@@ -33,7 +34,9 @@ class BundleMeta:
         preprocessing: what an image goes through before the network.
         plan: the whole plan, with what it rests on.
         metrics: of the validation images (and the test images, where there are any).
-        calibration: of the probabilities; None: they are the plain softmax.
+        calibration: the temperature that the final layer was divided by already, and where it is
+            from; None: it was not.
+        novelty: how unlike the training images an image is (`tlcli.transfer.novelty`), if known.
         dataset: sha256 over the training data's content.
         seed: of the run.
         versions: of tlcli, torch and torchvision.
@@ -52,6 +55,7 @@ class BundleMeta:
     versions: Mapping[str, str]
     weights: str
     calibration: Mapping[str, Any] | None = None
+    novelty: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """One line, keys sorted."""
@@ -118,6 +122,12 @@ def _checked(meta: BundleMeta) -> BundleMeta:
     for name in ("plan", "metrics", "versions"):
         if not isinstance(getattr(meta, name), dict):
             raise ValueError(f"{name} is not an object")
+    for name in ("calibration", "novelty"):
+        if not isinstance(getattr(meta, name), dict | None):
+            raise ValueError(f"{name} is neither an object nor null")
+    temperature = 1.0 if meta.calibration is None else meta.calibration.get("temperature")
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise ValueError("the temperature is not a positive number")
     changed = {
         "classes": tuple(classes),
         "preprocessing": Preprocessing.from_dict(meta.preprocessing),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.artifacts.bundle import BundleMeta
-from tlcli.artifacts.graph import temperature
 from tlcli.backbones.weights import licence
 from tlcli.data.names import shown
 
@@ -107,9 +106,10 @@ def _metrics(what: str, metrics: Any) -> Iterable[str]:
 
 
 def _probabilities(meta: BundleMeta) -> str:
-    if _at(meta.calibration, "temperature") is None:
+    temperature = _at(meta.calibration, "temperature")
+    if not isinstance(temperature, int | float):
         return "Probabilities are the plain softmax, not calibrated: take them as an order only.\n"
-    return f"Probabilities are calibrated by a temperature of {temperature(meta):.3g}.\n"
+    return f"Probabilities are calibrated by a temperature of {temperature:.3g}.\n"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

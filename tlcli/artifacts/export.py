@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from tlcli.artifacts.bundle import BundleMeta
-from tlcli.artifacts.graph import Graph, temperature
+from tlcli.artifacts.graph import Graph
 from tlcli.backbones.build import build
 from tlcli.backbones.checkpoint import versioned
 from tlcli.errors import UsageError, UserError, choice
@@ -71,7 +71,6 @@ class Subject:
             "backbone": self.meta.backbone,
             "classes": list(self.meta.classes),
             "preprocessing": self.meta.preprocessing.to_dict(),
-            "temperature": temperature(self.meta),
             "input": self.input,
         }
 
@@ -143,8 +142,7 @@ def check_installed(to: str) -> None:
 
 def _graph(subject: Subject, network: Network) -> Graph:
     stages = network.whole.eval().requires_grad_(False)
-    pre, warmth = subject.meta.preprocessing, temperature(subject.meta)
-    return Graph(stages, pre, warmth, resizing=subject.input == IMAGE)
+    return Graph(stages, subject.meta.preprocessing, resizing=subject.input == IMAGE)
 
 
 # The state dict

@@ -4,34 +4,26 @@ Resizing is written out as Pillow's own arithmetic, two products with matrices o
 because the resizing operators of torch and of ONNX each differ from Pillow and from one another.
 """
 
-import math
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from tlcli.artifacts.bundle import BundleMeta
 from tlcli.data.preprocessing import LONGEST, Preprocessing
-from tlcli.errors import UserError
 
 
 class Graph(nn.Module):
     """uint8 [n, h, w, 3], red, green, blue, to probabilities float32 [n, classes].
 
-    With `resizing`, h and w are any size and the images are resized and cut; without, they are
-    the network's own size.
+    A temperature is in the final layer's tensors already. With `resizing`, h and w are any size
+    and the images are resized and cut; without, they are the network's own size.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, stages: nn.Module, pre: Preprocessing, temperature: float, *, resizing: bool
-    ) -> None:
+    def __init__(self, stages: nn.Module, pre: Preprocessing, *, resizing: bool) -> None:
         super().__init__()
         self.stages = stages
         self.pre = pre
-        self.temperature = temperature
         self.resizing = resizing
         self.register_buffer("mean", torch.tensor(pre.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(pre.std)[:, None, None], persistent=False)
@@ -41,23 +33,8 @@ class Graph(nn.Module):
         if self.resizing:
             pixels = fitted(pixels, self.pre)
         logits = self.stages((pixels / 255 - self.mean) / self.std)
-        probabilities: Tensor = (logits / self.temperature).softmax(1)
+        probabilities: Tensor = logits.softmax(1)
         return probabilities
-
-
-def temperature(meta: BundleMeta) -> float:
-    """What the logits are divided by before the softmax; 1 where nothing was calibrated.
-
-    Raises:
-        UserError: the bundle names one that is no number above zero.
-    """
-    stored: object = meta.calibration
-    value = stored.get("temperature", 1.0) if isinstance(stored, Mapping) else 1.0
-    if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise UserError(
-            f"the bundle's temperature is {value!r}, not a number above zero", "train it anew"
-        )
-    return float(value)
 
 
 def fitted(pixels: Tensor, pre: Preprocessing) -> Tensor:

@@ -8,7 +8,6 @@ from PIL import Image
 from torch import Tensor
 
 from tlcli.artifacts.export import IMAGE, PIXELS, Runner, Subject
-from tlcli.artifacts.graph import temperature
 from tlcli.data.preprocessing import to_tensor
 from tlcli.errors import UserError
 
@@ -77,7 +76,7 @@ def reference(subject: Subject, batch: Tensor) -> Tensor:
     if subject.input == IMAGE:
         pixels = torch.stack([pre.fit(Image.fromarray(image.numpy())) for image in batch])
     logits: Tensor = subject.network.whole.eval()(pre.normalise(pixels))
-    return (logits / temperature(subject.meta)).softmax(1)
+    return logits.softmax(1)
 
 
 def _batch(pictures: Sequence[Image.Image]) -> Tensor:

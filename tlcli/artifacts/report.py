@@ -73,7 +73,17 @@ def _headline(what: str, metrics: Mapping[str, Any]) -> list[str]:
         f"<p class=big>{metrics['top1']:.1%}</p>"
         f"<p class=dim>of {metrics['n']} {what} are right "
         f"(95% interval {metrics['top1_low']:.1%} to {metrics['top1_high']:.1%})</p>"
+        f"<p class=dim>{_calibration(metrics['calibration'])}</p>"
     ]
+
+
+def _calibration(of: Mapping[str, Any]) -> str:
+    text = (
+        f"expected calibration error {of['ece']:.3f} ({of['ece_low']:.3f} to {of['ece_high']:.3f})"
+    )
+    if of["temperature"] == 1:
+        return text
+    return f"{text}; {of['raw_ece']:.3f} before the temperature of {of['temperature']:.2f}"
 
 
 def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> str:

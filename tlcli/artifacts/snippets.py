@@ -69,8 +69,7 @@ _STATE_RUN = """\
     batch = torch.from_numpy(pixels(path)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(ABOUT["preprocessing"][k])[:, None, None] for k in ("mean", "std"))
     with torch.no_grad():
-        logits = MODEL((batch - mean) / std)
-    probabilities = (logits / ABOUT["temperature"]).softmax(1)[0]"""
+        probabilities = MODEL((batch - mean) / std).softmax(1)[0]"""
 
 _PARTS = {
     "onnx": (

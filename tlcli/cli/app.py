@@ -8,7 +8,18 @@ import typer
 from typer.core import TyperGroup
 
 from tlcli import __version__
-from tlcli.cli import cache, check, demo, export, finetune, models, plan, predict, sample
+from tlcli.cli import (
+    cache,
+    check,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    models,
+    plan,
+    predict,
+    sample,
+)
 from tlcli.data.names import shown
 from tlcli.errors import UserError
 
@@ -58,7 +69,18 @@ def _tlcli(
     pass
 
 
-for module in (finetune, plan, predict, models, check, export, sample, demo, cache):
+for module in (
+    finetune,
+    plan,
+    predict,
+    evaluate,
+    models,
+    check,
+    export,
+    sample,
+    demo,
+    cache,
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

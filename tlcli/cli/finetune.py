@@ -71,6 +71,11 @@ def command(
         0.2, help="Share of the images held out, where the folder has no val/."
     ),
     seed: int = typer.Option(0, help="Of everything that is drawn."),
+    calibrate: bool = typer.Option(
+        True,
+        help="Learn how sure answers may be; keeps a tenth of the training images aside where more "
+        "than a linear head is trained (--no-calibrate does not).",
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option(
         "auto", help="auto, fp32, bf16 or fp16; auto is mixed precision on CUDA, else fp32."

@@ -4,13 +4,17 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from textwrap import indent
 from typing import Any, TextIO
 
 import typer
 
+from tlcli.artifacts.files import write_whole
 from tlcli.data.names import shown
-from tlcli.errors import UserError, choice
+from tlcli.errors import UsageError, UserError, choice
 
 FORMATS = ("table", "tsv", "csv", "json", "jsonl")
 FORMAT = typer.Option(
@@ -24,21 +28,63 @@ FORMAT = typer.Option(
 Row = Mapping[str, Any]
 Rows = Iterator[Row]
 
+EXTENSIONS = {".tsv": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+SHARES = ("probability", "precision", "recall", "f1")
+"""Columns that a table shows in percent."""
+PAGE = 200
+"""Rows of a table that are laid out together: a longer result is several tables."""
 
-def resolve(name: str | None) -> str:
-    """The format that was asked for, or what suits stdout."""
-    if name is None:
-        return "table" if sys.stdout.isatty() else "tsv"
-    return choice("--format", name, FORMATS)
+
+def resolve(name: str | None, file: Path | None = None, on_terminal: str = "table") -> str:
+    """The format that was asked for, or what suits `file`, or stdout where that is None.
+
+    Raises:
+        UsageError: an unknown format, one that contradicts the file's extension, or an
+            extension that says nothing.
+        UserError: the file is there already.
+    """
+    if name is not None:
+        choice("--format", name, FORMATS)
+    if file is None:
+        return name or (on_terminal if sys.stdout.isatty() else "tsv")
+    known = EXTENSIONS.get(file.suffix.lower())
+    if name is None and known is None:
+        raise UsageError(
+            f"--output {file}: its extension says no format",
+            f"end it in {', '.join(EXTENSIONS)}, or add --format",
+        )
+    if name is not None and known is not None and name != known:
+        raise UsageError(f"--output {file} is {known} by its extension, and --format is {name}")
+    if file.exists() or file.is_symlink():
+        raise UserError(
+            f"--output {file}: it is there already, and it is not overwritten",
+            "name another file, or remove this one first",
+        )
+    return name or known or ""
 
 
-def write(rows: Iterable[Row], columns: Sequence[str], format_name: str) -> None:
-    """Write rows as they come (a table once they are all there).
+def write(
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    format_name: str,
+    *,
+    file: Path | None = None,
+    header: bool = True,
+) -> None:
+    """Write rows as they come (a table by pages) to stdout, or to `file`, whole or not at all.
 
     TSV escapes tab, newline, carriage return and backslash as \\t, \\n, \\r and \\\\; None is
-    an empty field there and in CSV.
+    an empty field there and in CSV. Without `header` those two begin with the first row.
     """
     rows = ({c: row.get(c) for c in columns} for row in rows)
+    send(lambda out: write_rows(rows, columns, format_name, out, header), file)
+
+
+def send(write: Callable[[TextIO], None], file: Path | None = None) -> None:
+    """Let `write` fill stdout, or `file`, whole or not at all."""
+    if file is not None:
+        write_whole(file, lambda beside: _fill(beside, write))
+        return
     out = sys.stdout
     if out is None:
         raise UserError("stdout is closed, so there is nowhere for the result to go")
@@ -46,7 +92,7 @@ def write(rows: Iterable[Row], columns: Sequence[str], format_name: str) -> None
         # A file name may hold any bytes; they come out as they came in.
         out.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
-        _write(rows, columns, format_name, out)
+        write(out)
         out.flush()
     except BrokenPipeError:
         raise
@@ -59,27 +105,57 @@ def write_one(row: Row, columns: Sequence[str], format_name: str) -> None:
     write([row], columns, "jsonl" if format_name == "json" else format_name)
 
 
-def _write(rows: Iterable[Row], columns: Sequence[str], format_name: str, out: TextIO) -> None:
+def _fill(file: Path, write: Callable[[TextIO], None]) -> None:
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+        write(out)
+
+
+def write_rows(
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    format_name: str,
+    out: TextIO,
+    header: bool = True,
+) -> None:
+    """Write rows to `out`; see `write`."""
     if format_name == "table":
-        _table(list(rows), columns)
+        rest = iter(rows)
+        page = list(islice(rest, PAGE))
+        while page or header:
+            table(page, columns, out)
+            page, header = list(islice(rest, PAGE)), False
     elif format_name == "json":
-        out.write(json.dumps(list(rows), indent=2) + "\n")
-    elif format_name == "jsonl":
-        for row in rows:
-            out.write(json.dumps(row) + "\n")
-            out.flush()
-    elif format_name == "csv":
-        for line in ([columns], ([_field(r[c]) for c in columns] for r in rows)):
-            for fields in line:
-                text = io.StringIO()
-                csv.writer(text, lineterminator="\n").writerow(fields)
-                out.write(text.getvalue())
-                out.flush()
+        _json(rows, out)
     else:
-        out.write("\t".join(columns) + "\n")
+        line = {"jsonl": _json_line, "csv": _csv_line, "tsv": _tsv_line}[format_name]
+        if header and format_name != "jsonl":
+            out.write(line(dict(zip(columns, columns, strict=True))))
         for row in rows:
-            out.write("\t".join(_tsv(_field(row[c])) for c in columns) + "\n")
+            out.write(line(row))
             out.flush()
+
+
+def _json(rows: Iterable[Row], out: TextIO) -> None:
+    """A list, an element at a time."""
+    between = "[\n"
+    for row in rows:
+        out.write(between + indent(json.dumps(row, indent=2), "  "))
+        between = ",\n"
+    out.write("[]\n" if between == "[\n" else "\n]\n")
+
+
+def _json_line(row: Row) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _csv_line(row: Row) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([_field(value) for value in row.values()])
+    return text.getvalue()
+
+
+def _tsv_line(row: Row) -> str:
+    return "\t".join(_tsv(_field(value)) for value in row.values()) + "\n"
 
 
 def _field(value: Any) -> str:
@@ -100,7 +176,8 @@ def _tsv(text: str) -> str:
     return text
 
 
-def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+def table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
+    """Rows for a person to read; columns that are empty throughout are left out."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -119,12 +196,14 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
         )
     for line in shown:
         table.add_row(*(Text(line[i]) for i in keep))
-    Console(soft_wrap=False).print(table)
+    Console(file=out, soft_wrap=False).print(table)
 
 
 def _cell(column: str, value: Any) -> str:
-    if column == "probability" and isinstance(value, float):
+    if column in SHARES and isinstance(value, float):
         return f"{value:.1%}"
+    if column == "ood" and isinstance(value, float):
+        return f"{value:.2f}"
     if column == "top" and isinstance(value, list):
         return ", ".join(f"{shown(t['label'])} {t['probability']:.1%}" for t in value)
     if column == "parameters" and isinstance(value, int):

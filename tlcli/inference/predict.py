@@ -1,128 +1,28 @@
-"""A trained network as a function from images to answers."""
+"""Bundles and backbones opened as classifiers."""
 
-import itertools
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from tlcli.artifacts import bundle, run
 from tlcli.backbones import build, catalogue
-from tlcli.data.decode import Source
-from tlcli.data.load import load_batches
-from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.names import some
 from tlcli.errors import UsageError, UserError, did_you_mean
 from tlcli.events import Reporter
+from tlcli.inference.classifier import Answer, Classifier, Member
 from tlcli.transfer import device
-from tlcli.transfer.features import FrozenForward
 from tlcli.transfer.network import Network, build_network
+from tlcli.transfer.novelty import Novelty
 
-FOLD_FROM = 64
-"""From so many images on, folding BatchNorm pays for itself."""
+__all__ = ["Answer", "Classifier", "load", "open_bundle"]
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What the network says of one image.
-
-    Attributes:
-        path: as it was given; None for an image that came without one.
-        label: the likeliest class; None where the image cannot be read.
-        probability: of that class, in [0, 1].
-        error: why there is no answer.
-        top: the likeliest classes with their probabilities, best first.
-    """
-
-    path: str | None
-    label: str | None
-    probability: float | None
-    error: str | None
-    top: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A loaded bundle, or a backbone with ImageNet's own classes.
-
-    Attributes:
-        source: the bundle's path or the backbone's name.
-        classes: the names, in the order of the outputs.
-        stages: float32 [n, 3, h, w], normalised, to logits [n, classes].
-    """
-
-    source: str
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    stages: nn.Sequential
-    compute: device.Compute
-    reporter: Reporter
-
-    def predict(self, images: Any, *, top: int = 1) -> list[Answer]:
-        """Answers in the order of `images`: paths, PIL images or uint8 arrays [h, w(, 3)].
-
-        A single image may stand for itself. An image that cannot be read gives an answer with
-        an error and no label.
-        """
-        single = isinstance(images, str | Path | Image.Image) or hasattr(images, "shape")
-        return list(self.stream([images] if single else images, top=top))
-
-    def stream(self, images: Iterable[Any], *, top: int = 1) -> Iterator[Answer]:
-        """The same as `predict`, one answer after the other, in constant memory."""
-        if top < 1:
-            raise UsageError(f"top is {top}", "it must be 1 or more")
-        rest = iter(images)
-        first = list(itertools.islice(rest, FOLD_FROM))
-        if not first:
-            return
-        fold = len(first) == FOLD_FROM
-        forward = FrozenForward(
-            self.stages, self.preprocessing, self.compute, self.reporter, fold=fold
-        )
-        # The decoders run ahead of the network; the names wait here for their answers.
-        waiting: deque[str | None] = deque()
-
-        def sources() -> Iterator[Source]:
-            for image in itertools.chain(first, rest):
-                waiting.append(str(image) if isinstance(image, str | Path) else None)
-                yield _source(image)
-
-        batch = min(self.compute.batch_size, len(first))
-        for pixels, problems in load_batches(sources(), self.preprocessing, batch=batch):
-            probabilities = forward(pixels)[: len(problems)].softmax(1).cpu()
-            best = probabilities.topk(min(top, len(self.classes)), dim=1)
-            for problem, values, indices in zip(problems, *best, strict=True):
-                path = waiting.popleft()
-                why = None if problem is None else problem.why
-                if why is None and not values.isfinite().all():
-                    why = "the model's answer is no number; is it damaged?"
-                if why is not None:
-                    yield Answer(path, None, None, why, ())
-                    continue
-                named = tuple(
-                    (self.classes[i], p)
-                    for i, p in zip(indices.tolist(), values.tolist(), strict=True)
-                )
-                yield Answer(path, *named[0], None, named)
-
-
-def _source(image: Any) -> Source:
-    """What `decode` takes."""
-    if isinstance(image, str):
-        return Path(image)
-    if hasattr(image, "shape"):
-        if 0 in image.shape:
-            raise UserError(f"an array of shape {image.shape} is no image", "give [h, w, 3]")
-        return Image.fromarray(image)
-    return image
+Model = str | Path
 
 
 def load(
-    model: str | Path | None = None,
+    model: Model | Sequence[Model] | None = None,
     *,
     weights: str = "auto",
     device_name: str = "auto",
@@ -132,48 +32,91 @@ def load(
 
     Args:
         model: None takes the newest finished run below ./runs. A backbone's name is taken as
-            such; write ./NAME for a folder that is called like one.
+            such; write ./NAME for a folder that is called like one. Several are an ensemble,
+            whose probabilities are averaged.
         weights: of a backbone: "auto", a file, or the name of one of torchvision's weights.
 
     Raises:
-        UserError: there is no such model, or it cannot be read.
+        UserError: there is no such model, it cannot be read, or the classes of several differ.
     """
     reporter = reporter or Reporter()
-    compute = device.choose(device_name, "fp32")
     if model is None:
         model = run.newest_run()
-    if str(model) in catalogue.catalogue():
-        return _load_backbone(str(model), weights, compute, reporter)
+    models = [model] if isinstance(model, str | Path) else list(model)
+    if not models:
+        raise UsageError("no model is named")
+    opened = [_open(str(one), weights, reporter) for one in models]
+    names, members = zip(*((name, member) for name, member, _ in opened), strict=True)
+    classes = opened[0][2]
+    for name, _, others in opened[1:]:
+        _check_same(names[0], classes, name, others)
+    ordered = tuple(
+        Member(**{**member.__dict__, "order": tuple(own.index(c) for c in classes)})
+        for member, (_, _, own) in zip(members, opened, strict=True)
+    )
+    compute = device.choose(device_name, "fp32")
+    return Classifier(" + ".join(names), classes, ordered, compute, reporter)
+
+
+Opened = tuple[str, Member, tuple[str, ...]]
+"""What it is called, the network, its classes in the order of its outputs."""
+
+
+def _open(model: str, weights: str, reporter: Reporter) -> Opened:
+    if model in catalogue.catalogue():
+        return _open_backbone(model, weights, reporter)
     if weights != "auto":
         raise UsageError(f"--weights is for a backbone's name, and {model} is a bundle")
     known = Path(model)
     if not known.exists() and len(known.parts) == 1 and not known.suffix:
-        hint = did_you_mean(str(model), catalogue.catalogue())
+        hint = did_you_mean(model, catalogue.catalogue())
         raise UsageError(
             f"--model {model}: neither a bundle, nor a run folder, nor a backbone's name",
             hint or "tlcli models lists the backbones",
         )
     path = run.find_bundle(model)
     network, meta = open_bundle(path)
-    return Classifier(str(path), meta.classes, meta.preprocessing, network.whole, compute, reporter)
+    novelty = _novelty(path, meta)
+    temperature = (meta.calibration or {}).get("temperature", 1.0)
+    *body, head = network.stages
+    member = Member(nn.Sequential(*body), head, meta.preprocessing, novelty, temperature, ())
+    return str(path), member, meta.classes
 
 
-def _load_backbone(
-    name: str, weights: str, compute: device.Compute, reporter: Reporter
-) -> Classifier:
+def _novelty(path: Path, meta: bundle.BundleMeta) -> Novelty | None:
+    try:
+        return None if meta.novelty is None else Novelty.from_dict(meta.novelty)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", "train it anew") from error
+
+
+def _open_backbone(name: str, weights: str, reporter: Reporter) -> Opened:
     backbone = build.load(name, weights, reporter)
     if backbone.categories is None:
         raise UserError(
             f"{name} has no pretrained classifier with these weights, so it has no classes yet",
             f"train one: tlcli finetune DIR --model {name}",
         )
-    return Classifier(
-        name,
-        backbone.categories,
-        backbone.preprocessing,
-        nn.Sequential(*backbone.stages),
-        compute,
-        reporter,
+    *body, head = backbone.stages
+    member = Member(nn.Sequential(*body), head, backbone.preprocessing, None, 1.0, ())
+    return name, member, backbone.categories
+
+
+def _check_same(first: str, classes: tuple[str, ...], second: str, others: tuple[str, ...]) -> None:
+    """Raises `UserError` where two networks tell different classes apart."""
+    if set(classes) == set(others):
+        return
+    told = [
+        f"only {name} knows {some(sorted(mine - theirs))}"
+        for name, mine, theirs in (
+            (first, set(classes), set(others)),
+            (second, set(others), set(classes)),
+        )
+        if mine - theirs
+    ]
+    raise UserError(
+        f"an ensemble's models must have the same classes: {'; '.join(told)}",
+        "leave one out, or train both on the same folder",
     )
 
 

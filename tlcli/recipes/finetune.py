@@ -19,6 +19,7 @@ from tlcli.recipes.planning import Planned, choose_views, decide, feature_cache,
 from tlcli.recipes.record import Record
 from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache
+from tlcli.transfer.calibrate import calibrate, hold_out
 from tlcli.transfer.device import Compute
 from tlcli.transfer.features import FrozenForward, remember
 from tlcli.transfer.forecast import error_text
@@ -101,7 +102,7 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
     folder = run.new_run(dataset.root, backbone.name, options.output)
     record = Record(folder, network, planned, options, compute, views, started)
     history: list[dict[str, Any]] = []
-    trained, result = False, Fit()
+    trained, result, spare = False, Fit(), None
     with run.removed_if_empty(folder):
         try:
             for phase, cut, schedule in phases(plan, network):
@@ -123,6 +124,8 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
                     cache=cache,
                     reporter=reporter,
                 )
+                if options.calibrate and plan.schedule.optimizer != "lbfgs":
+                    gathered, spare = hold_out(gathered)
                 part, sources, dataset = cut_here, gathered, gathered.dataset
                 result = fit(
                     part,
@@ -140,7 +143,18 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
                 trained = trained or result.best_epoch is not None
                 if result.stopped in ("interrupted", "diverged"):
                     break
-            metrics = measure(part, sources, compute, reporter) if trained else {}
+            if trained and options.calibrate and result.stopped in ("finished", "early"):
+                record.confidence = calibrate(
+                    part,
+                    sources.train,
+                    spare,
+                    result.strength,
+                    compute.reference(),
+                    seed=options.seed,
+                    reporter=reporter,
+                )
+            temperature = record.confidence.temperature
+            metrics = measure(part, sources, compute, reporter, temperature) if trained else {}
         except KeyboardInterrupt:
             # Between phases or while measuring: what was trained is worth more than its score.
             if not trained:
@@ -197,21 +211,22 @@ def unmeasured(classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def measure(
-    network: Network, sources: Sources, compute: Compute, reporter: Reporter
+    network: Network, sources: Sources, compute: Compute, reporter: Reporter, temperature: float
 ) -> dict[str, Any]:
     """The score on the validation images, and under "test" on the test images if there are any.
 
-    In fp32 whatever the training's precision was.
+    In fp32 whatever the training's precision was. `temperature` is what the logits were divided
+    by already.
     """
     dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
     compute, mixed = compute.reference(), compute.dtype is not None
     forward = partial(FrozenForward, network.prefix, preprocessing, compute, reporter)
     val = Recomputed(dataset.val, forward()) if mixed else sources.val
-    metrics = score(*answers(suffix, val, compute), dataset.classes)
+    metrics = score(*answers(suffix, val, compute), dataset.classes, temperature)
     if dataset.test:
         codes, labels, bad = remember(dataset.test, forward(), task="test", reporter=reporter)
         for path, why in bad.items():
             reporter.warn(f"test image left out: {path}: {why}")
         test = Remembered(codes, labels)
-        metrics["test"] = score(*answers(suffix, test, compute), dataset.classes)
+        metrics["test"] = score(*answers(suffix, test, compute), dataset.classes, temperature)
     return metrics

@@ -58,6 +58,8 @@ class Options:
         views: remembered views an image.
         val_fraction: share of the images held out where the folder has no val of its own.
         seed: of the split, the new layers, the order and the augmentation.
+        calibrate: learn how sure the answers may be (docs/predict.md); takes a tenth of the
+            training images where more than a linear head is trained.
         device, precision: where and in which numbers; see `tlcli.transfer.device`.
         sample: training images that are measured to decide the case, at most.
         large_from: training images from which a dataset is large.
@@ -86,6 +88,7 @@ class Options:
     views: int | None = None
     val_fraction: float = 0.2
     seed: int = 0
+    calibrate: bool = True
     device: str = "auto"
     precision: str = "auto"
     sample: int = SAMPLE

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tlcli.artifacts.files import write_json
 from tlcli.data.dataset import Dataset
 from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned
+from tlcli.transfer.calibrate import Confidence
 from tlcli.transfer.device import Compute
 from tlcli.transfer.network import Network
 from tlcli.transfer.train import Fit
@@ -37,6 +38,7 @@ class Record:
     views: int
     started: float
     saved: float = 0.0
+    confidence: Confidence = field(default_factory=Confidence)
 
     def status(self, result: Fit) -> str:
         """How the run ended, in run.json's words."""
@@ -80,6 +82,7 @@ class Record:
     def meta(self, dataset: Dataset, metrics: Mapping[str, Any]) -> BundleMeta:
         """The bundle's description."""
         backbone = self.network.backbone
+        novelty = self.confidence.novelty
         return BundleMeta(
             backbone=backbone.name,
             cut=self.planned.plan.cut,
@@ -92,6 +95,8 @@ class Record:
             seed=self.options.seed,
             versions=versions(),
             weights=backbone.weights,
+            calibration=self.confidence.to_dict(),
+            novelty=None if novelty is None else novelty.to_dict(),
         )
 
     def what_went_in(self, dataset: Dataset) -> dict[str, Any]:

@@ -41,13 +41,7 @@ def solve(codes: Tensor, labels: Tensor, n_classes: int, *, bias: bool, seed: in
     of one fall into the same fold).
     `bias` False fits heads without one: the codes are scaled but not centred.
     """
-    n, views, d = codes.shape
-    flat = codes.reshape(n * views, d)
-    mean = flat.mean(0) if bias else torch.zeros(d)
-    scale = flat.std(0, correction=0) if bias else flat.square().mean(0).sqrt()
-    # A code that hardly moves carries nothing and would be blown up by its small scale.
-    scale = torch.where(scale > 1e-6 * scale.max(), scale, torch.inf)
-    x = ((codes - mean) / scale).float()
+    x, mean, scale = _standardised(codes, bias)
     with threads(1 if x.numel() * n_classes < SMALL else torch.get_num_threads()):
         strength = _cross_validate(x, labels, n_classes, bias, seed)
         w, b, gradient_norm = _fit(x, labels, n_classes, strength, bias, None)
@@ -55,17 +49,56 @@ def solve(codes: Tensor, labels: Tensor, n_classes: int, *, bias: bool, seed: in
     return Solution(weight, b - weight @ mean, strength, gradient_norm)
 
 
-def _cross_validate(x: Tensor, labels: Tensor, n_classes: int, bias: bool, seed: int) -> float:
-    """The penalty with the lowest loss on left-out images (plain views)."""
+def left_out_logits(
+    codes: Tensor, labels: Tensor, n_classes: int, strength: float, *, bias: bool, seed: int
+) -> Tensor | None:
+    """Of each image's plain view the logits of a head that was solved without that image.
+
+    The arguments are those of `solve`, and the strength that it chose; the folds are the ones
+    that it was chosen on. None where there are too few images to leave some out.
+
+    Returns:
+        float32 [n, classes].
+    """
+    folds, fold_of = _deal(labels, n_classes, seed)
+    if folds < 2:
+        return None
+    x, _, _ = _standardised(codes, bias)
+    logits = torch.empty(len(labels), n_classes)
+    with threads(1 if x.numel() * n_classes < SMALL else torch.get_num_threads()):
+        for fold in range(folds):
+            out = fold_of == fold
+            w, b, _ = _fit(x[~out], labels[~out], n_classes, strength, bias, None)
+            logits[out] = x[out, 0] @ w.T + b
+    return logits
+
+
+def _standardised(codes: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The codes [n, views, d] with variance 1 (and mean 0, where there is a bias); mean, scale."""
+    flat = codes.flatten(0, 1)
+    mean = flat.mean(0) if bias else torch.zeros(flat.shape[1])
+    scale = flat.std(0, correction=0) if bias else flat.square().mean(0).sqrt()
+    # A code that hardly moves carries nothing and would be blown up by its small scale.
+    scale = torch.where(scale > 1e-6 * scale.max(), scale, torch.inf)
+    return ((codes - mean) / scale).float(), mean, scale
+
+
+def _deal(labels: Tensor, n_classes: int, seed: int) -> tuple[int, Tensor]:
+    """How many folds, and each image's, int64 [n]; each fold has its share of every class."""
     n = len(labels)
     folds = min(FOLDS, int(torch.bincount(labels, minlength=n_classes).max()), n)
-    if folds < 2:
-        return STRENGTHS[0]
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    # Dealt out class by class, so that each fold has its share of every class.
     order = order[torch.argsort(labels[order], stable=True)]
     fold_of = torch.empty(n, dtype=torch.int64)
-    fold_of[order] = torch.arange(n) % folds
+    fold_of[order] = torch.arange(n) % max(1, folds)
+    return folds, fold_of
+
+
+def _cross_validate(x: Tensor, labels: Tensor, n_classes: int, bias: bool, seed: int) -> float:
+    """The penalty with the lowest loss on left-out images (plain views)."""
+    folds, fold_of = _deal(labels, n_classes, seed)
+    if folds < 2:
+        return STRENGTHS[0]
     starts: list[tuple[Tensor, Tensor] | None] = [None] * folds
     losses: list[float] = []
     for strength in STRENGTHS:

@@ -1,73 +1,148 @@
 """What a classifier's answers are worth."""
 
+import math
 from collections.abc import Mapping
-from statistics import NormalDist
 from typing import Any
 
 import torch
 from torch import Tensor
 
+BINS = 15
+"""Of the expected calibration error, equally wide (Guo et al. 2017)."""
+RESAMPLES = 1000
 
-def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a proportion (Wilson 1927): low and high, in [0, 1]; (0, 1) for n = 0."""
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95% interval of a proportion (Wilson 1927): low and high; (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p = right / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def score(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Accuracy with its interval, and where the mistakes are.
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The p-value of McNemar's test (1947), exact: are two classifiers equally often right?
+
+    Args:
+        only_first: images that the first alone has right; `only_second` likewise.
+    """
+    if only_first + only_second == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def score(
+    logits: Tensor, labels: Tensor, classes: tuple[str, ...], temperature: float = 1.0
+) -> dict[str, Any]:
+    """Accuracy with its interval, where the mistakes are, and whether confidence is earned.
 
     Args:
         logits: float [n, classes].
         labels: int64 [n].
         classes: their names.
+        temperature: what the logits were divided by already.
 
     Returns:
-        `n`, `top1`, `top1_low`, `top1_high` (95% Wilson), `top5` (None for five classes or
-        fewer), `loss` (mean cross entropy, nats), `balanced_accuracy` (mean recall over the
-        classes that have images), `per_class` (name to n, precision, recall, f1) and `confusion`
-        (rows: true class, columns: answer).
+        `n`, `top1`, `top1_low`, `top1_high` (95% Wilson), `top5` with its interval (None for five
+        classes or fewer), `loss` (mean cross entropy, nats), `balanced_accuracy` (mean recall
+        over the classes that have images), `per_class` (name to n, precision, recall, f1),
+        `confusion` (rows: true class, columns: answer) and `calibration` (see `calibration`).
     """
-    n, k = len(labels), len(classes)
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    n, every = len(labels), list(range(len(classes)))
     answers = logits.argmax(1)
-    confusion = torch.bincount(labels * k + answers, minlength=k * k).reshape(k, k)
-    hits = confusion.diagonal()
-    support, answered = confusion.sum(1), confusion.sum(0)
-    low, high = wilson(int(hits.sum()), n)
-    top5 = None
-    if k > 5 and n:
-        top5 = (logits.topk(5, dim=1).indices == labels[:, None]).any(1).float().mean().item()
+    truth, said = labels.numpy(), answers.numpy()
+    columns = (
+        precision_recall_fscore_support(truth, said, labels=every, zero_division=math.nan)
+        if n
+        else [[math.nan] * len(every)] * 3 + [[0] * len(every)]
+    )
     per_class = {
-        name: {
-            "n": int(support[i]),
-            "precision": _ratio(hits[i], answered[i]),
-            "recall": _ratio(hits[i], support[i]),
-            "f1": _ratio(2 * hits[i], support[i] + answered[i]),
-        }
-        for i, name in enumerate(classes)
+        name: {"n": int(support), **_known(precision=precision, recall=recall, f1=f1)}
+        for name, precision, recall, f1, support in zip(classes, *columns, strict=True)
     }
-    seen = support > 0
+    recalls = [of["recall"] for of in per_class.values() if of["recall"] is not None]
+    right = int((answers == labels).sum())
+    top5 = (logits.topk(5, dim=1).indices == labels[:, None]).any(1) if len(classes) > 5 else None
     return {
         "n": n,
-        "top1": _ratio(hits.sum(), torch.tensor(n)),
-        "top1_low": low,
-        "top1_high": high,
-        "top5": top5,
+        **_share("top1", right, n),
+        **_share("top5", None if top5 is None else int(top5.sum()), n),
         "loss": torch.nn.functional.cross_entropy(logits, labels).item() if n else None,
-        "balanced_accuracy": (hits[seen] / support[seen]).mean().item() if n else None,
+        "balanced_accuracy": sum(recalls) / len(recalls) if recalls else None,
         "per_class": per_class,
-        "confusion": confusion.tolist(),
+        "confusion": confusion_matrix(truth, said, labels=every).tolist()
+        if n
+        else [[0] * len(every) for _ in every],
+        "calibration": calibration(logits, labels, temperature),
     }
 
 
-def _ratio(a: Tensor, b: Tensor) -> float | None:
-    """a / b, or None where there is nothing to divide by."""
-    return a.item() / b.item() if b > 0 else None
+def calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
+    """Whether answers given with probability p are right in p of all cases.
+
+    Args:
+        logits: float [n, classes], divided by `temperature` already.
+
+    Returns:
+        `temperature`; `ece`, the expected calibration error of the probabilities as they are, and
+        `raw_ece`, that before the division, each with the 2.5th and 97.5th percentile of 1,000
+        bootstrap samples as `_low` and `_high`; and `difference`, ece minus raw_ece, likewise
+        (the samples are the same for both). Errors are at least 0, so chance alone makes them
+        larger than 0, and in a bootstrap sample larger still.
+    """
+    found: dict[str, Any] = {"temperature": temperature}
+    names = ("ece", "raw_ece", "difference")
+    if not len(labels):
+        return found | {f"{name}{end}": None for name in names for end in ("", "_low", "_high")}
+    gaps = [_gaps((logits * factor).double(), labels) for factor in (1.0, temperature)]
+    n = len(labels)
+    draw = torch.Generator().manual_seed(0)
+    # A row of weights a sample: how often each image was drawn; the first row is the data itself.
+    samples = [torch.ones(n, dtype=torch.float64)]
+    samples += [
+        torch.bincount(torch.randint(n, (n,), generator=draw), minlength=n).double()
+        for _ in range(RESAMPLES)
+    ]
+    errors = torch.tensor(
+        [[(weights @ gap).abs().sum().item() / n for gap in gaps] for weights in samples],
+        dtype=torch.float64,
+    )
+    values = torch.cat([errors, errors[:, :1] - errors[:, 1:]], dim=1)
+    for name, column in zip(names, values.T, strict=True):
+        low, high = column[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        ends = {name: column[0].item(), f"{name}_low": low, f"{name}_high": high}
+        found |= {key: round(value, 6) for key, value in ends.items()}
+    return found
+
+
+def _gaps(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of each image probability minus right (1 or 0), in the column of its bin: [n, BINS]."""
+    probability, answer = logits.softmax(1).max(1)
+    gap = probability - (answer == labels).double()
+    place = (probability * BINS).long().clamp_max(BINS - 1)
+    return torch.zeros(len(labels), BINS, dtype=torch.float64).scatter_(
+        1, place[:, None], gap[:, None]
+    )
+
+
+def _share(name: str, right: int | None, n: int) -> dict[str, float | None]:
+    """A proportion with its interval."""
+    if right is None or not n:
+        low, high = (None, None) if right is None else wilson(0, 0)
+        return {name: None, f"{name}_low": low, f"{name}_high": high}
+    low, high = wilson(right, n)
+    return {name: right / n, f"{name}_low": low, f"{name}_high": high}
+
+
+def _known(**figures: float) -> dict[str, float | None]:
+    """None for what there was nothing to divide by."""
+    return {name: None if math.isnan(value) else float(value) for name, value in figures.items()}
 
 
 def accuracy_text(metrics: Mapping[str, Any]) -> str:

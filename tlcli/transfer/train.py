@@ -31,6 +31,7 @@ class Fit:
         best_key: top-1 and minus the loss on val of what `best` holds; more is better.
         stopped: "finished", "early" (patience), "interrupted" (Ctrl-C) or "diverged".
         problem: what diverged, and where.
+        strength: the L2 penalty of a head that was solved.
     """
 
     history: list[dict[str, float | int | str | None]] = field(default_factory=list)
@@ -39,6 +40,7 @@ class Fit:
     best_key: tuple[float, float] = (-1.0, -math.inf)
     stopped: str = "finished"
     problem: str = ""
+    strength: float | None = None
 
 
 class Diverged(Exception):
@@ -74,7 +76,7 @@ def fit(
 
     result = Fit(best=copies(), best_key=to_beat)
     rows = (
-        _solve_head(network, train, phase, seed, reporter)
+        _solve_head(network, train, result, phase, seed, reporter)
         if schedule.optimizer == "lbfgs"
         else _epochs(network, suffix, train, schedule, compute, phase, seed, reporter)
     )
@@ -139,7 +141,7 @@ def _epoch_line(row: Row, epochs: int) -> str:
 
 
 def _solve_head(
-    network: Network, train: Source, phase: str, seed: int, reporter: Reporter
+    network: Network, train: Source, result: Fit, phase: str, seed: int, reporter: Reporter
 ) -> Iterator[Row]:
     """Set the final layer to the optimum of a linear head; one row."""
     if not isinstance(train, Remembered):
@@ -151,6 +153,7 @@ def _solve_head(
     n_classes = layer.weight.shape[0]
     codes = train.codes.flatten(2)
     solution = solve(codes, train.labels, n_classes, bias=layer.bias is not None, seed=seed)
+    result.strength = solution.strength
     with torch.no_grad():
         layer.weight.copy_(solution.weight)
         if layer.bias is not None:
@@ -241,16 +244,25 @@ def n_outputs(suffix: nn.Module) -> int:
 
 
 @torch.no_grad()
+def outputs(module: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
+    """What `module` makes of a source's activations, float32 [n, ...], and labels, int64 [n].
+
+    In eval mode; both on the CPU.
+    """
+    module.eval()
+    made, labels = [], []
+    for x, y in source.batches(torch.arange(len(source)), compute.batch_size):
+        with compute.autocast():
+            made.append(module(x.to(compute.device)).float().cpu())
+        labels.append(y)
+    return torch.cat(made), torch.cat(labels)
+
+
 def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
     """Logits, float32 [n, classes], and labels, int64 [n], both on the CPU; eval mode."""
-    suffix.eval()
-    logits, labels = [torch.empty(0, n_outputs(suffix))], [torch.empty(0, dtype=torch.int64)]
-    batches = source.batches(torch.arange(len(source)), compute.batch_size)
-    for x, y in batches if len(source) else ():
-        with compute.autocast():
-            logits.append(suffix(x.to(compute.device)).float().cpu())
-        labels.append(y)
-    return torch.cat(logits), torch.cat(labels)
+    if not len(source):
+        return torch.empty(0, n_outputs(suffix)), torch.empty(0, dtype=torch.int64)
+    return outputs(suffix, source, compute)
 
 
 def _validate(

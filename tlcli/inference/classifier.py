@@ -1,0 +1,240 @@
+"""A trained network, or several, as a function from images to answers."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tlcli.data.decode import Source, Unreadable
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.stream import Group, Job, stream_groups
+from tlcli.errors import UsageError, UserError
+from tlcli.events import Reporter
+from tlcli.transfer.device import Compute
+from tlcli.transfer.features import FrozenForward
+from tlcli.transfer.novelty import Novelty
+
+UNKNOWN = "unknown"
+"""The label of an image that is rejected, or whose probability is below the threshold."""
+DAMAGED = "the model's answer is no number; is it damaged?"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of one image.
+
+    Attributes:
+        path: as it was given; None for an image that came without one.
+        label: the likeliest class, or "unknown"; None where the image cannot be read.
+        probability: of the likeliest class, in [0, 1].
+        error: why there is no answer.
+        ood: how unlike the training images it is: its distance from them, over that which 95 of
+            100 of theirs stay below; above 1 is flagged. None where the model has no measure.
+        top: the likeliest classes with their probabilities, best first.
+    """
+
+    path: str | None
+    label: str | None
+    probability: float | None
+    error: str | None
+    ood: float | None
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a classifier.
+
+    Attributes:
+        body: float32 [n, 3, h, w], normalised, to codes [n, ...].
+        head: codes to logits [n, classes].
+        novelty: measures how unlike the training images codes are, if the bundle has it.
+        temperature: what the bundle's logits were divided by; 1 where they were not calibrated.
+        order: for each class of the classifier its place among this network's outputs.
+    """
+
+    body: nn.Sequential
+    head: nn.Module
+    preprocessing: Preprocessing
+    novelty: Novelty | None
+    temperature: float
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the networks say of some images.
+
+    Attributes:
+        paths: of the n images; None for one that came without.
+        probabilities: float32 [n, classes], on the CPU; of an unreadable image meaningless.
+        ood: float32 [n], or None; see `Answer`.
+        problems: for each image None, or why there is no answer.
+    """
+
+    paths: list[str | None]
+    probabilities: Tensor
+    ood: Tensor | None
+    problems: list[str | None]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded bundle, a backbone with ImageNet's own classes, or several as an ensemble.
+
+    Attributes:
+        source: the bundle's path or the backbone's name; of several, joined by " + ".
+        classes: the names, in the order of the probabilities.
+        members: the networks; their probabilities are averaged.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    members: tuple[Member, ...]
+    compute: Compute
+    reporter: Reporter
+
+    @property
+    def has_ood(self) -> bool:
+        """Whether answers say how unlike the training images an image is."""
+        return all(member.novelty is not None for member in self.members)
+
+    @property
+    def temperature(self) -> float:
+        """What the logits were divided by; of several networks 1, as they are averaged."""
+        return self.members[0].temperature if len(self.members) == 1 else 1.0
+
+    def predict(
+        self, images: Any, *, top: int = 1, threshold: float = 0.0, reject: bool = False
+    ) -> list[Answer]:
+        """Answers in the order of `images`.
+
+        Args:
+            images: paths, PIL images, encoded bytes, or uint8 arrays [h, w], [h, w, 3] or
+                [h, w, 4]; a single one may stand for itself.
+            top: how many of the likeliest classes each answer lists.
+            threshold: the label is "unknown" where the probability is below it.
+            reject: the label is "unknown" where `ood` is above 1.
+
+        An image that cannot be read gives an answer with an error and no label.
+
+        Raises:
+            UsageError: an argument is out of range, or the model has no measure to reject by.
+            UserError: an array is no image.
+        """
+        single = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "shape")
+        some = [images] if single else images
+        return list(self.stream(some, top=top, threshold=threshold, reject=reject))
+
+    def stream(
+        self,
+        images: Iterable[Any],
+        *,
+        top: int = 1,
+        threshold: float = 0.0,
+        reject: bool = False,
+    ) -> Iterator[Answer]:
+        """The same as `predict`, one answer after the other, in constant memory.
+
+        Where `images` waits for its next one, those that have come are answered.
+        """
+        if top < 1:
+            raise UsageError(f"top is {top}", "it must be 1 or more")
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"threshold is {threshold}", "it is a probability, from 0 to 1")
+        if reject and not self.has_ood:
+            raise UsageError(
+                f"{self.source} holds no measure of how unlike its training images an image is, "
+                "so there is nothing to reject by",
+                "bundles have one where there were enough images: see docs/predict.md",
+            )
+        return self._answers(images, min(top, len(self.classes)), threshold, reject)
+
+    def _answers(
+        self, images: Iterable[Any], top: int, threshold: float, reject: bool
+    ) -> Iterator[Answer]:
+        for batch in self.batches(images):
+            best = batch.probabilities.topk(top, dim=1)
+            far = [None] * len(batch.paths) if batch.ood is None else batch.ood.tolist()
+            for path, problem, values, indices, ood in zip(
+                batch.paths, batch.problems, best.values.tolist(), best.indices.tolist(), far,
+                strict=True,
+            ):  # fmt: skip
+                if problem is not None:
+                    yield Answer(path, None, None, problem, None, ())
+                    continue
+                named = tuple((self.classes[i], p) for i, p in zip(indices, values, strict=True))
+                label, probability = named[0]
+                if probability < threshold or (reject and ood > 1):
+                    label = UNKNOWN
+                yield Answer(path, label, probability, None, ood, named)
+
+    def batches(self, images: Iterable[Any]) -> Iterator[Batch]:
+        """What the networks say, a batch at a time, in the order of `images`."""
+        several = list(dict.fromkeys(member.preprocessing for member in self.members))
+        forwards: list[FrozenForward] = []
+        groups = stream_groups(map(_job, images), several, batch=self.compute.batch_size)
+        for group in groups:
+            if not forwards:
+                # One batch is answered before folding BatchNorm would be done.
+                forwards = [self._forward(member, fold=not group.last) for member in self.members]
+            yield self._batch(group, forwards, several)
+
+    def _forward(self, member: Member, fold: bool) -> FrozenForward:
+        member.head.eval().to(self.compute.device)
+        return FrozenForward(
+            member.body, member.preprocessing, self.compute, self.reporter, fold=fold
+        )
+
+    @torch.no_grad()
+    def _batch(
+        self, group: Group, forwards: list[FrozenForward], several: list[Preprocessing]
+    ) -> Batch:
+        n = len(group.names)
+        total = torch.zeros(n, len(self.classes))
+        far: list[Tensor] = []
+        for member, forward in zip(self.members, forwards, strict=True):
+            codes = forward(group.pixels[several.index(member.preprocessing)])
+            with self.compute.autocast():
+                logits = member.head(codes)
+            total += logits.float().softmax(1).cpu()[:n, list(member.order)]
+            if member.novelty is not None:
+                far.append(member.novelty.score(codes[:n].float().cpu()))
+        probabilities = total / len(self.members)
+        finite = probabilities.isfinite().all(1).tolist()
+        problems = [_why(p, good) for p, good in zip(group.problems, finite, strict=True)]
+        ood = torch.stack(far).mean(0) if self.has_ood else None
+        return Batch(group.names, probabilities, ood, problems)
+
+
+def _why(problem: Unreadable | None, finite: bool) -> str | None:
+    if problem is not None:
+        return problem.why
+    return None if finite else DAMAGED
+
+
+def _job(image: Any) -> Job:
+    """An image with its name, as `stream_groups` takes them."""
+    name = str(image) if isinstance(image, str | Path) else None
+    return name, _source(image)
+
+
+def _source(image: Any) -> Source:
+    if isinstance(image, str):
+        return Path(image)
+    if not hasattr(image, "shape") or isinstance(image, Image.Image):
+        return image
+    shape = tuple(image.shape)
+    flat = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
+    if not flat or 0 in shape or not str(image.dtype).endswith("uint8"):
+        raise UserError(
+            f"an array of shape {shape} and type {image.dtype} is no image",
+            "give uint8 [height, width], [height, width, 3] or [height, width, 4]",
+        )
+    import numpy
+
+    return Image.fromarray(numpy.asarray(image))
