@@ -300,7 +300,7 @@ def test_ctrl_c_saves_the_best_so_far_and_exits_130(flowers, tmp_path):
 
 def test_ctrl_c_before_there_is_anything_leaves_nothing(flowers, tmp_path):
     process = subprocess.Popen(
-        [*PROGRAM, "finetune", str(flowers), "-o", str(tmp_path / "run")],
+        [*PROGRAM, "finetune", str(flowers), "--no-cache", "-o", str(tmp_path / "run")],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -76,7 +76,7 @@ def test_a_dropped_network_gets_a_head_on_the_stage_of_the_sweep():
     got = plan(evidence(level(0.2), MIDDLE_BEST))
     assert got.trained == ("new_head",)
     assert got.dropped == ("layer3", "layer4", "avgpool", "head")
-    assert "layer2 tells the classes apart best (90.0% +- 2.0%)" in got.why
+    assert "layer2 tells the classes apart best (90.0% +- 2.0%; the last" in got.why
 
 
 def test_where_no_earlier_stage_is_better_a_different_folder_keeps_the_last_codes():

@@ -19,6 +19,7 @@ from tlcli.transfer.cache import FeatureCache, default_folder
 from tlcli.transfer.cases import CASES, Wish
 from tlcli.transfer.device import Compute
 from tlcli.transfer.evidence import Evidence, Timing
+from tlcli.transfer.features import view_id
 from tlcli.transfer.forecast import forecast
 from tlcli.transfer.network import facts, is_linear
 from tlcli.transfer.plan import Plan, make_plan, needs_evidence
@@ -210,20 +211,38 @@ def decide(
     if measured is None:
         return Planned(backbone.name, made, dataset)
     plans = {case: make(Wish(case=case)) for case in CASES} | {"plan": made}
-    augmentation = AUGMENTATIONS[options.augment]
+    views = 1 if AUGMENTATIONS[options.augment] is None else options.views or VIEWS
     seconds = {
         name: forecast(
             p,
             measured.timing,
             n_train=len(dataset.train),
             n_val=len(dataset.val),
-            views=1 if augmentation is None else options.views or VIEWS,
-            cached=measured.evidence.sampled,
+            views=views,
+            cached=cached_views(p, measured, dataset, options, views),
             n_classes=len(dataset.classes),
         )
         for name, p in plans.items()
     }
     return Planned(backbone.name, made, dataset, evidence, seconds, measured.timing)
+
+
+def cached_views(
+    plan: Plan, measured: Survey, dataset: Dataset, options: Options, views: int
+) -> int:
+    """How many of the views that `plan` remembers are in the cache already."""
+    head_first = plan.cut == "none" and plan.schedule.head_first
+    sweep = measured.evidence.sweep
+    cut = sweep[-1].name if head_first and sweep else plan.cut
+    shelf = measured.shelves.get(f"{cut}+pool" if plan.dropped else cut)
+    if shelf is None:
+        return 0
+    augmentation = AUGMENTATIONS[options.augment]
+    wanted = [
+        *(view_id(s, augmentation, options.seed, v) for s in dataset.train for v in range(views)),
+        *(view_id(s, None, options.seed, 0) for s in dataset.val),
+    ]
+    return sum(row in shelf for row in wanted)
 
 
 def choose_views(asked: int | None, plan: Plan, augmentation: Augmentation | None) -> int:

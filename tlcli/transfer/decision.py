@@ -58,15 +58,22 @@ def _earlier_ahead(sweep: tuple[StageScore, ...]) -> bool:
     return bool(sweep) and sweep[-1].behind > 2 * sweep[-1].behind_error
 
 
+# How sure, by the score as a multiple of the line.
+_SURE = (
+    (1.5, "as sure of these as"),
+    (1.0, "less sure of these, though not by much, than"),
+    (0.0, "much less sure of these than"),
+)
+
+
 def _familiarity_text(found: Familiarity) -> str:
     if found.by == "level":
-        sure = "is nearly as sure" if found.score > 0.9 else "is fairly sure"
-        sure = sure if found.score >= found.line else "is much less sure"
+        how = next(text for least, text in _SURE if found.score >= least * found.line)
         return (
-            f"the backbone {sure} of these as of ImageNet photographs it has not seen "
+            f"the backbone is {how} of ImageNet photographs it has not seen "
             f"({found.confidence:.2f} against {found.reference:.2f}; similar from "
             f"{found.line * (found.reference or 0):.2f})"
-        ).replace("less sure of these as of", "less sure of these than of")
+        )
     more = "more" if found.score >= found.line else "hardly more"
     return (
         f"these say {more} to the backbone than the same upside down "
@@ -93,12 +100,12 @@ def sweep_text(evidence: Evidence, cut: str | None) -> str:
     if chosen is not last:
         return (
             f"{chosen.name} tells the classes apart "
-            f"{'best' if chosen is best else 'as well as any stage'} ({figure}), the last codes "
-            f"{_points(last)} worse than the best"
+            f"{'best' if chosen is best else 'as well as any stage'} ({figure}; the last codes are "
+            f"{_points(last)} behind the best)"
         )
-    if best is last or last.behind <= last.behind_error:
+    if last.behind <= 2 * last.behind_error:
         return f"its last codes tell the classes apart as well as any stage ({figure})"
-    return f"its last codes tell the classes apart ({figure}), {best.name} {_points(last)} better"
+    return f"its last codes tell the classes apart ({figure}; {best.name} is {_points(last)} ahead)"
 
 
 def _points(stage: StageScore) -> str:

@@ -170,10 +170,7 @@ def remember(
     batch, n = forward.compute.batch_size, len(samples)
     key = forward.key()
     shelf = cache.shelf(key) if cache is not None and key is not None else None
-    names = [
-        [row_id(s.digest, f"{augmentation}:{seed}:{view}" if view else PLAIN) for s in samples]
-        for view in range(views)
-    ]
+    names = [[view_id(s, augmentation, seed, view) for s in samples] for view in range(views)]
     known = [[i for i in range(n) if shelf and row[i] in shelf] for row in names]
     total = n * views - sum(map(len, known))
     if total < n * views:
@@ -216,6 +213,11 @@ def remember(
     if not readable.all():
         codes, labels = codes[readable], labels[readable]
     return codes, labels, unreadable
+
+
+def view_id(sample: Sample, augmentation: Augmentation | None, seed: int, view: int) -> bytes:
+    """Under what a view of an image is cached; view 0 is the plain one."""
+    return row_id(sample.digest, f"{augmentation}:{seed}:{view}" if view else PLAIN)
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:

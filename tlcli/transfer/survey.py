@@ -13,7 +13,7 @@ from tlcli.backbones.backbone import Backbone
 from tlcli.data.dataset import Sample
 from tlcli.events import Reporter
 from tlcli.transfer import familiarity, probe
-from tlcli.transfer.cache import FeatureCache
+from tlcli.transfer.cache import FeatureCache, Shelf
 from tlcli.transfer.device import Compute, threads
 from tlcli.transfer.evidence import SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
 from tlcli.transfer.look import Look
@@ -33,11 +33,13 @@ class Survey:
     Attributes:
         evidence: equal for equal data, seed and machine.
         timing: not so.
+        shelves: where activations are kept, by the cut's name (`cut_name`).
         unreadable: images that could not be looked at, and why.
     """
 
     evidence: Evidence
     timing: Timing
+    shelves: Mapping[str, Shelf]
     unreadable: dict[Path, str] = field(default_factory=dict)
 
 
@@ -83,7 +85,8 @@ def survey(
     if best is not None:
         with threads(1):
             evidence = _with_curve_and_pairs(evidence, best, classes)
-    return Survey(evidence, look.timing(chosen), unreadable)
+    shelves = {tap.cut: shelf for tap, shelf in zip(look.taps, look.shelves, strict=True)}
+    return Survey(evidence, look.timing(chosen), shelves, unreadable)
 
 
 def choose(samples: Sequence[Sample], size: int, seed: int) -> list[Sample]:
