@@ -200,11 +200,11 @@ def test_the_forecast_orders_the_cases_by_what_they_compute():
     cases = {case: seconds(plan(evidence(stages=MIDDLE_BEST), case=case)) for case in CASES}
     assert cases["small-different"] < cases["small-similar"] < cases["large-similar"]
     frozen = 2200 * 0.02 * 0.99
-    assert frozen < cases["small-similar"] < frozen + 5
+    assert frozen < cases["small-similar"] < frozen + 8
     epochs = plan(evidence(), case="large-different").schedule.epochs
     assert cases["large-different"] > epochs * 1000 * 0.08
 
 
 def test_what_is_cached_is_not_forecast():
     made = plan(evidence(), case="small-similar")
-    assert seconds(made, cached=2200) < 5 < seconds(made)
+    assert seconds(made, cached=2200) < 8 < seconds(made)

@@ -53,6 +53,7 @@ ROWS = (
     Row(
         "VGG16, features frozen",
         "finetune {shared}/data/flowers --model vgg16 --freeze features --optimizer sgd --lr 0.001 "
+        "--no-calibrate "
         "--weights {shared}/weights/vgg16_features-keras-imagenet.pth",
         0.80,
     ),

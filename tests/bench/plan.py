@@ -24,7 +24,7 @@ from tlcli.transfer.device import choose, threads
 from tlcli.transfer.features import FrozenForward, remember
 
 ROOT = Path(__file__).parent.parent.parent
-ROUNDS = 5
+ROUNDS = 3
 WIDTHS = (32, 16, 24, 40, 80, 112, 192, 320, 1280)
 
 
