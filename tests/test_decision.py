@@ -155,6 +155,33 @@ def test_an_override_wins_and_is_recorded_as_one(wish, case):
     assert got.evidence is not None
 
 
+def test_what_contradicts_an_override_is_told():
+    got = plan(evidence(level(0.9), MIDDLE_BEST), similarity="different")
+    assert "different as you said (measured, they look similar" in got.why
+    assert "measured, they" not in plan(evidence(level(0.9)), similarity="similar").why
+    assert "measured, they look similar" in plan(evidence(level(0.9)), case="small-different").why
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (1.2, "surer of these than"),
+        (0.98, "as sure of these as"),
+        (0.7, "less sure of these, though not by much, than"),
+        (0.2, "much less sure of these than"),
+    ],
+)
+def test_how_sure_is_said_in_words(score, words):
+    assert f"the backbone is {words} of ImageNet photographs" in plan(evidence(level(score))).why
+
+
+def test_a_cut_before_the_best_stage_says_so():
+    got = plan(evidence(level(0.2), sweep(0.02, 0.009, 0.0, 0.02)))
+    assert got.cut == "layer2"
+    assert "layer2 is the earliest stage within a standard error of the best" in got.why
+    assert "0.9 points (+- 2.0) behind layer3" in got.why
+
+
 def test_the_line_between_small_and_large_can_be_set():
     assert plan(evidence(level(0.9)), large_from=1000).size == "large"
     assert plan(evidence(level(0.9)), large_from=1001).size == "small"
@@ -192,7 +219,14 @@ def test_deciding_needs_no_torch():
 
 def seconds(made, **more):
     timing = Timing(image=0.02, share={"layer2": 0.5, "avgpool": 0.99}, step=0.1, step_image=0.08)
-    given = {"n_train": 1000, "n_val": 200, "views": 2, "cached": 0, "n_classes": 5} | more
+    given = {
+        "n_train": 1000,
+        "n_val": 200,
+        "views": 2,
+        "cached": 0,
+        "parameters": 0,
+        "n_classes": 5,
+    } | more
     return forecast(made, timing, **given)
 
 

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +100,33 @@ def test_a_class_with_one_image_is_left_out_of_the_sweep():
         assert "too few" in notes[-1]
 
 
+@pytest.mark.parametrize("missing", [1, 3])
+def test_a_class_that_is_not_in_the_sample_takes_no_answers(missing):
+    """Of many classes some are drawn, and classes with one image are left out."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    labels[labels >= missing % 3] += 1  # there is no class of that number
+    codes = torch.randn(4, 8, generator=g)[labels] + 0.2 * torch.randn(90, 8, generator=g)
+    scores, best, notes = sweep({"a": codes}, labels, 0)
+    assert scores[0].accuracy > 0.95
+    assert best.classes.tolist() == labels.unique().tolist()
+    assert notes == []
+
+
+def test_one_image_beside_many_does_not_spoil_the_sweep():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 60 + [1] + [2] * 10)
+    codes = torch.randn(3, 8, generator=g)[labels] + 0.2 * torch.randn(71, 8, generator=g)
+    scores, _, notes = sweep({"a": codes}, labels, 0)
+    assert scores[0].accuracy > 0.95
+    assert "one image" in notes[0]
+
+
+def test_what_fits_the_sample_is_looked_at_whole():
+    chosen = draw(fake(dict.fromkeys(range(300), 2)), 1000, seed=0)
+    assert len(chosen) == 600
+
+
 def test_a_stage_that_gives_no_numbers_is_left_out_and_told():
     labels = torch.arange(30) % 2
     codes = {"a": torch.randn(30, 4), "b": torch.full((30, 4), torch.nan)}
@@ -172,7 +202,7 @@ def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flo
     planned = tlcli("plan", flowers, "--format", "json")
     assert planned.exit_code == 0
     told = json.loads(planned.stdout)
-    assert list(told) == [
+    assert list(told)[:8] == [
         "case",
         "size",
         "similarity",
@@ -228,6 +258,16 @@ def test_a_plan_for_people_has_a_bar_for_each_stage(tlcli, flowers):
     assert "Forecast for this machine: small-similar" in shown.stdout
 
 
+def test_a_full_disk_behind_a_table_is_told(flowers):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    command = [sys.executable, "-m", "tlcli", "plan", str(flowers), "-f", "table", "-q"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "stdout cannot be written" in done.stderr
+
+
 def test_class_names_are_data_in_the_table(tlcli, tmp_path, flowers):
     folder = tmp_path / "odd"
     names = ["[red]a", "b\x1b[31m"]
@@ -262,6 +302,15 @@ def test_compare_ranks_what_is_at_hand_and_names_what_is_not(tlcli, tmp_path, fl
     assert compared[0]["accuracy"] > compared[1]["accuracy"]
     assert all(c["images_per_s"] > 0 and c["size_mb"] > 0 for c in compared)
     assert "resnet18 is left out" in done.stderr
+    table = tlcli("plan", flowers, "--compare", "efficientnet_lite0", "--format", "table")
+    assert "efficientnet_lite0" in table.stdout
+    assert "% +- " in table.stdout
+    for wrong in (
+        ("--compare", "efficientnet_lite0,efficientnet_lite0"),
+        ("--compare", ""),
+        ("--compare", "efficientnet_lite0", "--model", "vgg16"),
+    ):
+        assert tlcli("plan", flowers, *wrong).exit_code == 2, wrong
     none = tlcli("plan", flowers, "--compare", "resnet18")
     assert none.exit_code == 1
     assert "hint:" in none.stderr
@@ -278,7 +327,9 @@ def test_an_unreadable_image_is_told_and_left_out(tlcli, tmp_path, flowers):
     assert broken in {s.path for s in dataset.train}
     done = tlcli("plan", folder, "--format", "json")
     assert done.exit_code == 0
-    assert json.loads(done.stdout)["evidence"]["sampled"] == before["sampled"] - 1
+    after = json.loads(done.stdout)["evidence"]
+    assert after["sampled"] == before["sampled"] - 1
+    assert after["n_train"] == before["n_train"] - 1
     assert broken.name in done.stderr
 
 

@@ -4,10 +4,28 @@ from pathlib import Path
 
 import typer
 
+from tlcli.backbones.catalogue import DEFAULT_MODEL
 from tlcli.cli import output
 from tlcli.cli.caching import CACHE, CACHE_LIMIT
+from tlcli.errors import UsageError
 
-COLUMNS = ("case", "size", "similarity", "cut", "trained", "why", "evidence", "forecast_s")
+COLUMNS = (
+    "case",
+    "size",
+    "similarity",
+    "cut",
+    "trained",
+    "why",
+    "evidence",
+    "forecast_s",
+    "backbone",
+    "dropped",
+    "override",
+    "runner_up",
+    "schedule",
+    "images",
+    "seed",
+)
 COMPARED = (
     "backbone",
     "accuracy",
@@ -27,7 +45,7 @@ def command(
         help="A folder with a sub-folder for each class, or with train/ and val/ of that form.",
     ),
     model: str = typer.Option(
-        "efficientnet_lite0", "--model", "-m", help="A backbone; tlcli models lists them."
+        DEFAULT_MODEL, "--model", "-m", help="A backbone; tlcli models lists them."
     ),
     weights: str = typer.Option("auto", help="Weights of the backbone; as in finetune."),
     compare: str = typer.Option(
@@ -62,14 +80,18 @@ def command(
     from tlcli.recipes.options import Options
 
     format_name = output.resolve(format_name)
-    names = compare.split(",") if compare else None
+    names = None if compare is None else compare.split(",")
+    if names is not None and (model != DEFAULT_MODEL or weights != "auto"):
+        raise UsageError(
+            "--compare names the backbones itself", "leave out --model and --weights; NAME=FILE"
+        )
     with Terminal(quiet) as terminal:
         plans = planning.compare(data, names, Options(**options), reporter=terminal)
-    if names is not None:
-        output.write(map(planning.compared, plans), COMPARED, format_name)
-    elif format_name == "table":
-        from tlcli.cli.plan_table import show
+    if format_name == "table":
+        from tlcli.cli import plan_table
 
-        show(plans[0])
+        output.send(lambda out: plan_table.show(plans, names is not None, out))
+    elif names is not None:
+        output.write(map(planning.compared, plans), COMPARED, format_name)
     else:
         output.write_one(plans[0].to_dict(), COLUMNS, format_name)

@@ -1,5 +1,8 @@
 """A plan for a person: the decision, a bar for each stage, and what else the pass showed."""
 
+from collections.abc import Sequence
+from typing import TextIO
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -7,15 +10,46 @@ from rich.text import Text
 
 from tlcli.data.names import shown
 from tlcli.events import duration
-from tlcli.recipes.planning import Planned
+from tlcli.recipes.planning import Planned, compared
 from tlcli.transfer.evidence import Evidence
 
 BAR = 20
 
 
-def show(planned: Planned) -> None:
-    """Print it on stdout."""
-    console = Console()
+def show(plans: Sequence[Planned], several: bool, out: TextIO) -> None:
+    """Write one plan at length, or several as rows of a comparison."""
+    console = Console(file=out)
+    if several:
+        console.print(_comparison(plans))
+    else:
+        _one(plans[0], console)
+
+
+def _comparison(plans: Sequence[Planned]) -> Table:
+    """A row a backbone, the best probe first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("backbone", "probe accuracy", "stage", "images/s", "MB", "case"):
+        right = name in ("images/s", "MB")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "case")
+    for planned in plans:
+        row = compared(planned)
+        accuracy = ""
+        if row["accuracy"] is not None:
+            accuracy = f"{row['accuracy']:.1%} +- {2 * row['accuracy_error']:.1%}"
+        close = ", close" if row["runner_up"] else ""
+        cells = (
+            row["backbone"],
+            accuracy,
+            row["stage"] or "",
+            f"{row['images_per_s']:.0f}" if row["images_per_s"] else "",
+            f"{row['size_mb']:.0f}",
+            f"{row['case']}{close}",
+        )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _one(planned: Planned, console: Console) -> None:
     plan, evidence = planned.plan, planned.evidence
     console.print(Text(f"{plan.case}", style="bold"), Text(f"for {planned.backbone}"))
     console.print(Text(f"{plan.why[0].upper()}{plan.why[1:]}."))

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,13 @@ class Planned:
             "why": self.plan.why,
             "evidence": self.evidence.to_dict() if self.evidence else None,
             "forecast_s": {k: round(v, 1) for k, v in self.forecast_s.items()},
+            "backbone": self.backbone,
+            "dropped": list(self.plan.dropped),
+            "override": list(self.plan.override),
+            "runner_up": self.plan.runner_up,
+            "schedule": asdict(self.plan.schedule),
+            "images": self.dataset.counts(),
+            "seed": self.dataset.seed,
         }
 
 
@@ -117,7 +124,7 @@ def compare(
         for name, weights in chosen:
             backbone = build.load(name, weights, reporter)
             if len(chosen) > 1:
-                reporter.note(f"{name}:")
+                reporter.note(f"measuring {name}")
             for line in backbone.notes:
                 reporter.note(line)
             plans.append(decide(dataset, backbone, options, compute, cache, reporter, always=True))
@@ -146,9 +153,11 @@ def best_accuracy(evidence: Evidence | None) -> float:
 
 
 def _at_hand(backbones: Sequence[str], reporter: Reporter) -> list[tuple[str, str]]:
-    chosen = []
+    chosen: list[tuple[str, str]] = []
     for one in backbones:
         name, _, weights = one.strip().partition("=")
+        if name in dict(chosen):
+            raise UsageError(f"--compare names {name} twice", "name each backbone once")
         entry = catalogue.find(name)
         if weights or catalogue.at_hand(entry):
             chosen.append((name, weights or "auto"))
@@ -208,6 +217,7 @@ def decide(
         )
 
     made = make(wish)
+    sizes = {s.name: s.parameters for s in facts(backbone)}
     if measured is None:
         return Planned(backbone.name, made, dataset)
     plans = {case: make(Wish(case=case)) for case in CASES} | {"plan": made}
@@ -220,6 +230,7 @@ def decide(
             n_val=len(dataset.val),
             views=views,
             cached=cached_views(p, measured, dataset, options, views),
+            parameters=sum(sizes.get(stage, 0) for stage in p.trained),
             n_classes=len(dataset.classes),
         )
         for name, p in plans.items()

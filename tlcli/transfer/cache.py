@@ -49,14 +49,7 @@ class FeatureCache:
     def shelf(self, key: Mapping[str, Any]) -> "Shelf":
         """The shelf for `key` (plain JSON types)."""
         text = json.dumps(key, sort_keys=True)
-        folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
-        if not (folder / "key.json").exists():
-            with self.trying():
-                folder.mkdir(parents=True, exist_ok=True)
-                beside = folder / f".key-{os.getpid()}.part"
-                beside.write_text(text)
-                beside.replace(folder / "key.json")
-        return Shelf(self, folder)
+        return Shelf(self, self.folder / hashlib.sha256(text.encode()).hexdigest()[:32], text)
 
     @contextmanager
     def trying(self) -> Iterator[None]:
@@ -85,7 +78,7 @@ class FeatureCache:
             found.append(
                 {
                     **what,
-                    "images": len(Shelf(self, key.parent).where),
+                    "images": len(Shelf(self, key.parent, "").where),
                     "size_mb": sum(s.st_size for s in stats) / 1e6,
                     "used": time.strftime("%Y-%m-%d %H:%M", time.localtime(used)),
                 }
@@ -109,6 +102,8 @@ class FeatureCache:
                 break
             path.unlink(missing_ok=True)
             freed += size
+            if not list(path.parent.glob("*.npy")):
+                shutil.rmtree(path.parent, ignore_errors=True)
         return freed
 
     def clear(self) -> int:
@@ -127,8 +122,9 @@ def row_id(digest: str, view: str) -> bytes:
 class Shelf:
     """The rows of one kind; float32, all of one shape."""
 
-    def __init__(self, cache: FeatureCache, folder: Path) -> None:
+    def __init__(self, cache: FeatureCache, folder: Path, key: str) -> None:
         self.cache = cache
+        self.key = key
         self.folder = folder
         self.segments: list[np.ndarray] = []
         self.paths: list[Path] = []
@@ -188,6 +184,10 @@ class Shelf:
         name = f"{time.time_ns():x}-{os.getpid():x}"
         beside = self.folder / f".{name}.part"
         with self.cache.trying():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            about = self.folder / f".key-{name}.part"
+            about.write_text(self.key)
+            about.replace(self.folder / "key.json")
             with beside.open("wb") as file:
                 np.save(file, segment)
             beside.replace(self.folder / f"{name}.npy")

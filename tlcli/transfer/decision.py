@@ -60,6 +60,7 @@ def _earlier_ahead(sweep: tuple[StageScore, ...]) -> bool:
 
 # How sure, by the score as a multiple of the line.
 _SURE = (
+    (1.8, "surer of these than"),
     (1.5, "as sure of these as"),
     (1.0, "less sure of these, though not by much, than"),
     (0.0, "much less sure of these than"),
@@ -97,11 +98,13 @@ def sweep_text(evidence: Evidence, cut: str | None) -> str:
     last, best = sweep[-1], max(sweep, key=lambda s: s.accuracy)
     chosen = next((s for s in sweep if s.name == cut), last)
     figure = f"{chosen.accuracy:.1%} +- {2 * chosen.error:.1%}"
+    if chosen is not last and chosen is best:
+        behind = f"the last codes are {_points(last)} behind"
+        return f"{best.name} tells the classes apart best ({figure}; {behind})"
     if chosen is not last:
         return (
-            f"{chosen.name} tells the classes apart "
-            f"{'best' if chosen is best else 'as well as any stage'} ({figure}; the last codes are "
-            f"{_points(last)} behind the best)"
+            f"{chosen.name} is the earliest stage within a standard error of the best ({figure}, "
+            f"{_points(chosen)} behind {best.name})"
         )
     if last.behind <= 2 * last.behind_error:
         return f"its last codes tell the classes apart as well as any stage ({figure})"
@@ -110,6 +113,14 @@ def sweep_text(evidence: Evidence, cut: str | None) -> str:
 
 def _points(stage: StageScore) -> str:
     return f"{100 * stage.behind:.1f} points (+- {200 * stage.behind_error:.1f})"
+
+
+def _against(similarity: str, evidence: Evidence | None) -> str:
+    """What was measured, where it contradicts what was set by hand."""
+    verdict = judge(evidence) if evidence else None
+    if verdict is None or verdict.similarity == similarity:
+        return ""
+    return f" (measured, they look {verdict.similarity}: {verdict.why})"
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,8 @@ def decide(n_train: int, wish: Wish, evidence: Evidence | None, large_from: int)
                 "--case already says size and similarity",
                 "give --case, or --size and --similarity, not both",
             )
-        return Decision(named_case(wish), "set by hand")
+        name = named_case(wish)
+        return Decision(name, f"set by hand{_against(CASES[name].similarity, evidence)}")
     sizes = sorted({c.size for c in CASES.values()})
     similarities = sorted({c.similarity for c in CASES.values()})
     small = n_train < large_from
@@ -142,7 +154,8 @@ def decide(n_train: int, wish: Wish, evidence: Evidence | None, large_from: int)
     verdict = judge(evidence) if evidence else Verdict("similar", False, UNMEASURED)
     if wish.similarity:
         similarity = choice("--similarity", wish.similarity, similarities)
-        verdict = Verdict(similarity, False, f"{similarity} as you said")
+        measured = _against(similarity, evidence)
+        verdict = Verdict(similarity, False, f"{similarity} as you said{measured}")
     name = case_of(size, verdict.similarity)
     if wish.freeze is not None and not (wish.size or wish.similarity):
         return Decision(name, f"the cut was set by hand with --freeze {wish.freeze}")

@@ -6,6 +6,8 @@ from tlcli.transfer.plan import Plan
 SOLVE = 2e-7
 """Seconds for each image view, code and class that solving a head takes, its cross-validation and
 its left-out answers included: measured on one core, 2,000 x 1,280 x 5."""
+UPDATE = 8e-9
+"""Seconds for each trained parameter and step: its gradient and what the optimizer does with it."""
 SAVE = 3.0
 """Seconds for measuring the result and writing the run's files."""
 
@@ -18,6 +20,7 @@ def forecast(
     n_val: int,
     views: int,
     cached: int,
+    parameters: int,
     n_classes: int,
     width: int = 1280,
 ) -> float:
@@ -26,6 +29,7 @@ def forecast(
     Args:
         views: remembered views an image.
         cached: views that are in the cache already.
+        parameters: that are trained.
         width: codes that a solved head reads.
     """
     share = timing.share.get(plan.cut, 0.0)
@@ -42,6 +46,7 @@ def forecast(
         behind = 1.0 - share
         batches = -(-n_train // steps.batch_size)
         epoch = n_train * timing.step_image * behind + batches * timing.step * behind
+        epoch += batches * UPDATE * parameters
         seconds += steps.epochs * (epoch + n_val * timing.image * behind)
     return seconds
 

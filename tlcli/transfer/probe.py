@@ -73,7 +73,8 @@ def probe(codes: Tensor, labels: Tensor, fold: Tensor) -> Probe:
     """Cross-validate a linear probe on `codes`, float32 [n, d], with the penalty that does best.
 
     Args:
-        labels: int64 [n], at least two classes.
+        labels: int64 [n], two classes or more, each of them there: one that is not would be
+            a constant target, which nothing contradicts.
         fold: int64 [n], from `deal`.
     """
     weights = balanced(labels)
@@ -146,12 +147,8 @@ def _standardised(codes: Tensor, weights: Tensor) -> Tensor:
 
 def _targets(labels: Tensor) -> Tensor:
     """One-hot, float32 [n, classes], less the mean over the classes."""
-    present, index = labels.unique(return_inverse=True)
-    n_classes = int(labels.max()) + 1
-    y = torch.full((len(labels), n_classes), -1.0)
-    y[:, present] = -1 / len(present)
-    y[torch.arange(len(labels)), present[index]] += 1
-    return y
+    y = torch.nn.functional.one_hot(labels).float()
+    return y - 1 / y.shape[1]
 
 
 def _factors(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,16 +68,20 @@ def survey(
     labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
     known = familiarity.measure(chosen, backbone.weights_sha256, outputs, look.last, look.changed)
     stages = {name: output for name, output in outputs.items() if name != "head"}
-    counts = Counter(s.label for s in samples)
+    readable = [s for s in samples if s.path not in unreadable]
+    counts = Counter(s.label for s in readable)
     with threads(1):
         scores, best, notes = sweep(stages, labels, seed)
+    drawn = len(set(labels.tolist()))
+    if drawn < len(counts):
+        notes.insert(0, f"{drawn} of {len(counts)} classes were looked at")
     evidence = Evidence(
-        n_train=len(samples),
+        n_train=len(readable),
         n_classes=len(classes),
         smallest=min(counts.values(), default=0),
         largest=max(counts.values(), default=0),
         sampled=len(chosen),
-        sampled_classes=len(set(labels.tolist())),
+        sampled_classes=drawn,
         familiarity=known,
         sweep=scores,
         notes=tuple(notes),
@@ -97,7 +101,7 @@ def choose(samples: Sequence[Sample], size: int, seed: int) -> list[Sample]:
     for sample in sorted(samples, key=lambda s: s.digest):
         by_class[sample.label].append(sample)
     labels = sorted(by_class)
-    if len(labels) * PER_CLASS > size:
+    if len(samples) > size and len(labels) * PER_CLASS > size:
         labels = sorted(rng.sample(labels, max(2, min(len(labels), size // PER_CLASS))))
     for label in labels:
         rng.shuffle(by_class[label])
@@ -121,6 +125,7 @@ class Probed:
     codes: Tensor
     labels: Tensor
     fold: Tensor
+    classes: Tensor
 
 
 def sweep(
@@ -133,8 +138,8 @@ def sweep(
     if single:
         notes.append(f"classes with one image in the sample, left out of the sweep: {single}")
     kept = counts[labels] > 1 if len(labels) else torch.zeros(0, dtype=torch.bool)
-    labels = labels[kept]
-    if labels.unique().numel() < 2 or len(labels) < 2 * probe.FOLDS:
+    present, labels = labels[kept].unique(return_inverse=True)
+    if len(present) < 2 or len(labels) < 2 * probe.FOLDS:
         notes.append("too few images to probe the stages")
         return (), None, notes
     fold = probe.deal(labels, seed)
@@ -142,7 +147,7 @@ def sweep(
     for name, output in outputs.items():
         if output.isfinite().all():
             found = probe.probe(output[kept], labels, fold)
-            probed[name] = Probed(found, output[kept], labels, fold)
+            probed[name] = Probed(found, output[kept], labels, fold, present)
         else:
             notes.append(f"{name} gives numbers that are not finite and was left out")
     if not probed:
@@ -173,11 +178,12 @@ def _with_curve_and_pairs(evidence: Evidence, best: Probed, classes: Sequence[st
         else f"{told}: no gain that can be told from chance; more of the same would help little"
     )
     wrong = best.probe.predicted != best.labels
+    of = [classes[label] for label in best.classes.tolist()]
     mistaken = torch.stack([best.labels[wrong], best.probe.predicted[wrong]], 1)
     pairs = Counter((a, b) for a, b in mistaken.sort(1).values.tolist())
     counts = torch.bincount(best.labels).tolist()
     hardest = tuple(
-        Pair((classes[a], classes[b]), n, counts[a] + counts[b])
+        Pair((of[a], of[b]), n, counts[a] + counts[b])
         for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:PAIRS]
     )
     return replace(evidence, curve=points, grows=grows, pairs=hardest)
