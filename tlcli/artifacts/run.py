@@ -99,7 +99,7 @@ def find_bundle(model: str | os.PathLike[str]) -> Path:
         )
         raise UserError(f"{path} holds no {BUNDLE}", hint)
     if not path.exists():
-        raise UserError(f"{path}: no such bundle or run folder", "give one with --model")
+        raise UserError(f"{path}: no such bundle or run folder", "name a run's folder")
     return path
 
 

@@ -36,10 +36,10 @@ def images(
     """
     if stdin_image and (arguments or null):
         raise UsageError("--stdin-image takes the image's bytes from stdin, and nothing beside it")
-    if not arguments and not stdin_image:
-        raise UsageError("no image is named", "give files or folders, or - for paths on stdin")
     if null and "-" not in arguments:
         raise UsageError("-0 is about paths on stdin", "add - : tlcli predict -0 -")
+    if not arguments and not stdin_image:
+        raise UsageError("no image is named", "give files or folders, or - for paths on stdin")
     if (stdin_image or "-" in arguments) and sys.stdin is None:
         raise UsageError("an image or paths are to be read from stdin, and stdin is closed")
     return iter([sys.stdin.buffer.read()]) if stdin_image else _paths(arguments, null)
