@@ -24,6 +24,14 @@ FORMAT = typer.Option(
     help="table, tsv, csv, json or jsonl; a table on a terminal, else tsv.",
     show_default=False,
 )
+FILE = typer.Option(
+    None,
+    "--output",
+    "-o",
+    metavar="FILE",
+    help="Write there; .tsv, .csv, .json and .jsonl say the format.",
+    show_default="stdout",
+)
 
 Row = Mapping[str, Any]
 Rows = Iterator[Row]

@@ -36,14 +36,7 @@ def command(
         False, "--reject", help="Images unlike the training images (ood above 1) become unknown."
     ),
     format_name: str = output.FORMAT,
-    file: Path = typer.Option(
-        None,
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="Write there; .tsv, .csv, .json and .jsonl say the format.",
-        show_default="stdout",
-    ),
+    file: Path = output.FILE,
     null: bool = typer.Option(False, "-0", help="Paths on stdin end with NUL, not newline."),
     stdin_image: bool = typer.Option(False, "--stdin-image", help="Stdin is one image's bytes."),
     weights: str = typer.Option("auto", help="Weights of a backbone; as in finetune."),

@@ -128,13 +128,12 @@ def compare(
             for line in backbone.notes:
                 reporter.note(line)
             plans.append(decide(dataset, backbone, options, compute, cache, reporter, always=True))
-    return sorted(plans, key=lambda p: -best_accuracy(p.evidence))
+    return sorted(plans, key=lambda p: -(compared(p)["accuracy"] or 0.0))
 
 
 def compared(planned: Planned) -> dict[str, Any]:
     """A row of a comparison of backbones."""
-    sweep = planned.evidence.sweep if planned.evidence else ()
-    best = max(sweep, key=lambda s: s.accuracy, default=None)
+    best = planned.evidence.best if planned.evidence else None
     return {
         "backbone": planned.backbone,
         "accuracy": best and round(best.accuracy, 4),
@@ -145,11 +144,6 @@ def compared(planned: Planned) -> dict[str, Any]:
         "case": planned.plan.case,
         "runner_up": planned.plan.runner_up or None,
     }
-
-
-def best_accuracy(evidence: Evidence | None) -> float:
-    """The best stage's probe accuracy; 0 where none was probed."""
-    return max((s.accuracy for s in evidence.sweep), default=0.0) if evidence else 0.0
 
 
 def _at_hand(backbones: Sequence[str], reporter: Reporter) -> list[tuple[str, str]]:
@@ -204,10 +198,11 @@ def decide(
         )
         dataset = without(dataset, measured.unreadable, reporter)
     evidence = measured.evidence if measured else None
+    stages = facts(backbone)
 
     def make(wish: Wish) -> Plan:
         return make_plan(
-            facts(backbone),
+            stages,
             pretrained=backbone.pretrained,
             linear_head=is_linear(backbone),
             n_train=len(dataset.train),
@@ -217,11 +212,11 @@ def decide(
         )
 
     made = make(wish)
-    sizes = {s.name: s.parameters for s in facts(backbone)}
     if measured is None:
         return Planned(backbone.name, made, dataset)
+    sizes = {s.name: s.parameters for s in stages}
     plans = {case: make(Wish(case=case)) for case in CASES} | {"plan": made}
-    views = 1 if AUGMENTATIONS[options.augment] is None else options.views or VIEWS
+    views = options.views or choose_views(None, made, AUGMENTATIONS[options.augment])
     seconds = {
         name: forecast(
             p,

@@ -92,10 +92,10 @@ def sweep_text(evidence: Evidence, cut: str | None) -> str:
 
     `cut` is the stage whose output the new head is to read; None: the last.
     """
-    sweep = evidence.sweep
-    if not sweep:
+    sweep, best = evidence.sweep, evidence.best
+    if best is None:
         return ""
-    last, best = sweep[-1], max(sweep, key=lambda s: s.accuracy)
+    last = sweep[-1]
     chosen = next((s for s in sweep if s.name == cut), last)
     figure = f"{chosen.accuracy:.1%} +- {2 * chosen.error:.1%}"
     if chosen is not last and chosen is best:

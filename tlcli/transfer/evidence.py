@@ -98,6 +98,11 @@ class Evidence:
     pairs: tuple[Pair, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def best(self) -> StageScore | None:
+        """The stage that tells the classes apart best, the earliest of equals."""
+        return max(self.sweep, key=lambda s: s.accuracy, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, figures to six digits."""
         return _rounded(asdict(self))
@@ -121,11 +126,9 @@ class Timing:
         image: one image through the whole backbone, decoding included.
         share: by stage name, the part of `image` that is spent up to and including it.
         step, step_image: a training step of all stages: its fixed part, and that of each image.
-        pass_s: what the measuring itself took.
     """
 
     image: float
     share: Mapping[str, float] = field(default_factory=dict)
     step: float = 0.0
     step_image: float = 0.0
-    pass_s: float = 0.0

@@ -187,7 +187,7 @@ class Look:
         total = sum(spent) or 1.0
         share = {s.name: sum(spent[: i + 1]) / total for i, s in enumerate(self.stages)}
         step, step_image = self._step()
-        return Timing(self.seconds / max(1, self.computed), share, step, step_image, self.seconds)
+        return Timing(self.seconds / max(1, self.computed), share, step, step_image)
 
     @torch.enable_grad()
     def _step(self) -> tuple[float, float]:

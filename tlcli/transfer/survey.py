@@ -87,8 +87,7 @@ def survey(
         notes=tuple(notes),
     )
     if best is not None:
-        with threads(1):
-            evidence = _with_curve_and_pairs(evidence, best, classes)
+        evidence = _with_curve_and_pairs(evidence, best, classes)
     shelves = {tap.cut: shelf for tap, shelf in zip(look.taps, look.shelves, strict=True)}
     return Survey(evidence, look.timing(chosen), shelves, unreadable)
 
@@ -163,7 +162,8 @@ def sweep(
 
 def _with_curve_and_pairs(evidence: Evidence, best: Probed, classes: Sequence[str]) -> Evidence:
     penalty = best.probe.penalty
-    curve = probe.learning_curve(best.codes, best.labels, best.fold, SHARES, penalty)
+    with threads(1):
+        curve = probe.learning_curve(best.codes, best.labels, best.fold, SHARES, penalty)
     fitted = len(best.labels) * (probe.FOLDS - 1) / probe.FOLDS
     points = tuple(
         CurvePoint(round(fitted * share), p.accuracy, p.error)
