@@ -57,7 +57,13 @@ SCHEDULES: Mapping[str, tuple[Schedule, float]] = {
     "solve": (Schedule("lbfgs"), 0.01),
     "head": (Schedule(patience=8), 0.01),
     "part": (Schedule(lr=1e-4, epochs=12, patience=5), 1e-3),
-    "all": (Schedule(lr=3e-4, epochs=8, patience=4, layer_decay=0.8, head_first=True), 5e-3),
+    # A head solved first fits the statistics that the weights came with, so those stay.
+    "all": (
+        Schedule(
+            lr=3e-4, epochs=8, patience=4, layer_decay=0.8, head_first=True, batchnorm="frozen"
+        ),
+        5e-3,
+    ),
     "reinit": (Schedule(lr=1e-3, epochs=15, patience=5, layer_decay=0.9), 1e-2),
     "scratch": (Schedule(lr=1e-3, epochs=30, patience=10), 1e-2),
 }
