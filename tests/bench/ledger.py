@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torchvision
@@ -24,6 +25,7 @@ MOBILENET = SHARED / "weights" / "mobilenet_v2-tf-imagenet.pth"
 FASTAI_PYTHON = Path(tempfile.gettempdir(), "fastai-venv", "bin", "python")
 
 Record = dict[str, Any]
+Item = TypeVar("Item")
 
 
 class Failed(Exception):
@@ -32,22 +34,20 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Done:
-    """What a command printed, and what it took: seconds, the processor's seconds, megabytes.
+    """What a command printed, and what it took: seconds, and the processor's seconds.
 
-    The processor's seconds are those of the command and all the processes that it waited for.
+    The latter are those of the command and all the processes that it waited for.
     """
 
     stdout: str
     stderr: str
     wall_s: float
     cpu_s: float
-    peak_mb: float
 
     def took(self) -> Record:
         return {
             "wall_s": round(self.wall_s, 2),
             "cpu_s": round(self.cpu_s, 2),
-            "peak_mb": round(self.peak_mb),
         }
 
 
@@ -93,9 +93,7 @@ def run(
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0), err.seek(0)
-        done = Done(
-            out.read(), err.read(), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-        )
+        done = Done(out.read(), err.read(), seconds, usage.ru_utime + usage.ru_stime)
     if process.returncode:
         said = " / ".join(done.stderr.strip().splitlines()[-2:])
         raise Failed(f"exit code {process.returncode}: {said[-400:]}")
@@ -118,6 +116,16 @@ def keep(path: Path, record: Mapping[str, Any]) -> None:
     with path.open("a") as file:
         file.write(line + "\n")
     print(line, flush=True)
+
+
+def work(
+    items: Sequence[Item], attempt: Callable[[Item], Record], options: argparse.Namespace
+) -> None:
+    """Attempt one after the other and keep each outcome, while there is time."""
+    started = time.perf_counter()
+    for item in items:
+        if time.perf_counter() - started < 60 * options.minutes:
+            keep(options.results, attempt(item))
 
 
 def circumstances() -> Record:
@@ -172,6 +180,7 @@ def arguments(doc: str, results: Path) -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="measure what is known anew")
     parser.add_argument("--table", action="store_true", help="only write the page")
     parser.add_argument("--list", action="store_true", help="only say what is left to do")
+    parser.add_argument("--minutes", type=float, default=inf, help="begin nothing after so many")
     parser.add_argument("--results", type=Path, default=results, help="where outcomes are kept")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     parser.add_argument(

@@ -6,10 +6,11 @@ and its median counts; what is slow once. Outcomes are kept in tests/bench/speed
 so that the benchmark can be stopped and goes on where it was; docs/benchmarks.md is made of them.
 
 `--only WORD` takes measurements whose name holds WORD, `--again` measures anew what is known,
-`--list` says what is left, `--table` only writes the page. OMP_NUM_THREADS is taken out of the
-environment, so every contender has the threads that it takes by itself. fastai runs in an
-environment of its own (`--fastai-python`); where there is none, its row says so. The tutorial's
-epochs take the most time: `--tutorial-epochs` sets how many, and the page says it.
+`--list` says what is left, `--minutes N` begins nothing after N minutes, `--table` only writes the
+page. OMP_NUM_THREADS is taken out of the environment, so every contender has the threads that it
+takes by itself. fastai runs in an environment of its own (`--fastai-python`); where there is none,
+its row says so. The tutorial's epochs take the most time: `--tutorial-epochs` sets how many, and
+the page says it.
 """
 
 import argparse
@@ -33,10 +34,10 @@ from tests.bench.ledger import (
     Record,
     arguments,
     circumstances,
-    keep,
     read,
     run,
     tlcli,
+    work,
 )
 from tests.bench.speed_table import DEFAULT, FASTAI, IMPORT, TUTORIAL, latest
 
@@ -199,8 +200,7 @@ def main() -> None:
         return
     folder = Path(tempfile.gettempdir(), f"tlcli-bench-{options.data.name}")
     folder.mkdir(exist_ok=True)
-    for wanted in [] if options.table else left:
-        keep(options.results, attempt(wanted, options, folder))
+    work([] if options.table else left, lambda one: attempt(one, options, folder), options)
     page.write(options.page, speed=options.results)
 
 

@@ -151,11 +151,9 @@ def part_row(name: str, records: list[Record]) -> str:
         n = len(last["epochs"])
         notes.append(f"{n} epoch{'s' if n > 1 else ''}, {seconds_each / n:.0f} s each")
     cpu = f"{statistics.median(r['cpu_s'] for r in records):.1f}" if "cpu_s" in last else ""
-    memory = f"{max(r['peak_mb'] for r in records):,}" if "peak_mb" in last else ""
     right = accuracy(last["right"], last["n"]) if "right" in last else ""
     return (
-        f"| {name} | {len(records)} | {seconds} | {span} | {cpu} | {memory} | {right} "
-        f"| {', '.join(notes)} |"
+        f"| {name} | {len(records)} | {seconds} | {span} | {cpu} | {right} | {', '.join(notes)} |"
     )
 
 
@@ -168,8 +166,8 @@ def section(outcomes: list[Record]) -> str:
         "## Whole commands",
         INTRODUCTION,
         where(shown),
-        "| what | runs | seconds, median | all runs | CPU seconds | largest process, MB "
-        "| right (95% interval) | |\n|---|---|---|---|---|---|---|---|\n"
+        "| what | runs | seconds, median | all runs | CPU seconds "
+        "| right (95% interval) | |\n|---|---|---|---|---|---|---|\n"
         + "\n".join(part_row(name, records) for name, records in table.parts.items()),
         *(["\n".join(failed)] if failed else []),
         "Ratios are of these medians. An accuracy is no lower than another where that lies within "

@@ -6,8 +6,10 @@ a line for a way and a fold, fold by fold, so that the benchmark can be stopped 
 was, and so that whatever has been run is paired.
 
 `--only WORD` takes those whose name (fold/way) holds WORD, `--again` measures anew what is known,
-`--list` says what is left, `--table` only writes the page. `--worker I/N` takes every Nth, for
-several processes, each with `--threads` for torch. `--epochs` is of the ways that train everything.
+`--list` says what is left, `--minutes N` begins nothing after N minutes, `--table` only writes the
+page. `--worker I/N` takes every Nth, for several processes, each with `--threads` for torch.
+`--epochs` is of the ways that train everything; another number than that of what is known measures
+anew.
 """
 
 import argparse
@@ -25,10 +27,10 @@ from tests.bench.ledger import (
     Record,
     arguments,
     circumstances,
-    keep,
     read,
     run,
     tlcli,
+    work,
 )
 from tests.bench.regret import FOLDS, deal
 from tests.bench.training_table import (
@@ -150,11 +152,21 @@ def words(job: Job, options: argparse.Namespace) -> list[str]:
     return filled
 
 
+def asked(job: Job, options: argparse.Namespace) -> str:
+    """The way's options as they are shown."""
+    return " ".join(words(job, options)).replace(str(MOBILENET), MOBILENET.name)
+
+
+def is_known(job: Job, known: dict[tuple[int, str], Record], options: argparse.Namespace) -> bool:
+    """Whether it was measured with these options."""
+    found = known.get((job.fold, job.way.name), {})
+    return "wall_s" in found and found["options"] == asked(job, options)
+
+
 def attempt(job: Job, options: argparse.Namespace) -> Record:
     """The outcome, or why there is none."""
     began = circumstances()
-    asked = " ".join(words(job, options)).replace(str(MOBILENET), MOBILENET.name)
-    named = {"fold": job.fold, "way": job.way.name, "options": asked}
+    named = {"fold": job.fold, "way": job.way.name, "options": asked(job, options)}
     how = {"threads": options.threads, "side_by_side": options.worker[1]}
     try:
         found = (train if job.way.data == "flowers" else train_digits)(job, options)
@@ -178,18 +190,13 @@ def main() -> None:
     parser.add_argument("--worker", type=pair, default=(0, 1), metavar="I/N")
     options = parser.parse_args()
     known = {} if options.again else latest(read(options.results))
-    left = [
-        job
-        for job in jobs()
-        if options.only in job.name and "wall_s" not in known.get((job.fold, job.way.name), {})
-    ]
+    left = [job for job in jobs() if options.only in job.name and not is_known(job, known, options)]
     worker, workers = options.worker
     left = left[worker::workers]
     if options.list:
         print(*(job.name for job in left), sep="\n")
         return
-    for job in [] if options.table else left:
-        keep(options.results, attempt(job, options))
+    work([] if options.table else left, lambda job: attempt(job, options), options)
     page.write(options.page, training=options.results)
 
 
