@@ -161,20 +161,19 @@ MEASUREMENTS = (
 
 
 def attempt(wanted: Measurement, options: argparse.Namespace, folder: Path) -> Record:
-    """One repetition; where it fails, why."""
+    """One repetition; where it fails, why, beside the parts that were measured before."""
     began = circumstances()
     parts: dict[str, Record] = {}
     try:
         parts |= wanted.measure(options, folder)
     except Failed as error:
-        parts = {}
         began["error"] = str(error)
     return {"name": wanted.name, "repeats": wanted.repeats, "parts": parts, **began}
 
 
 def todo(outcomes: list[Record], options: argparse.Namespace) -> list[Measurement]:
     """What is left, in turns; the slow ones come last."""
-    known = {name: [o for o in of if o["parts"]] for name, of in latest(outcomes).items()}
+    known = {name: [o for o in of if "error" not in o] for name, of in latest(outcomes).items()}
     turns = []
     for wanted in MEASUREMENTS:
         if options.only in wanted.name:

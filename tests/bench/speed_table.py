@@ -30,7 +30,7 @@ def latest(outcomes: list[Record]) -> dict[str, list[Record]]:
     for outcome in outcomes:
         by_name.setdefault(outcome["name"], []).append(outcome)
     return {
-        name: [o for o in of if o["parts"]][-of[-1]["repeats"] :] or of[-1:]
+        name: [o for o in of if "error" not in o][-of[-1]["repeats"] :] or of[-1:]
         for name, of in by_name.items()
     }
 
@@ -161,7 +161,7 @@ def section(outcomes: list[Record]) -> str:
     """The part of docs/benchmarks.md on speed."""
     table = Table.of(outcomes)
     shown = [*chain.from_iterable(latest(outcomes).values())]
-    failed = [f"- {o['name']}: not measured: {o['error']}" for o in shown if "error" in o]
+    failed = [f"- {o['name']}: failed: {o['error']}" for o in shown if "error" in o]
     lines = [
         "## Whole commands",
         INTRODUCTION,

@@ -113,7 +113,7 @@ def train(job: Job, options: argparse.Namespace) -> Record:
             script = Path(__file__).with_name("fastai_contender.py")
             command = [options.fastai_python, script, data, "--test", "test", *words(job, options)]
             done = run(command, threads=options.threads)
-            answers = json.loads(done.stdout)["answers"]
+            answers, kept = json.loads(done.stdout)["answers"], "last"
         else:
             command = ["finetune", data, *words(job, options), "--no-cache", "-o", trained]
             done = tlcli(*command, threads=options.threads)
@@ -123,10 +123,11 @@ def train(job: Job, options: argparse.Namespace) -> Record:
             ).stdout
             rows = [json.loads(line) for line in said.splitlines()]
             answers = {Path(row["path"]).name: row["label"] for row in rows}
+            kept = json.loads((trained / "run.json").read_text())["best_epoch"] or "head"
         truth = {p.name: p.parent.name for p in (data / "test").glob("*/*")}
     images = sorted(truth, key=lambda name: int(name.partition(".")[0]))
     right = "".join(str(int(answers[name] == truth[name])) for name in images)
-    return done.took() | {"outcomes": right}
+    return done.took() | {"kept": kept, "outcomes": right}
 
 
 def train_digits(job: Job, options: argparse.Namespace) -> Record:
