@@ -223,7 +223,8 @@ def _epochs(
                 scheduler.step()
                 pending = 0
             loss_sum += value * len(y)
-            right += (logits.argmax(1) == y).sum().item()
+            hard = y if y.ndim == 1 else y.argmax(1)  # of mixed images the larger part
+            right += (logits.argmax(1) == hard).sum().item()
             done += len(y)
             reporter.progress(
                 task, (epoch - 1) * n + int(done), total, loss=loss_sum / done, top1=right / done
