@@ -71,7 +71,8 @@ def parse(text: str) -> Values:
         known = TRANSFORMS.get(name)
         if known is None:
             faults.append(_unknown(name))
-            hints.append(did_you_mean(name, [*PRESETS, *TRANSFORMS]) if name else "")
+            wrong = name and name not in PRESETS
+            hints.append(did_you_mean(name, [*PRESETS, *TRANSFORMS]) if wrong else "")
         elif name in named:
             faults.append(f"{name} is named twice")
         else:
@@ -83,7 +84,9 @@ def parse(text: str) -> Values:
         named.add(name)
     if faults:
         usual = f"a preset ({', '.join(PRESETS)}), then transforms: light,vflip,rotate=30"
-        raise UsageError(f"--augment: {'; '.join(faults)}", next(filter(None, hints), usual))
+        raise UsageError(
+            f"--augment: {'; '.join(dict.fromkeys(faults))}", next(filter(None, hints), usual)
+        )
     return {name: values[name] for name in TRANSFORMS if values.get(name)}
 
 
