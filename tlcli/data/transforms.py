@@ -31,8 +31,6 @@ def transformed(
     """
     if aug.vflip and rng.random() < aug.vflip:
         view = F.vertical_flip(view)
-    if angle or aug.translate or aug.shear:
-        view = _moved(view, angle, aug, fill, rng)
     if aug.randaugment:
         view = rand_augment(view, round(aug.randaugment), fill, rng)
     if aug.trivialaugment and rng.random() < aug.trivialaugment:
@@ -43,6 +41,9 @@ def transformed(
         view = F.to_grayscale(view, num_output_channels=3)
     if aug.pca:
         view = shifted(view, aug.colours, aug.pca, rng)
+    # last, as `fill` is to stay the colour that it is
+    if angle or aug.translate or aug.shear:
+        view = _moved(view, angle, aug, fill, rng)
     if aug.erase and rng.random() < aug.erase:
         view = view.copy()
         view.paste(fill, random_box(view.size, ERASED, ERASED_RATIO, rng))
