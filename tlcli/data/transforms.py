@@ -72,8 +72,11 @@ _JITTERED = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
 
 def _jittered(view: Image.Image, aug: Augmentation, rng: random.Random) -> Image.Image:
     """In random order, as torchvision's ColorJitter."""
-    steps = [(change, rng.uniform(1 - aug.jitter, 1 + aug.jitter)) for change in _JITTERED]
-    steps = [*(steps if aug.jitter else []), (F.adjust_hue, rng.uniform(-aug.hue, aug.hue))]
+    steps = []
+    if aug.jitter:
+        steps += [(change, rng.uniform(1 - aug.jitter, 1 + aug.jitter)) for change in _JITTERED]
+    if aug.hue:
+        steps.append((F.adjust_hue, rng.uniform(-aug.hue, aug.hue)))
     rng.shuffle(steps)
     for change, strength in steps:
         view = change(view, strength)
