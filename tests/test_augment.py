@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy
 import pytest
@@ -480,3 +481,12 @@ def test_boxes_are_drawn_from_the_range_asked_for():
 def test_mixing_is_read_from_the_values():
     assert make_mixing(parse("light")) is None
     assert make_mixing(parse("light,mixup,cutmix=0.5")) == Mixing(0.2, 0.5)
+
+
+def test_the_docs_have_every_preset_and_transform_as_they_are():
+    page = (Path(__file__).parent.parent / "docs" / "augmentation.md").read_text()
+    for name, of in TRANSFORMS.items():
+        assert f"| `{name}` | {of.usual:g} | {of.most:g} | {of.what} |" in page
+    for name, values in PRESETS.items():
+        told = ", ".join(f"{k} {v:g}" for k, v in values.items()) or "every image as it is"
+        assert f"| `{name}` | {told} |" in page

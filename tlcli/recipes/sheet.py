@@ -78,7 +78,7 @@ def contact_sheet(
         rows.append(Row(dataset.classes[sample.label], pictures))
     if mixing:
         batch = torch.stack(images), torch.tensor(labels)
-        rows.append(_mixed(*batch, dataset.classes, mixing, seed, views + 1))
+        rows.append(mixed_row(*batch, dataset.classes, mixing, seed, views + 1))
     told = ", ".join(f"{name} {value:g}" for name, value in transforms.items()) or "none"
     sheet = draw(f"{augment}: {told}; the image as it is, then {views} views", rows)
     write_whole(output, lambda beside: sheet.save(beside, "PNG"))
@@ -111,7 +111,7 @@ def picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
-def _mixed(
+def mixed_row(
     images: Tensor, labels: Tensor, classes: Sequence[str], mixing: Mixing, seed: int, n: int
 ) -> Row:
     """One image of each of `n` batches, as each batch draws its own share."""

@@ -133,7 +133,13 @@ def make_sources(
                 dataset, find_unreadable([s.path for s in samples], reporter), reporter
             )
         train = Recomputed(dataset.train, forward, augmentation, seed, mixing, len(dataset.classes))
-        return Sources(train, Recomputed(dataset.val, forward), dataset, False)
+        val: Source = Recomputed(dataset.val, forward)
+        if needed and needed <= memory_limit():  # only the training images are mixed
+            codes, labels, _ = remember(
+                dataset.val, forward, task="val features", cache=cache, reporter=reporter
+            )
+            val = Remembered(codes, labels)
+        return Sources(train, val, dataset, False)
 
     codes, labels, bad = remember(
         dataset.train,
