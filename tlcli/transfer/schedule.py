@@ -24,6 +24,8 @@ class Schedule:
         layer_decay: each earlier stage takes this times its successor's learning rate.
         head_first: solve the head alone on frozen codes before everything is trained
             (linear probing then fine-tuning, Kumar et al. 2022).
+        batchnorm: statistics of the trained stages: "adapt" to the batches, or stay "frozen" as
+            the weights came with them (what they scale and shift by is trained either way).
         init: of new layers: "default" (the layer's own), "uniform" (Glorot and Bengio 2010)
             or "normal" (mean 0, deviation 0.01, Krizhevsky et al. 2012).
     """
@@ -39,6 +41,7 @@ class Schedule:
     patience: int = 0
     layer_decay: float = 1.0
     head_first: bool = False
+    batchnorm: str = "adapt"
     init: str = "default"
 
 

@@ -13,9 +13,9 @@ from tlcli.events import Reporter, duration
 from tlcli.transfer.device import Compute
 from tlcli.transfer.head import solve
 from tlcli.transfer.network import Network, final_layer
-from tlcli.transfer.optimise import make_optimizer, rate_factor
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.sources import Remembered, Source
+from tlcli.transfer.steps import Diverged, Row, Steps
 
 
 @dataclass
@@ -41,10 +41,6 @@ class Fit:
     stopped: str = "finished"
     problem: str = ""
     strength: float | None = None
-
-
-class Diverged(Exception):
-    """The loss became NaN or infinite; the text says where."""
 
 
 def fit(
@@ -78,7 +74,7 @@ def fit(
     rows = (
         _solve_head(network, train, result, phase, seed, reporter)
         if schedule.optimizer == "lbfgs"
-        else _epochs(network, suffix, train, schedule, compute, phase, seed, reporter)
+        else Steps(network, len(train), schedule, compute, seed).epochs(train, phase, reporter)
     )
     worse = 0
     started = time.perf_counter()
@@ -114,9 +110,6 @@ def fit(
     if len(result.history) > 1:
         reporter.note(_kept_line(result, schedule.patience))
     return result
-
-
-Row = dict[str, float | int | str | None]
 
 
 def _kept_line(result: Fit, patience: int) -> str:
@@ -172,71 +165,6 @@ def _solve_head(
         "train_top1": (logits.argmax(1) == train.labels).float().mean().item(),
         "images_per_s": round(len(train) / max(seconds, 1e-9), 1),
     }
-
-
-def _epochs(
-    network: Network,
-    suffix: nn.Sequential,
-    train: Source,
-    schedule: Schedule,
-    compute: Compute,
-    phase: str,
-    seed: int,
-    reporter: Reporter,
-) -> Iterator[Row]:
-    """Epochs of SGD or AdamW; a row after each."""
-    optimizer = make_optimizer(network, schedule)
-    accumulate = schedule.accumulate
-    n = len(train)
-    batches = -(-n // schedule.batch_size)
-    per_epoch = -(-batches // accumulate)
-    factor = rate_factor(schedule, per_epoch)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    # The last group of an epoch may hold fewer batches.
-    short = batches % accumulate or accumulate
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.dtype is torch.float16)
-    torch.manual_seed(seed)
-    task = f"training {phase}" if phase else "training"
-    total = n * schedule.epochs
-    for epoch in range(1, schedule.epochs + 1):
-        started = time.perf_counter()
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
-        suffix.train()
-        loss_sum = right = done = 0.0
-        pending = 0
-        lr = optimizer.param_groups[-1]["lr"]
-        for step, (x, y) in enumerate(train.batches(order, schedule.batch_size, epoch), 1):
-            x, y = x.to(compute.device), y.to(compute.device)
-            with compute.autocast():
-                logits = suffix(x)
-                loss = F.cross_entropy(logits.float(), y)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise Diverged(f"the loss became {value} in epoch {epoch}, batch {step}")
-            group = short if step > batches - short else accumulate
-            scaler.scale(loss / group).backward()
-            pending += 1
-            if pending == accumulate or done + len(y) == n:
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=True)
-                scheduler.step()
-                pending = 0
-            loss_sum += value * len(y)
-            hard = y if y.ndim == 1 else y.argmax(1)  # of mixed images the larger part
-            right += (logits.argmax(1) == hard).sum().item()
-            done += len(y)
-            reporter.progress(
-                task, (epoch - 1) * n + int(done), total, loss=loss_sum / done, top1=right / done
-            )
-        yield {
-            "phase": phase,
-            "epoch": epoch,
-            "lr": lr,
-            "train_loss": loss_sum / n,
-            "train_top1": right / n,
-            "images_per_s": round(n / (time.perf_counter() - started), 1),
-        }
 
 
 def n_outputs(suffix: nn.Module) -> int:
