@@ -1,12 +1,12 @@
 """AlexNet's colour shift: along the principal colours of the training images."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image
 
-from tlcli.data.augment import Colours
+from tlcli.data.augment import Augmentation, Colours, make_augmentation
 from tlcli.data.dataset import Sample
 from tlcli.data.decode import Unreadable, decode
 from tlcli.data.threads import in_order
@@ -17,6 +17,11 @@ SIDE = 32
 """They are reduced to so many pixels a side first."""
 DIGITS = 6
 """Decimals that are kept: what lies behind them differs between machines."""
+
+
+def augmentation_for(values: Mapping[str, float], samples: Sequence[Sample]) -> Augmentation | None:
+    """`make_augmentation`, with the principal colours of `samples` where they are needed."""
+    return make_augmentation(values, principal_colours(samples) if "pca" in values else None)
 
 
 def principal_colours(samples: Sequence[Sample]) -> Colours:

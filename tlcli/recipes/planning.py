@@ -9,8 +9,8 @@ from typing import Any
 
 from tlcli.backbones import build, catalogue
 from tlcli.backbones.backbone import Backbone
-from tlcli.data.augment import Augmentation, make_augmentation
-from tlcli.data.colour import principal_colours
+from tlcli.data.augment import Augmentation
+from tlcli.data.colour import augmentation_for
 from tlcli.data.dataset import Dataset, scan
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
@@ -189,9 +189,8 @@ def decide(
         always: measure even where everything was set by hand.
     """
     wish = options.wish()
-    transforms = options.transforms
-    colours = principal_colours(dataset.train) if "pca" in transforms else None
-    augmentation, mixing = make_augmentation(transforms, colours), make_mixing(transforms)
+    augmentation = augmentation_for(options.transforms, dataset.train)
+    mixing = make_mixing(options.transforms)
     measured: Survey | None = None
     if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
         measured = survey(

@@ -12,8 +12,8 @@ from tlcli.artifacts.files import write_whole
 from tlcli.artifacts.sheet import Row, draw
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
-from tlcli.data.augment import augmented, make_augmentation
-from tlcli.data.colour import principal_colours
+from tlcli.data.augment import augmented
+from tlcli.data.colour import augmentation_for
 from tlcli.data.dataset import Dataset, Sample, scan
 from tlcli.data.decode import Unreadable, decode
 from tlcli.data.names import shown
@@ -62,8 +62,7 @@ def contact_sheet(
         )
     pre = native_preprocessing(catalogue.find(model))
     dataset = scan(Path(data), seed=seed, reporter=reporter or Reporter())
-    colours = principal_colours(dataset.train) if "pca" in transforms else None
-    augmentation, mixing = make_augmentation(transforms, colours), make_mixing(transforms)
+    augmentation, mixing = augmentation_for(transforms, dataset.train), make_mixing(transforms)
     rows: list[Row] = []
     images: list[Tensor] = []
     labels: list[int] = []
@@ -79,8 +78,8 @@ def contact_sheet(
     if mixing:
         batch = torch.stack(images), torch.tensor(labels)
         rows.append(mixed_row(*batch, dataset.classes, mixing, seed, views + 1))
-    told = ", ".join(f"{name} {value:g}" for name, value in transforms.items()) or "none"
-    sheet = draw(f"{augment}: {told}; the image as it is, then {views} views", rows)
+    told = ", ".join(f"{name} {value:g}" for name, value in transforms.items())
+    sheet = draw(f"{augment}: {told or 'nothing'}; the image as it is, then {views} views", rows)
     write_whole(output, lambda beside: sheet.save(beside, "PNG"))
     return output
 
