@@ -62,7 +62,9 @@ def command(
         rich_help_panel=TRAINING,
     ),
     augment: str = typer.Option(
-        "light", help="light (flip, random resized crop, rotation) or none."
+        "light",
+        help="none, light, standard or strong, and transforms by name, as light,vflip,rotate=30 "
+        "(docs/augmentation.md lists them).",
     ),
     views: int = typer.Option(
         None, help="Views an image that the frozen stages remember: a plain one, others augmented."

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from tlcli.cli import output
-from tlcli.cli.inputs import WITHOUT_MODEL
+from tlcli.cli.inputs import TTA, WITHOUT_MODEL
 
 COLUMNS = ("path", "label", "probability", "error", "ood")
 
@@ -35,6 +35,7 @@ def command(
     reject: bool = typer.Option(
         False, "--reject", help="Images unlike the training images (ood above 1) become unknown."
     ),
+    tta: str = TTA,
     format_name: str = output.FORMAT,
     file: Path = output.FILE,
     null: bool = typer.Option(False, "-0", help="Paths on stdin end with NUL, not newline."),
@@ -57,7 +58,7 @@ def command(
 
     with Terminal(quiet) as terminal:
         chosen = inputs.model_or_default(model)
-        classifier = load(chosen, weights=weights, device_name=device, reporter=terminal)
+        classifier = load(chosen, weights=weights, device_name=device, tta=tta, reporter=terminal)
         if chosen is None:
             terminal.note(f"model: {Path(classifier.source).parent}")
         answers = classifier.stream(named, top=top or 1, threshold=threshold, reject=reject)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tlcli.data import crops
 from tlcli.data.decode import Source, Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.threads import usable_cores
@@ -26,7 +27,8 @@ class Group:
 
     Attributes:
         names: as they came with the images.
-        pixels: for each preprocessing uint8 [m, 3, crop, crop], m >= n; what is missing is zeros.
+        pixels: for each preprocessing uint8 [m, views, 3, crop, crop], m >= n; what is missing is
+            zeros.
         problems: for each of the n images None, or why its pixels are zeros.
         last: there are no more images.
     """
@@ -42,6 +44,7 @@ def stream_groups(
     preprocessings: Sequence[Preprocessing],
     *,
     batch: int,
+    tta: str = "none",
     patience: float = PATIENCE,
 ) -> Iterator[Group]:
     """The images in order, `batch` at a time, decoded ahead by threads in bounded memory.
@@ -50,6 +53,9 @@ def stream_groups(
     handed on: whoever writes paths into a pipe one by one gets answers one by one. Groups are
     padded with zeros to `batch`, as a fixed size keeps results equal; after a pause only to a
     power of two, and the only group of a short source not at all.
+
+    Args:
+        tta: which views of each image; a key of `tlcli.data.crops.VIEWS`.
     """
 
     def pixels(job: Job) -> Decoded:
@@ -58,9 +64,9 @@ def stream_groups(
             image = decode(source)
         except Unreadable as error:
             return name, error
-        return name, tuple(pre.fit(image) for pre in preprocessings)
+        return name, tuple(crops.views(image, pre, tta) for pre in preprocessings)
 
-    sides = [pre.crop for pre in preprocessings]
+    shapes = [(crops.count(tta), 3, pre.crop, pre.crop) for pre in preprocessings]
     first = True
     for decoded, paused, last in _gathered(pixels, jobs, batch, patience):
         n = len(decoded)
@@ -68,11 +74,13 @@ def stream_groups(
         if paused and not last:
             room = min(batch, 1 << (n - 1).bit_length())
         first = False
-        yield _group(decoded, sides, room, last)
+        yield _group(decoded, shapes, room, last)
 
 
-def _group(decoded: list[Decoded], sides: list[int], room: int, last: bool) -> Group:
-    pixels = [torch.zeros(room, 3, side, side, dtype=torch.uint8) for side in sides]
+def _group(
+    decoded: list[Decoded], shapes: Sequence[tuple[int, ...]], room: int, last: bool
+) -> Group:
+    pixels = [torch.zeros(room, *shape, dtype=torch.uint8) for shape in shapes]
     problems: list[Unreadable | None] = []
     for row, (_, outcome) in enumerate(decoded):
         if isinstance(outcome, Unreadable):

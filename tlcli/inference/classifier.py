@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tlcli.data.crops import count
 from tlcli.data.decode import Source, Unreadable
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.stream import Group, Job, stream_groups
@@ -50,6 +51,7 @@ class Member:
     """One network of a classifier.
 
     Attributes:
+        source: the bundle's path or the backbone's name.
         body: float32 [n, 3, h, w], normalised, to codes [n, ...].
         head: codes to logits [n, classes].
         novelty: measures how unlike the training images codes are, if the bundle has it.
@@ -57,6 +59,7 @@ class Member:
         order: for each class of the classifier its place among this network's outputs.
     """
 
+    source: str
     body: nn.Sequential
     head: nn.Module
     preprocessing: Preprocessing
@@ -87,9 +90,11 @@ class Classifier:
     """A loaded bundle, a backbone with ImageNet's own classes, or several as an ensemble.
 
     Attributes:
-        source: the bundle's path or the backbone's name; of several, joined by " + ".
+        source: the member's; of several, joined by " + ".
         classes: the names, in the order of the probabilities.
         members: the networks; their probabilities are averaged.
+        tta: which views of each image they see, whose probabilities are averaged too; a key of
+            `tlcli.data.crops.VIEWS`.
     """
 
     source: str
@@ -97,6 +102,7 @@ class Classifier:
     members: tuple[Member, ...]
     compute: Compute
     reporter: Reporter
+    tta: str = "none"
 
     @property
     def has_ood(self) -> bool:
@@ -177,7 +183,9 @@ class Classifier:
         """What the networks say, a batch at a time, in the order of `images`."""
         several = list(dict.fromkeys(member.preprocessing for member in self.members))
         forwards: list[FrozenForward] = []
-        groups = stream_groups(map(_job, images), several, batch=self.compute.batch_size)
+        # several views an image, not more pixels at once
+        size = max(1, self.compute.batch_size // count(self.tta))
+        groups = stream_groups(map(_job, images), several, batch=size, tta=self.tta)
         for group in groups:
             if not forwards:
                 # One batch is answered before folding BatchNorm would be done.
@@ -198,12 +206,16 @@ class Classifier:
         total = torch.zeros(n, len(self.classes))
         far: list[Tensor] = []
         for member, forward in zip(self.members, forwards, strict=True):
-            codes = forward(group.pixels[several.index(member.preprocessing)])
+            pixels = group.pixels[several.index(member.preprocessing)]
+            codes = forward(pixels.flatten(0, 1))
             with self.compute.autocast():
                 logits = member.head(codes)
-            total += logits.float().softmax(1).cpu()[:n, list(member.order)]
+            views = logits.float().softmax(1).cpu().unflatten(0, pixels.shape[:2])
+            total += views.mean(1)[:n, list(member.order)]
             if member.novelty is not None:
-                far.append(member.novelty.score(codes[:n].float().cpu()))
+                # what is usual was learnt on plain views, which come first
+                plain = codes[:: pixels.shape[1]][:n]
+                far.append(member.novelty.score(plain.float().cpu()))
         probabilities = total / len(self.members)
         finite = probabilities.isfinite().all(1).tolist()
         problems = [_why(p, good) for p, good in zip(group.problems, finite, strict=True)]

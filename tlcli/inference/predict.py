@@ -1,6 +1,7 @@
 """Bundles and backbones opened as classifiers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from tlcli.artifacts import bundle, run
 from tlcli.backbones import build, catalogue
+from tlcli.data.crops import VIEWS
 from tlcli.data.names import some
-from tlcli.errors import UsageError, UserError, did_you_mean
+from tlcli.errors import UsageError, UserError, choice, did_you_mean
 from tlcli.events import Reporter
 from tlcli.inference.classifier import Answer, Classifier, Member
 from tlcli.transfer import device
@@ -26,6 +28,7 @@ def load(
     *,
     weights: str = "auto",
     device_name: str = "auto",
+    tta: str = "none",
     reporter: Reporter | None = None,
 ) -> Classifier:
     """Open a bundle, a run folder, or a backbone with its ImageNet classes.
@@ -35,31 +38,33 @@ def load(
             such; write ./NAME for a folder that is called like one. Several are an ensemble,
             whose probabilities are averaged.
         weights: of a backbone: "auto", a file, or the name of one of torchvision's weights.
+        tta: what each image is seen by, the answers averaged: "none" (its centre), "flip" (and its
+            mirror image), "5" (centre and corners), "10" (those and their mirror images).
 
     Raises:
         UserError: there is no such model, it cannot be read, or the classes of several differ.
     """
     reporter = reporter or Reporter()
+    choice("--tta", tta, VIEWS)
     if model is None:
         model = run.newest_run()
     models = [model] if isinstance(model, str | Path) else list(model)
     if not models:
         raise UsageError("no model is named")
     opened = [_open(str(one), weights, reporter) for one in models]
-    names, members = zip(*((name, member) for name, member, _ in opened), strict=True)
-    classes = opened[0][2]
-    for name, _, others in opened[1:]:
-        _check_same(names[0], classes, name, others)
+    first, classes = opened[0]
+    for member, others in opened[1:]:
+        _check_same(first.source, classes, member.source, others)
     ordered = tuple(
-        Member(**{**member.__dict__, "order": tuple(own.index(c) for c in classes)})
-        for member, (_, _, own) in zip(members, opened, strict=True)
+        replace(member, order=tuple(own.index(c) for c in classes)) for member, own in opened
     )
+    source = " + ".join(member.source for member in ordered)
     compute = device.choose(device_name, "fp32")
-    return Classifier(" + ".join(names), classes, ordered, compute, reporter)
+    return Classifier(source, classes, ordered, compute, reporter, tta)
 
 
-Opened = tuple[str, Member, tuple[str, ...]]
-"""What it is called, the network, its classes in the order of its outputs."""
+Opened = tuple[Member, tuple[str, ...]]
+"""The network, its classes in the order of its outputs."""
 
 
 def _open(model: str, weights: str, reporter: Reporter) -> Opened:
@@ -79,8 +84,10 @@ def _open(model: str, weights: str, reporter: Reporter) -> Opened:
     novelty = _novelty(path, meta)
     temperature = (meta.calibration or {}).get("temperature", 1.0)
     *body, head = network.stages
-    member = Member(nn.Sequential(*body), head, meta.preprocessing, novelty, temperature, ())
-    return str(path), member, meta.classes
+    member = Member(
+        str(path), nn.Sequential(*body), head, meta.preprocessing, novelty, temperature, ()
+    )
+    return member, meta.classes
 
 
 def _novelty(path: Path, meta: bundle.BundleMeta) -> Novelty | None:
@@ -98,8 +105,8 @@ def _open_backbone(name: str, weights: str, reporter: Reporter) -> Opened:
             f"train one: tlcli finetune DIR --model {name}",
         )
     *body, head = backbone.stages
-    member = Member(nn.Sequential(*body), head, backbone.preprocessing, None, 1.0, ())
-    return name, member, backbone.categories
+    member = Member(name, nn.Sequential(*body), head, backbone.preprocessing, None, 1.0, ())
+    return member, backbone.categories
 
 
 def _check_same(first: str, classes: tuple[str, ...], second: str, others: tuple[str, ...]) -> None:

@@ -11,7 +11,6 @@ import torch
 
 from tlcli.artifacts import run
 from tlcli.backbones import build
-from tlcli.data.augment import AUGMENTATIONS
 from tlcli.errors import UserError
 from tlcli.events import Reporter, duration
 from tlcli.recipes.options import Options
@@ -79,7 +78,6 @@ def finetune(
 def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Reporter) -> Run:
     started = time.perf_counter()
     compute = device.choose(options.device, options.precision)
-    augmentation = AUGMENTATIONS[options.augment]
     dataset = scan_told(data, options, reporter)
 
     torch.manual_seed(options.seed)
@@ -90,7 +88,7 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
     plan, dataset, decided = planned.plan, planned.dataset, time.perf_counter()
     for line in plan_lines(planned):
         reporter.note(line)
-    views = choose_views(options.views, plan, augmentation)
+    views = choose_views(options.views, plan, planned.augmentation, planned.mixing)
     network = build_network(
         backbone,
         cut=plan.cut,
@@ -117,7 +115,8 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
                     ),
                     dataset,
                     views=views,
-                    augmentation=augmentation,
+                    augmentation=planned.augmentation,
+                    mixing=None if phase == "head" else planned.mixing,
                     seed=options.seed,
                     must_remember=schedule.optimizer == "lbfgs",
                     checked=bool(history),

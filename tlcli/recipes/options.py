@@ -6,12 +6,13 @@ from pathlib import Path
 
 from tlcli.artifacts.run import check_free
 from tlcli.backbones.catalogue import DEFAULT_MODEL, find
-from tlcli.data.augment import AUGMENTATIONS
+from tlcli.data import presets
 from tlcli.errors import UsageError, choice
 from tlcli.transfer.cache import LIMIT
 from tlcli.transfer.cases import CASES, LARGE_FROM, Wish
 from tlcli.transfer.device import DEVICES, PRECISIONS
 from tlcli.transfer.evidence import SAMPLE
+from tlcli.transfer.mixing import MIXING
 from tlcli.transfer.schedule import INITS, LR_SCHEDULES, OPTIMIZERS, Schedule
 
 # Lowest and highest allowed value of each number; the highest is left out where it is infinite.
@@ -38,7 +39,6 @@ _NAMES = {
     "optimizer": OPTIMIZERS,
     "lr_schedule": LR_SCHEDULES,
     "init": INITS,
-    "augment": AUGMENTATIONS,
     "device": DEVICES,
     "precision": PRECISIONS,
 }
@@ -54,7 +54,8 @@ class Options:
         case, size, similarity, freeze: which stages are frozen; see `docs/four-cases.md`.
         optimizer, lr, momentum, weight_decay, epochs, batch_size, accumulate, lr_schedule,
             patience, init: how the rest is trained; see `tlcli.transfer.schedule.Schedule`.
-        augment: "light" or "none".
+        augment: a preset, transforms by name, or both: "light", "standard,vflip,rotate=30"; see
+            `tlcli.data.presets`.
         views: remembered views an image.
         val_fraction: share of the images held out where the folder has no val of its own.
         seed: of the split, the new layers, the order and the augmentation.
@@ -84,7 +85,7 @@ class Options:
     lr_schedule: str | None = None
     patience: int | None = None
     init: str | None = None
-    augment: str = "light"
+    augment: str = presets.DEFAULT
     views: int | None = None
     val_fraction: float = 0.2
     seed: int = 0
@@ -111,6 +112,7 @@ class Options:
             UserError: `output` holds something already.
         """
         find(self.model)
+        presets.parse(self.augment)
         for name, known in _NAMES.items():
             value = getattr(self, name)
             if value is not None:
@@ -130,8 +132,15 @@ class Options:
         if self.output is not None:
             check_free(self.output)
 
+    @property
+    def transforms(self) -> presets.Values:
+        """The strength of each transform that is on, by its name."""
+        return presets.parse(self.augment)
+
     def wish(self) -> Wish:
         """The part of it that the plan decides about."""
         names = {f.name for f in fields(Schedule)} & {f.name for f in fields(self)}
         schedule = {name: getattr(self, name) for name in sorted(names)}
-        return Wish(self.case, self.size, self.similarity, self.freeze, schedule)
+        mixing = ",".join(name for name in self.transforms if name in MIXING)
+        mixing = f"--augment {mixing}" if mixing else ""
+        return Wish(self.case, self.size, self.similarity, self.freeze, schedule, mixing)

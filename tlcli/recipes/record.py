@@ -116,6 +116,10 @@ class Record:
                 "warnings": list(dataset.warnings),
             },
             "options": asked,
+            "augmentation": {
+                "transforms": self.options.transforms,
+                "colours": getattr(self.planned.augmentation, "colours", None),
+            },
             "plan": self.planned.plan.to_dict(),
             "forecast_s": {k: round(v, 1) for k, v in self.planned.forecast_s.items()},
             "views": self.views,

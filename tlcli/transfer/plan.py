@@ -128,7 +128,10 @@ def make_plan(
     else:
         recipe = "solve" if drop or linear_head else "head"
     schedule, switched = choose_schedule(
-        recipe, wish.schedule, solvable=len(trained) == 1 and (drop or linear_head)
+        recipe,
+        wish.schedule,
+        solvable=len(trained) == 1 and (drop or linear_head),
+        mixing=wish.mixing,
     )
     notes += switched
     if schedule.head_first and (index == len(stages) - 1 or wish.schedule.get("init")):

@@ -70,13 +70,14 @@ SCHEDULES: Mapping[str, tuple[Schedule, float]] = {
 
 
 def choose_schedule(
-    recipe: str, asked: Mapping[str, Any], *, solvable: bool
+    recipe: str, asked: Mapping[str, Any], *, solvable: bool, mixing: str = ""
 ) -> tuple[Schedule, list[str]]:
     """A schedule of `SCHEDULES` with what was set by hand.
 
     Args:
         asked: values by field name; None is "as the recipe says".
         solvable: what is trained is one linear layer.
+        mixing: the option that asks for mixed images, which need steps too; "" for none.
 
     Returns:
         The schedule, and what a person should know of how it came to be.
@@ -90,17 +91,18 @@ def choose_schedule(
         if flag in asked:
             choice(f"--{flag.replace('_', '-')}", asked[flag], known)
     stepwise = sorted(STEPWISE & asked.keys())
-    flags = ", ".join("--" + k.replace("_", "-") for k in stepwise)
+    asking = ["--" + k.replace("_", "-") for k in stepwise] + ([mixing] if mixing else [])
+    flags = ", ".join(asking)
     if optimizer == "lbfgs":
         if not solvable:
             raise UsageError(
                 "--optimizer lbfgs fits a linear head only, and this plan trains more",
                 "use --optimizer adamw or sgd, or --freeze all-but-head",
             )
-        if stepwise:
+        if asking:
             raise UsageError(f"--optimizer lbfgs takes no {flags}", "use --optimizer adamw or sgd")
     notes: list[str] = []
-    if recipe == "solve" and (stepwise or optimizer in ("sgd", "adamw")):
+    if recipe == "solve" and (asking or optimizer in ("sgd", "adamw")):
         recipe = "head"
         if optimizer is None:
             notes.append(f"{flags} asks for training in steps: AdamW instead of L-BFGS")

@@ -1,5 +1,6 @@
 """Where training takes its activations from: remembered ones, or computed again each epoch."""
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from tlcli.data.load import find_unreadable, load_batches
 from tlcli.events import Reporter
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.features import FrozenForward, bytes_per_view, memory_limit, remember
+from tlcli.transfer.mixing import Mixing, mix
 
 
 @dataclass
@@ -42,13 +44,16 @@ class Remembered:
 class Recomputed:
     """Activations at the cut, computed from the images each time they are asked for.
 
-    The images must be readable; see `find_unreadable`.
+    The images must be readable; see `find_unreadable`. With `mixing` those of a batch are mixed,
+    and the labels are shares of `n_classes` classes, float32 [n, n_classes].
     """
 
     samples: Sequence[Sample]
     forward: FrozenForward
     augmentation: Augmentation | None = None
     seed: int = 0
+    mixing: Mixing | None = None
+    n_classes: int = 0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -67,8 +72,14 @@ class Recomputed:
             augmentation=self.augmentation,
             keys=[f"{self.seed}:{s.digest}:{epoch}" for s in samples],
         )
-        for (images, _), y in zip(loaded, labels, strict=True):
-            yield self.forward(images)[: len(y)], y
+        for step, ((images, _), y) in enumerate(zip(loaded, labels, strict=True)):
+            n = len(y)
+            if self.mixing is not None:
+                # by its first image and not its place: an epoch may begin in its middle
+                first = samples[step * batch_size].digest
+                rng = random.Random(f"{self.seed}:mixed:{first}:{epoch}")
+                images[:n], y = mix(images[:n], y, self.n_classes, self.mixing, rng)
+            yield self.forward(images)[:n], y
 
 
 Source = Remembered | Recomputed
@@ -90,6 +101,7 @@ def make_sources(
     *,
     views: int,
     augmentation: Augmentation | None,
+    mixing: Mixing | None = None,
     seed: int,
     must_remember: bool,
     checked: bool,
@@ -99,6 +111,7 @@ def make_sources(
     """Remember the activations where there is a frozen prefix and they fit; else recompute.
 
     Args:
+        mixing: mix the training images, so that their activations must be computed again.
         must_remember: the head is solved on them all at once, so they have to fit.
         checked: every image is known to be readable.
         cache: where remembered activations are kept for the next run.
@@ -106,8 +119,10 @@ def make_sources(
     n = len(dataset.train) * views + len(dataset.val)
     frozen = len(forward.plain) > 0
     needed = n * bytes_per_view(forward) if frozen else 0
-    if not frozen or (needed > memory_limit() and not must_remember):
-        if frozen:
+    if not frozen or mixing or (needed > memory_limit() and not must_remember):
+        if frozen and mixing:
+            reporter.note("the images are mixed, so activations are computed again each epoch")
+        elif frozen:
             reporter.note(
                 f"the activations at the cut would take {needed / 1e9:.1f} GB (the limit is "
                 f"{memory_limit() / 1e9:.1f} GB), so they are computed again each epoch"
@@ -117,8 +132,14 @@ def make_sources(
             dataset = without(
                 dataset, find_unreadable([s.path for s in samples], reporter), reporter
             )
-        train = Recomputed(dataset.train, forward, augmentation, seed)
-        return Sources(train, Recomputed(dataset.val, forward), dataset, False)
+        train = Recomputed(dataset.train, forward, augmentation, seed, mixing, len(dataset.classes))
+        val: Source = Recomputed(dataset.val, forward)
+        if needed and needed <= memory_limit():  # only the training images are mixed
+            codes, labels, _ = remember(
+                dataset.val, forward, task="val features", cache=cache, reporter=reporter
+            )
+            val = Remembered(codes, labels)
+        return Sources(train, val, dataset, False)
 
     codes, labels, bad = remember(
         dataset.train,
@@ -143,6 +164,7 @@ def make_sources(
             left,
             views=views,
             augmentation=augmentation,
+            mixing=mixing,
             seed=seed,
             must_remember=must_remember,
             checked=True,
