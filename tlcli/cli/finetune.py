@@ -42,7 +42,9 @@ def command(
     optimizer: str = typer.Option(
         None, help="adamw, sgd, or lbfgs (for a linear head alone).", rich_help_panel=TRAINING
     ),
-    lr: float = typer.Option(None, help="Learning rate.", rich_help_panel=TRAINING),
+    lr: str = typer.Option(
+        None, help="Learning rate, or find: a range test measures it.", rich_help_panel=TRAINING
+    ),
     momentum: float = typer.Option(None, help="SGD's momentum.", rich_help_panel=TRAINING),
     weight_decay: float = typer.Option(None, help="Weight decay.", rich_help_panel=TRAINING),
     epochs: int = typer.Option(None, help="Passes over the images.", rich_help_panel=TRAINING),
@@ -50,10 +52,55 @@ def command(
     accumulate: int = typer.Option(
         None, help="Batches whose gradients make one step.", rich_help_panel=TRAINING
     ),
-    lr_schedule: str = typer.Option(None, help="cosine or constant.", rich_help_panel=TRAINING),
+    lr_schedule: str = typer.Option(
+        None, help="cosine, linear, one-cycle or constant.", rich_help_panel=TRAINING
+    ),
+    warmup: float = typer.Option(
+        None, help="Epochs in which the learning rate rises.", rich_help_panel=TRAINING
+    ),
     patience: int = typer.Option(
         None,
         help="Stop after so many epochs without a better validation accuracy; 0: never.",
+        rich_help_panel=TRAINING,
+    ),
+    metric: str = typer.Option(
+        None,
+        help="By which the best epoch is told: top1, loss, balanced_accuracy or macro_f1.",
+        rich_help_panel=TRAINING,
+    ),
+    layer_decay: float = typer.Option(
+        None,
+        help="Each earlier stage takes this share of its successor's learning rate.",
+        rich_help_panel=TRAINING,
+    ),
+    head_first: bool = typer.Option(
+        None,
+        "--head-first/--no-head-first",
+        help="Fit the head alone on frozen codes before the rest is trained.",
+        rich_help_panel=TRAINING,
+    ),
+    unfreeze: str = typer.Option(
+        None,
+        help="all, or gradual: from the head backwards, epoch by epoch.",
+        rich_help_panel=TRAINING,
+    ),
+    batchnorm: str = typer.Option(
+        None,
+        help="Statistics of the trained stages: adapt to the images, or stay frozen.",
+        rich_help_panel=TRAINING,
+    ),
+    average: str = typer.Option(
+        None, help="Keep averaged weights: ema, swa or none.", rich_help_panel=TRAINING
+    ),
+    label_smoothing: float = typer.Option(
+        None, help="Share of each label that goes to all classes.", rich_help_panel=TRAINING
+    ),
+    dropout: float = typer.Option(
+        None, help="Share of the codes left out before the final layer.", rich_help_panel=TRAINING
+    ),
+    balance: str = typer.Option(
+        None,
+        help="Unequal classes: weights (in the loss), sampler (drawn equally often) or none.",
         rich_help_panel=TRAINING,
     ),
     init: str = typer.Option(
@@ -79,6 +126,9 @@ def command(
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option(
         "auto", help="auto, fp32, bf16 or fp16; auto is mixed precision on CUDA, else fp32."
+    ),
+    compile: bool = typer.Option(
+        False, "--compile", help="torch.compile the training step: a slow start, then faster."
     ),
     sample: int = typer.Option(
         1000, help="Training images that are measured to decide the case, at most."

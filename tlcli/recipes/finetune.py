@@ -26,7 +26,7 @@ from tlcli.transfer.forecast import error_text
 from tlcli.transfer.metrics import score
 from tlcli.transfer.network import Network, build_network, is_linear
 from tlcli.transfer.plan import Plan
-from tlcli.transfer.schedule import SCHEDULES, Schedule
+from tlcli.transfer.schedule import SCHEDULES, Schedule, describe
 from tlcli.transfer.sources import Recomputed, Remembered, Sources, make_sources
 from tlcli.transfer.train import Fit, answers, fit
 
@@ -78,7 +78,7 @@ def finetune(
 
 def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Reporter) -> Run:
     started = time.perf_counter()
-    compute = device.choose(options.device, options.precision)
+    compute = device.choose(options.device, options.precision, options.compile)
     augmentation = AUGMENTATIONS[options.augment]
     dataset = scan_told(data, options, reporter)
 
@@ -180,7 +180,7 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
 
 
 def plan_lines(planned: Planned) -> list[str]:
-    """The plan in two lines."""
+    """The plan in three lines."""
     plan, seconds = planned.plan, planned.forecast_s.get("plan")
     about = f"; about {duration(seconds)}" if seconds is not None else ""
     trained = plan.trained if len(plan.trained) < 4 else (plan.trained[0], "...", plan.trained[-1])
@@ -189,6 +189,7 @@ def plan_lines(planned: Planned) -> list[str]:
     return [
         f"plan: {plan.case}; {what}{about}",
         f"why: {plan.why}",
+        f"training: {describe(plan.schedule)}",
     ]
 
 
@@ -201,7 +202,10 @@ def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, Schedule]]:
         # What has no pretrained weights belongs to the head: nothing frozen is random.
         cut = min(len(network.stages) - 1, network.backbone.pretrained)
         solvable = is_linear(network.backbone) and cut == len(network.stages) - 1
-        yield "head", cut, SCHEDULES["solve" if solvable else "head"][0]
+        head, asked = SCHEDULES["solve" if solvable else "head"][0], plan.schedule
+        # A solved head knows weights only, which come to the same as drawing.
+        balance = "weights" if solvable and asked.balance == "sampler" else asked.balance
+        yield "head", cut, replace(head, balance=balance, metric=asked.metric)
     yield "all" if plan.schedule.head_first else "", network.cut, plan.schedule
 
 

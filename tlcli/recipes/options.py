@@ -1,6 +1,7 @@
 """What can be asked of a run."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tlcli.transfer.cache import LIMIT
 from tlcli.transfer.cases import CASES, LARGE_FROM, Wish
 from tlcli.transfer.device import DEVICES, PRECISIONS
 from tlcli.transfer.evidence import SAMPLE
-from tlcli.transfer.schedule import INITS, LR_SCHEDULES, OPTIMIZERS, Schedule
+from tlcli.transfer.schedule import CHOICES, FIND, Schedule
 
 # Lowest and highest allowed value of each number; the highest is left out where it is infinite.
 _RANGES = {
@@ -23,6 +24,10 @@ _RANGES = {
     "batch_size": (1, math.inf),
     "accumulate": (1, math.inf),
     "patience": (0, math.inf),
+    "warmup": (0.0, math.inf),
+    "layer_decay": (0.01, 1.0),
+    "label_smoothing": (0.0, 0.99),
+    "dropout": (0.0, 0.99),
     "views": (1, 64),
     "val_fraction": (0.01, 0.9),
     "sample": (20, 1_000_000),
@@ -35,9 +40,7 @@ _NAMES = {
     "case": CASES,
     "size": {c.size for c in CASES.values()},
     "similarity": {c.similarity for c in CASES.values()},
-    "optimizer": OPTIMIZERS,
-    "lr_schedule": LR_SCHEDULES,
-    "init": INITS,
+    **CHOICES,
     "augment": AUGMENTATIONS,
     "device": DEVICES,
     "precision": PRECISIONS,
@@ -52,8 +55,10 @@ class Options:
         model: a backbone's name.
         weights: "auto", "none", a weight file, or the name of one of torchvision's weights.
         case, size, similarity, freeze: which stages are frozen; see `docs/four-cases.md`.
-        optimizer, lr, momentum, weight_decay, epochs, batch_size, accumulate, lr_schedule,
-            patience, init: how the rest is trained; see `tlcli.transfer.schedule.Schedule`.
+        optimizer, lr, momentum, weight_decay, epochs, batch_size, accumulate, lr_schedule, warmup,
+            patience, metric, layer_decay, head_first, unfreeze, batchnorm, average,
+            label_smoothing, dropout, balance, init: how the rest is trained; see
+            `tlcli.transfer.schedule.Schedule`. `lr` may be "find": a range test measures it.
         augment: "light" or "none".
         views: remembered views an image.
         val_fraction: share of the images held out where the folder has no val of its own.
@@ -61,6 +66,7 @@ class Options:
         calibrate: learn how sure the answers may be (docs/predict.md); takes a tenth of the
             training images where more than a linear head is trained.
         device, precision: where and in which numbers; see `tlcli.transfer.device`.
+        compile: let torch.compile make the training step faster; takes a minute to begin.
         sample: training images that are measured to decide the case, at most.
         large_from: training images from which a dataset is large.
         cache: keep frozen activations on disk for the next run.
@@ -75,14 +81,24 @@ class Options:
     similarity: str | None = None
     freeze: str | None = None
     optimizer: str | None = None
-    lr: float | None = None
+    lr: float | str | None = None
     momentum: float | None = None
     weight_decay: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
     accumulate: int | None = None
     lr_schedule: str | None = None
+    warmup: float | None = None
     patience: int | None = None
+    metric: str | None = None
+    layer_decay: float | None = None
+    head_first: bool | None = None
+    unfreeze: str | None = None
+    batchnorm: str | None = None
+    average: str | None = None
+    label_smoothing: float | None = None
+    dropout: float | None = None
+    balance: str | None = None
     init: str | None = None
     augment: str = "light"
     views: int | None = None
@@ -91,6 +107,7 @@ class Options:
     calibrate: bool = True
     device: str = "auto"
     precision: str = "auto"
+    compile: bool = False
     sample: int = SAMPLE
     large_from: int = LARGE_FROM
     cache: bool = True
@@ -102,6 +119,9 @@ class Options:
         if self.output is not None:
             object.__setattr__(self, "output", Path(self.output))
         object.__setattr__(self, "weights", str(self.weights))
+        if isinstance(self.lr, str):  # as the command line and files of options have it
+            with suppress(ValueError):
+                object.__setattr__(self, "lr", float(self.lr))
 
     def check(self) -> None:
         """Make sure of all that can be told without looking at data or weights.
@@ -115,6 +135,8 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 choice(f"--{name.replace('_', '-')}", value, known)
+        if isinstance(self.lr, str) and self.lr != FIND:
+            raise UsageError(f"--lr {self.lr} is neither a number nor {FIND}")
         wrong = []
         for name in _WHOLE:
             value = getattr(self, name)
@@ -122,7 +144,7 @@ class Options:
                 raise UsageError(f"--{name.replace('_', '-')} {value!r} is not a whole number")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not (low <= value <= high and math.isfinite(value)):
+            if value not in (None, FIND) and not (low <= value <= high and math.isfinite(value)):
                 bounds = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
                 wrong.append(f"--{name.replace('_', '-')} {value:g} is out of range ({bounds})")
         if wrong:

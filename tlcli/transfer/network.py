@@ -83,6 +83,23 @@ def final_layer(head: nn.Module) -> nn.Linear | nn.Conv2d:
     return layers[-1]
 
 
+def set_dropout(network: Network, share: float | None) -> None:
+    """Leave out that share of the codes before the final layer in training; None: as it is.
+
+    State-dict names stay: a dropout has no tensors, and `Network.tensors` names by the model's own.
+    """
+    if share is None:
+        return
+    head = network.stages[-1]
+    steps = list(head.steps)
+    before = next(i for i, step in enumerate(steps) if network.final in list(step.modules()))
+    found = [step for step in steps[:before] if isinstance(step, nn.Dropout)]
+    if found:
+        found[-1].p = share
+    else:
+        head.steps = nn.Sequential(*steps[:before], nn.Dropout(share), *steps[before:])
+
+
 def facts(backbone: Backbone) -> list[StageFacts]:
     """What a plan needs to know of the backbone's stages."""
     return [

@@ -128,10 +128,15 @@ def make_plan(
     else:
         recipe = "solve" if drop or linear_head else "head"
     schedule, switched = choose_schedule(
-        recipe, wish.schedule, solvable=len(trained) == 1 and (drop or linear_head)
+        recipe,
+        wish.schedule,
+        solvable=len(trained) == 1 and (drop or linear_head),
+        n_train=n_train,
     )
     notes += switched
     if schedule.head_first and (index == len(stages) - 1 or wish.schedule.get("init")):
+        if wish.schedule.get("head_first"):
+            raise UsageError("--head-first and --init both say how the head starts", "drop one")
         schedule = replace(schedule, head_first=False)
     if wish.schedule.get("init") and not index:
         notes.append("--init starts the head from there, so it is not solved first")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,12 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.events import Reporter, duration
+from tlcli.transfer.balance import class_weights
 from tlcli.transfer.device import Compute
+from tlcli.transfer.find import Curve
 from tlcli.transfer.head import solve
+from tlcli.transfer.memory import Room
+from tlcli.transfer.metrics import BY_CLASS, by_class
 from tlcli.transfer.network import Network, final_layer
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.sources import Remembered, Source
+from tlcli.transfer.state import to_device
 from tlcli.transfer.steps import Diverged, Row, Steps
+
+NOTHING = (-math.inf, -math.inf)
+"""The key of a network that has not been validated."""
 
 
 @dataclass
@@ -28,19 +36,22 @@ class Fit:
         best_epoch: the one whose tensors are in `best`; None before the first has ended.
         best: the suffix's tensors by state-dict name, copied to the CPU; those it began with
             before the first epoch has ended.
-        best_key: top-1 and minus the loss on val of what `best` holds; more is better.
+        best_key: the schedule's metric and minus the loss on val of what `best` holds; more is
+            better.
         stopped: "finished", "early" (patience), "interrupted" (Ctrl-C) or "diverged".
         problem: what diverged, and where.
         strength: the L2 penalty of a head that was solved.
+        lr_curve: rates and losses of the learning rate range test, where there was one.
     """
 
     history: list[dict[str, float | int | str | None]] = field(default_factory=list)
     best_epoch: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
-    best_key: tuple[float, float] = (-1.0, -math.inf)
+    best_key: tuple[float, float] = NOTHING
     stopped: str = "finished"
     problem: str = ""
     strength: float | None = None
+    lr_curve: Curve = field(default_factory=list)
 
 
 def fit(
@@ -53,10 +64,10 @@ def fit(
     phase: str,
     seed: int,
     reporter: Reporter,
-    to_beat: tuple[float, float] = (-1.0, -math.inf),
+    to_beat: tuple[float, float] = NOTHING,
     on_best: Callable[[], None] = lambda: None,
 ) -> Fit:
-    """Train the suffix on the activations of `train`; keep the best epoch by top-1 on `val`.
+    """Train the suffix on the activations of `train`; keep the best epoch by a metric on `val`.
 
     Without images in `val` the last epoch counts as the best. Ctrl-C and a loss that is no
     number end the phase with what was best so far. On return the network holds the best.
@@ -71,25 +82,29 @@ def fit(
         return {k: v.detach().cpu().clone() for k, v in trained.items()}
 
     result = Fit(best=copies(), best_key=to_beat)
-    rows = (
-        _solve_head(network, train, result, phase, seed, reporter)
-        if schedule.optimizer == "lbfgs"
-        else Steps(network, len(train), schedule, compute, seed).epochs(train, phase, reporter)
-    )
+    steps = None
+    if schedule.optimizer == "lbfgs":
+        rows = _solve_head(network, train, result, schedule, phase, seed, reporter)
+    else:
+        steps = Steps(network, len(train), schedule, compute, seed)
+        rows = steps.epochs(train, phase, reporter)
     worse = 0
     started = time.perf_counter()
     try:
         for row in rows:
-            loss, top1 = _validate(suffix, val, compute)
+            if steps is not None:
+                result.lr_curve = steps.curve
+            figures = _validate(suffix, val, schedule.metric, compute)
+            loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
-            row |= {"val_loss": loss, "val_top1": top1}
+            row |= figures
             row["seconds"] = round(time.perf_counter() - started, 3)
             result.history.append(row)
             epochs = 1 if schedule.optimizer == "lbfgs" else schedule.epochs
             reporter.note(_epoch_line(row, epochs))
-            key = (top1 or 0.0, -(loss or 0.0))
-            if top1 is None or key > result.best_key:
+            key = _key(figures, schedule.metric)
+            if loss is None or key > result.best_key:
                 result.best_key, worse = key, 0
                 result.best_epoch = int(row["epoch"] or 0)
                 result.best = copies()
@@ -134,7 +149,13 @@ def _epoch_line(row: Row, epochs: int) -> str:
 
 
 def _solve_head(
-    network: Network, train: Source, result: Fit, phase: str, seed: int, reporter: Reporter
+    network: Network,
+    train: Source,
+    result: Fit,
+    schedule: Schedule,
+    phase: str,
+    seed: int,
+    reporter: Reporter,
 ) -> Iterator[Row]:
     """Set the final layer to the optimum of a linear head; one row."""
     if not isinstance(train, Remembered):
@@ -145,7 +166,15 @@ def _solve_head(
     layer = network.final
     n_classes = layer.weight.shape[0]
     codes = train.codes.flatten(2)
-    solution = solve(codes, train.labels, n_classes, bias=layer.bias is not None, seed=seed)
+    weighted = schedule.balance == "weights"
+    solution = solve(
+        codes,
+        train.labels,
+        n_classes,
+        bias=layer.bias is not None,
+        seed=seed,
+        class_weights=class_weights(train.labels, n_classes) if weighted else None,
+    )
     result.strength = solution.strength
     with torch.no_grad():
         layer.weight.copy_(solution.weight)
@@ -179,12 +208,22 @@ def outputs(module: nn.Module, source: Source, compute: Compute) -> tuple[Tensor
     In eval mode; both on the CPU.
     """
     module.eval()
-    made, labels = [], []
+    made, labels, room = [], [], Room()
     for x, y in source.batches(torch.arange(len(source)), compute.batch_size):
-        with compute.autocast():
-            made.append(module(x.to(compute.device)).float().cpu())
+        made.append(_rows(module, x, compute, room))
         labels.append(y)
     return torch.cat(made), torch.cat(labels)
+
+
+def _rows(module: nn.Module, x: Tensor, compute: Compute, room: Room) -> Tensor:
+    """`module` of `x`, float32 on the CPU; in parts where memory runs out."""
+    try:
+        with compute.autocast():
+            parts = x.split(room.rows or max(1, len(x)))
+            return torch.cat([module(to_device(p, compute.device)).float().cpu() for p in parts])
+    except RuntimeError as error:
+        room.halve(error, len(x))
+    return _rows(module, x, compute, room)
 
 
 def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
@@ -195,11 +234,22 @@ def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor
 
 
 def _validate(
-    suffix: nn.Module, val: Source | None, compute: Compute
-) -> tuple[float | None, float | None]:
-    """Mean cross entropy and top-1."""
+    suffix: nn.Module, val: Source | None, metric: str, compute: Compute
+) -> dict[str, float | None]:
+    """Mean cross entropy, top-1 and the metric that the best epoch is told by."""
+    figures: dict[str, float | None] = {"val_loss": None, "val_top1": None, f"val_{metric}": None}
     if val is None or not len(val):
-        return None, None
+        return figures
     logits, labels = answers(suffix, val, compute)
-    loss = F.cross_entropy(logits, labels).item()
-    return loss, (logits.argmax(1) == labels).float().mean().item()
+    said = logits.argmax(1)
+    figures["val_loss"] = F.cross_entropy(logits, labels).item()
+    figures["val_top1"] = (said == labels).float().mean().item()
+    if metric in BY_CLASS:
+        figures[f"val_{metric}"] = by_class(metric, said, labels)
+    return figures
+
+
+def _key(figures: Mapping[str, float | None], metric: str) -> tuple[float, float]:
+    """More is better; the loss decides between equals."""
+    value, loss = figures[f"val_{metric}"] or 0.0, figures["val_loss"] or 0.0
+    return (-loss if metric == "loss" else value), -loss
