@@ -92,15 +92,15 @@ def pick(curve: Curve) -> float | None:
     """The rate halfway down the longest fall of the loss (fastai's "valley").
 
     Where the loss hardly falls, as behind a head that was solved before, the slope says nothing:
-    then a tenth of the rate from which the loss rises for good. None for a curve of fewer than 10
-    points.
+    then a tenth of the last rate at which it has not risen either. None for a curve of fewer than
+    10 points.
     """
     if len(curve) < 10:
         return None
     losses = [loss for _, loss in curve]
     start, end = _longest_fall(losses)
     if losses[start] - losses[end] < GAIN * losses[start]:
-        turn = max(i for i, loss in enumerate(losses) if loss <= losses[0])
+        turn = max(i for i, loss in enumerate(losses) if loss <= (1 + GAIN) * losses[0])
         return curve[turn][0] / 10
     return curve[start + (end - start) // 2][0]
 

@@ -7,28 +7,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from tlcli.events import Reporter
 from tlcli.transfer.average import Average
 from tlcli.transfer.balance import balanced_order, class_weights
 from tlcli.transfer.device import Compute
 from tlcli.transfer.find import Curve, find_rate
-from tlcli.transfer.memory import Room
+from tlcli.transfer.gradients import Batch, Gradients
+from tlcli.transfer.modes import set_mode, thaw
 from tlcli.transfer.network import Network, set_dropout
 from tlcli.transfer.optimise import make_optimizer, rate_factor
 from tlcli.transfer.schedule import Schedule, unfrozen
 from tlcli.transfer.sources import Source
-from tlcli.transfer.state import laid_out_alike, random_state, set_random_state, to_device
+from tlcli.transfer.state import laid_out_alike, random_state, set_random_state
 
 Row = dict[str, float | int | str | None]
-Batch = tuple[Tensor, Tensor]
 
-BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-MOMENTUM = 0.1
-"""How fast statistics that adapt follow the batches. TensorFlow's weights come with 0.01, of which
-a short training sees too little: what it validates with would still be ImageNet's."""
 READ_EVERY = 10
 """Steps between looks at the loss on devices that compute ahead: each look waits for them."""
 
@@ -55,7 +50,7 @@ class Steps:
     `schedule` and in `seed`.
 
     Attributes:
-        forward: what computes the logits: the suffix, or a wrap of it.
+        gradients: adds those of a batch; its `forward` is the suffix, or a wrap of it.
         epoch: the last that ended, or the one that is under way.
         part: how much of that one is done; None between epochs.
         on_step: called after a step, where the state may be taken.
@@ -68,10 +63,7 @@ class Steps:
         self.network, self.schedule, self.compute = network, schedule, compute
         set_dropout(network, schedule.dropout)
         self.suffix = network.suffix
-        self.forward: Callable[[Tensor], Tensor] = self.suffix
-        self.compiled: Callable[[Tensor], Tensor] | None = None
-        if compute.compiled:
-            self.compiled = torch.compile(self.suffix, dynamic=False)
+        self.gradients = Gradients(self.suffix, schedule, compute)
         self.n, self.seed, self.epoch = n, seed, 0
         self.part: Part | None = None
         self.on_step: Callable[[], None] = lambda: None
@@ -82,8 +74,6 @@ class Steps:
             if schedule.average == "none"
             else Average(self.suffix, schedule.average, schedule.epochs, self.per_epoch)
         )
-        self.room = Room()
-        self.weights: Tensor | None = None
         self.unread = torch.zeros(2, device=compute.device)
         self.curve: Curve = []
         self._begin()
@@ -108,7 +98,8 @@ class Steps:
         """
         if self.schedule.balance == "weights":
             n_classes = self.network.final.weight.shape[0]
-            self.weights = class_weights(train.labels, n_classes).to(self.compute.device)
+            weights = class_weights(train.labels, n_classes)
+            self.gradients.weights = weights.to(self.compute.device)
         if self.schedule.find_lr:
             self._find(train, reporter)
         while self.part or self.epoch < self.schedule.epochs:
@@ -139,7 +130,7 @@ class Steps:
         for step, batch in enumerate(batches, part.batches + 1):
             group.append(batch)
             size = short if step > self.batches - short else accumulate
-            self.unread += self._add(group, size, reporter)
+            self.unread += self.gradients.add(group, size, self.scaler, reporter)
             part.batches, part.images = step, part.images + len(batch[1])
             if not ahead or step % READ_EVERY == 0 or step == self.batches:
                 self._read()
@@ -173,60 +164,10 @@ class Steps:
 
     def _set_modes(self) -> None:
         """Train mode for what learns in the epoch; eval mode, without gradients, for the rest."""
-        set_mode(self.suffix, self.schedule.batchnorm)
         stages = [s for s in self.network.stages[self.network.cut :] if list(s.parameters())]
-        still = len(stages) - unfrozen(self.schedule, max(self.epoch, 1), len(stages))
-        for place, stage in enumerate(stages):
-            stage.requires_grad_(place >= still)
-            if place < still:
-                stage.eval()
-
-    def _add(self, group: list[Batch], size: int, reporter: Reporter) -> Tensor:
-        """Add the gradients of a group's newest batch, divided by the group's whole `size`.
-
-        Where memory runs out, the batch is computed in parts; the gradients are the same.
-
-        Returns:
-            The sum of its losses and the number of right answers, float32 [2].
-        """
-        rows = len(group[-1][1])
-        try:
-            return self._backward(*group[-1], size)
-        except RuntimeError as error:
-            self.room.halve(error, rows)
-        smaller = ", which BatchNorm's statistics are of" * (self.schedule.batchnorm == "adapt")
-        reporter.warn(
-            f"memory ran out: batches of {rows} are computed in parts of {self.room.rows}{smaller}"
-        )
-        # Some gradients may have been added before it failed, so the group begins anew.
-        self.optimizer.zero_grad(set_to_none=True)
-        for number in range(1, len(group)):
-            self._add(group[:number], size, reporter)
-        return self._add(group, size, reporter)
-
-    def _backward(self, x: Tensor, y: Tensor, size: int) -> Tensor:
-        """`y` are classes, int64 [n], or shares of them, float [n, classes]."""
-        x, y = to_device(x, self.compute.device), to_device(y, self.compute.device)
-        total = torch.zeros_like(self.unread)
-        rows = self.room.rows or len(y)
-        for part, truth in zip(x.split(rows), y.split(rows), strict=True):
-            # Batches of another size, such as an epoch's last one, are not worth compiling for.
-            whole = self.compiled is not None and len(part) == self.schedule.batch_size
-            forward = self.compiled if self.compiled is not None and whole else self.forward
-            with self.compute.autocast():
-                logits = forward(part).float()
-            # Summed here, not by cross_entropy, whose weighted mean would depend on the batch.
-            loss = F.cross_entropy(
-                logits,
-                truth,
-                weight=self.weights,
-                label_smoothing=self.schedule.label_smoothing,
-                reduction="none",
-            ).sum()
-            self.scaler.scale(loss / (len(y) * size)).backward()
-            right = truth if truth.dim() == 1 else truth.argmax(1)
-            total += torch.stack([loss.detach(), (logits.argmax(1) == right).sum()])
-        return total
+        learning = unfrozen(self.schedule, max(self.epoch, 1), len(stages))
+        set_mode(self.suffix, self.schedule.batchnorm)
+        thaw(stages, learning)
 
     def _read(self) -> None:
         """Bring the sums up to date; waits for the device."""
@@ -258,9 +199,9 @@ class Steps:
         self._set_modes()
 
         def step(x: Tensor, y: Tensor) -> float:
-            loss = self._add([(x, y)], 1, reporter)[0].item() / len(y)
+            total = self.gradients.add([(x, y)], 1, self.scaler, reporter)
             self._apply()
-            return loss
+            return total[0].item() / len(y)
 
         order, size = self._order(train), self.schedule.batch_size
         try:
@@ -287,7 +228,7 @@ class Steps:
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average and self.average.state_dict(),
-            "rows": self.room.rows,
+            "rows": self.gradients.room.rows,
             "lr": self.schedule.lr,
             "curve": [list(point) for point in self.curve],
         }
@@ -310,15 +251,4 @@ class Steps:
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.room.rows = state["rows"]
-
-
-def set_mode(suffix: nn.Module, batchnorm: str) -> None:
-    """Train mode, but for BatchNorm as the schedule says; see `Schedule.batchnorm`."""
-    suffix.train()
-    for module in suffix.modules():
-        if isinstance(module, BATCHNORM):
-            if batchnorm == "frozen":
-                module.eval()
-            else:
-                module.momentum = MOMENTUM
+        self.gradients.room.rows = state["rows"]
