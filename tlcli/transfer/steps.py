@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -28,10 +29,26 @@ class Diverged(Exception):
     """The loss became NaN or infinite; the text says where."""
 
 
+@dataclass
+class Part:
+    """How much of an epoch is done: batches, images, the sums over them, and the epoch's rate."""
+
+    lr: float
+    batches: int = 0
+    images: int = 0
+    loss: float = 0.0
+    right: int = 0
+
+
 class Steps:
     """The suffix in training: its optimizer, schedule and position.
 
-    All that the next epoch depends on is here, in the network's tensors, and in `epoch` and `seed`.
+    All that the next step depends on is here, in the network's tensors, and in `seed`.
+
+    Attributes:
+        epoch: the last that ended, or the one that is under way.
+        part: how much of that one is done; None between epochs.
+        on_step: called after a step, where the state may be taken.
     """
 
     def __init__(
@@ -40,6 +57,8 @@ class Steps:
         self.network, self.schedule, self.compute = network, schedule, compute
         self.suffix = network.suffix
         self.n, self.seed, self.epoch = n, seed, 0
+        self.part: Part | None = None
+        self.on_step: Callable[[], None] = lambda: None
         self.batches = -(-n // schedule.batch_size)
         self.optimizer = make_optimizer(network, schedule)
         factor = rate_factor(schedule, -(-self.batches // schedule.accumulate))
@@ -53,46 +72,49 @@ class Steps:
         Raises:
             Diverged: the loss is no number any more.
         """
-        while self.epoch < self.schedule.epochs:
-            self.epoch += 1
+        while self.part or self.epoch < self.schedule.epochs:
+            self.epoch += self.part is None
             yield {"phase": phase, **self._one(train, phase, reporter)}
 
     def _one(self, train: Source, phase: str, reporter: Reporter) -> Row:
         started, epoch, n = time.perf_counter(), self.epoch, self.n
         # What is drawn in an epoch, dropout's masks too, depends on the seed and the epoch alone.
         drawn = self.seed * 100_003 + epoch
-        torch.manual_seed(drawn)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(drawn))
         set_mode(self.suffix, self.schedule.batchnorm)
-        lr = self.optimizer.param_groups[-1]["lr"]
-        loss_sum = right = 0.0
-        done = 0
+        if self.part is None:
+            torch.manual_seed(drawn)
+            self.part = Part(self.optimizer.param_groups[-1]["lr"])
+        part, before = self.part, self.part.images
         task = f"training {phase}" if phase else "training"
         accumulate = self.schedule.accumulate
         # The last group of an epoch may hold fewer batches.
         short = self.batches % accumulate or accumulate
-        batches = train.batches(order, self.schedule.batch_size, epoch)
-        for step, (x, y) in enumerate(batches, 1):
+        batches = train.batches(order[before:], self.schedule.batch_size, epoch)
+        for step, (x, y) in enumerate(batches, part.batches + 1):
             group = short if step > self.batches - short else accumulate
             value, answers = self._step(x, y, group, f"epoch {epoch}, batch {step}")
+            part.batches, part.images = step, part.images + len(y)
+            part.loss += value * len(y)
+            part.right += answers
             if step % accumulate == 0 or step == self.batches:
                 self._update()
-            done += len(y)
-            loss_sum += value * len(y)
-            right += answers
+                if step < self.batches:
+                    self.on_step()
             reporter.progress(
                 task,
-                (epoch - 1) * n + done,
+                (epoch - 1) * n + part.images,
                 n * self.schedule.epochs,
-                loss=loss_sum / done,
-                top1=right / done,
+                loss=part.loss / part.images,
+                top1=part.right / part.images,
             )
+        self.part = None
         return {
             "epoch": epoch,
-            "lr": lr,
-            "train_loss": loss_sum / n,
-            "train_top1": right / n,
-            "images_per_s": round(n / (time.perf_counter() - started), 1),
+            "lr": part.lr,
+            "train_loss": part.loss / n,
+            "train_top1": part.right / n,
+            "images_per_s": round((n - before) / (time.perf_counter() - started), 1),
         }
 
     def _step(self, x: Tensor, y: Tensor, group: int, where: str) -> tuple[float, int]:
@@ -118,20 +140,51 @@ class Steps:
         self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the network's tensors; see `load_state_dict`."""
+        """All but the network's tensors, between steps; see `load_state_dict`."""
         return {
             "epoch": self.epoch,
+            "part": self.part and {**asdict(self.part), "drawn": random_state(self.compute)},
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the epoch at which `state` was taken."""
-        self.epoch = state["epoch"]
+        """Go on behind the step at which `state` was taken, whether an epoch's last or not."""
+        self.epoch, part = state["epoch"], state["part"]
+        if part is not None:
+            self.part = Part(**{k: v for k, v in part.items() if k != "drawn"})
+            set_random_state(self.compute, part["drawn"])
         self.optimizer.load_state_dict(state["optimizer"])
+        laid_out_alike(self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
+
+
+def random_state(compute: Compute) -> dict[str, Tensor]:
+    """What the next random number depends on, by device: uint8 [n]."""
+    drawn = {"cpu": torch.get_rng_state()}
+    if compute.device.type == "cuda":
+        drawn["cuda"] = torch.cuda.get_rng_state(compute.device)
+    return drawn
+
+
+def set_random_state(compute: Compute, drawn: dict[str, Tensor]) -> None:
+    """Go on drawing where `random_state` was taken."""
+    torch.set_rng_state(drawn["cpu"])
+    if "cuda" in drawn:
+        torch.cuda.set_rng_state(drawn["cuda"], compute.device)
+
+
+def laid_out_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's tensors the memory layout of what they belong to.
+
+    Files keep none, and another layout takes other instructions, with other last digits.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def set_mode(suffix: nn.Module, batchnorm: str) -> None:
