@@ -4,9 +4,10 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from tlcli.artifacts.run import check_free
-from tlcli.backbones.catalogue import DEFAULT_MODEL, find
+from tlcli.backbones.catalogue import DEFAULT_MODEL, catalogue, find
 from tlcli.data.augment import AUGMENTATIONS
 from tlcli.errors import UsageError, choice
 from tlcli.transfer.cache import LIMIT
@@ -14,6 +15,8 @@ from tlcli.transfer.cases import CASES, LARGE_FROM, Wish
 from tlcli.transfer.device import DEVICES, PRECISIONS
 from tlcli.transfer.evidence import SAMPLE
 from tlcli.transfer.schedule import CHOICES, FIND, Schedule
+
+LOGS = ("tensorboard",)
 
 # Lowest and highest allowed value of each number; the highest is left out where it is infinite.
 _RANGES = {
@@ -33,6 +36,7 @@ _RANGES = {
     "sample": (20, 1_000_000),
     "large_from": (1, math.inf),
     "cache_limit": (0.0, 1e9),
+    "checkpoint_minutes": (0.0, 1e9),
     "seed": (0, 2**31 - 1),
 }
 _WHOLE = ("epochs", "batch_size", "accumulate", "patience", "views", "seed", "sample", "large_from")
@@ -44,6 +48,7 @@ _NAMES = {
     "augment": AUGMENTATIONS,
     "device": DEVICES,
     "precision": PRECISIONS,
+    "log": LOGS,
 }
 
 
@@ -52,7 +57,7 @@ class Options:
     """All options of a run; None is "as the plan says".
 
     Attributes:
-        model: a backbone's name.
+        model: a backbone's name, or a bundle (or run folder) that is trained further.
         weights: "auto", "none", a weight file, or the name of one of torchvision's weights.
         case, size, similarity, freeze: which stages are frozen; see `docs/four-cases.md`.
         optimizer, lr, momentum, weight_decay, epochs, batch_size, accumulate, lr_schedule, warmup,
@@ -71,6 +76,8 @@ class Options:
         large_from: training images from which a dataset is large.
         cache: keep frozen activations on disk for the next run.
         cache_limit: what they may take, in GB.
+        checkpoint_minutes: how often the state is saved within an epoch.
+        log: "tensorboard": figures of each epoch for TensorBoard too, in the run folder.
         output: the run folder; None: runs/<date>-<dataset>-<backbone>.
     """
 
@@ -112,16 +119,23 @@ class Options:
     large_from: int = LARGE_FROM
     cache: bool = True
     cache_limit: float = LIMIT / 1e9
+    checkpoint_minutes: float = 5.0
+    log: str | None = None
     output: Path | None = None
 
     def __post_init__(self) -> None:
         # From Python, a path is often a string and the other way round.
         if self.output is not None:
             object.__setattr__(self, "output", Path(self.output))
-        object.__setattr__(self, "weights", str(self.weights))
+        for name in ("model", "weights"):
+            object.__setattr__(self, name, str(getattr(self, name)))
         if isinstance(self.lr, str):  # as the command line and files of options have it
             with suppress(ValueError):
                 object.__setattr__(self, "lr", float(self.lr))
+
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults, by name."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
 
     def check(self) -> None:
         """Make sure of all that can be told without looking at data or weights.
@@ -130,7 +144,8 @@ class Options:
             UsageError: an unknown name, or numbers out of range; all of those are named.
             UserError: `output` holds something already.
         """
-        find(self.model)
+        if self.model in catalogue() or not Path(self.model).exists():
+            find(self.model)
         for name, known in _NAMES.items():
             value = getattr(self, name)
             if value is not None:

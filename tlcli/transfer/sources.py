@@ -63,7 +63,8 @@ class Recomputed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The images in `order`, augmented anew for the epoch: (activations, labels)."""
         samples = [self.samples[i] for i in order.tolist()]
-        batch_size = min(batch_size, max(1, len(samples)))
+        # Of all images and not of these: what is left of an epoch takes its batches as they were.
+        batch_size = min(batch_size, max(1, len(self.samples)))
         labels = self.labels[order].split(batch_size)
         loaded = load_batches(
             [s.path for s in samples],

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,20 +39,30 @@ class Fit:
             before the first epoch has ended.
         best_key: the schedule's metric and minus the loss on val of what `best` holds; more is
             better.
+        worse: how many epochs in a row brought nothing better.
         stopped: "finished", "early" (patience), "interrupted" (Ctrl-C) or "diverged".
         problem: what diverged, and where.
         strength: the L2 penalty of a head that was solved.
-        lr_curve: rates and losses of the learning rate range test, where there was one.
+        lr_curve: rates and losses of the learning rate range test, where there was one, and
+            `found_lr`, what was picked.
     """
 
     history: list[dict[str, float | int | str | None]] = field(default_factory=list)
     best_epoch: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     best_key: tuple[float, float] = NOTHING
+    worse: int = 0
     stopped: str = "finished"
     problem: str = ""
     strength: float | None = None
     lr_curve: Curve = field(default_factory=list)
+    found_lr: float | None = None
+
+
+State = dict[str, Any]
+"""A phase as it stands: what `fit` needs to go on as if it had never stopped."""
+Keep = Callable[[Callable[[], State], str], None]
+"""Is offered the state (made when called) after a "step", an "epoch" or the "last" epoch."""
 
 
 def fit(
@@ -66,12 +77,20 @@ def fit(
     reporter: Reporter,
     to_beat: tuple[float, float] = NOTHING,
     on_best: Callable[[], None] = lambda: None,
+    on_row: Callable[[Row], None] = lambda _: None,
+    keep: Keep = lambda _make, _when: None,
+    state: State | None = None,
 ) -> Fit:
     """Train the suffix on the activations of `train`; keep the best epoch by a metric on `val`.
 
     Without images in `val` the last epoch counts as the best. Ctrl-C and a loss that is no
     number end the phase with what was best so far. On return the network holds the best.
     `to_beat` is the `best_key` that it begins with; what does not beat it is not kept.
+
+    Args:
+        on_row: hears of each epoch.
+        keep: saves the state, if it wants to. A head that is solved has none.
+        state: where to go on.
     """
     # Moving to a device or a memory format gives tensors new storage, so it comes first.
     suffix = network.suffix.to(compute.device).to(memory_format=torch.channels_last)
@@ -81,19 +100,25 @@ def fit(
     def copies() -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in trained.items()}
 
-    result = Fit(best=copies(), best_key=to_beat)
-    steps = None
+    result, before, epochs, steps = Fit(best=copies(), best_key=to_beat), 0.0, 1, None
     if schedule.optimizer == "lbfgs":
         rows = _solve_head(network, train, result, schedule, phase, seed, reporter)
     else:
-        steps = Steps(network, len(train), schedule, compute, seed)
+        steps, epochs = Steps(network, len(train), schedule, compute, seed), schedule.epochs
+        if state is not None:
+            before = _restore(state, trained, result, steps)
+        steps.on_step = lambda: keep(snapshot, "step")
         rows = steps.epochs(train, phase, reporter)
-    worse = 0
-    started = time.perf_counter()
+    started = time.perf_counter() - before
+
+    def snapshot() -> State:
+        assert steps is not None
+        return _state(trained, result, steps, time.perf_counter() - started)
+
+    if schedule.patience and result.worse >= schedule.patience:
+        result.stopped, rows = "early", iter(())
     try:
         for row in rows:
-            if steps is not None:
-                result.lr_curve = steps.curve
             figures = _validate(suffix, val, schedule.metric, compute)
             loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):
@@ -101,19 +126,22 @@ def fit(
             row |= figures
             row["seconds"] = round(time.perf_counter() - started, 3)
             result.history.append(row)
-            epochs = 1 if schedule.optimizer == "lbfgs" else schedule.epochs
             reporter.note(_epoch_line(row, epochs))
+            on_row(row)
             key = _key(figures, schedule.metric)
             if loss is None or key > result.best_key:
-                result.best_key, worse = key, 0
-                result.best_epoch = int(row["epoch"] or 0)
                 result.best = copies()
+                result.best_key, result.worse = key, 0
+                result.best_epoch = int(row["epoch"] or 0)
                 on_best()
             else:
-                worse += 1
-                if schedule.patience and worse >= schedule.patience:
-                    result.stopped = "early"
-                    break
+                result.worse += 1
+            early = 0 < schedule.patience <= result.worse
+            if schedule.optimizer != "lbfgs":
+                keep(snapshot, "last" if early or row["epoch"] == epochs else "epoch")
+            if early:
+                result.stopped = "early"
+                break
     except KeyboardInterrupt:
         result.stopped = "interrupted"
     except Diverged as error:
@@ -122,9 +150,39 @@ def fit(
     with torch.no_grad():
         for name, tensor in trained.items():
             tensor.copy_(result.best[name])
+    if steps is not None and steps.curve:
+        result.lr_curve, result.found_lr = steps.curve, steps.schedule.lr
     if len(result.history) > 1:
         reporter.note(_kept_line(result, schedule.patience))
     return result
+
+
+def _state(trained: dict[str, Tensor], result: Fit, steps: Steps, seconds: float) -> State:
+    """The trained tensors as they are and as they were best (None: as they are), and the rest."""
+    same = all(torch.equal(v.cpu(), result.best[k]) for k, v in trained.items())
+    return {
+        "now": dict(trained),
+        "best": None if same else result.best,
+        "best_epoch": result.best_epoch,
+        "best_key": list(result.best_key),
+        "worse": result.worse,
+        "history": result.history,
+        "seconds": seconds,
+        "steps": steps.state_dict(),
+    }
+
+
+@torch.no_grad()
+def _restore(state: State, trained: dict[str, Tensor], result: Fit, steps: Steps) -> float:
+    """Put everything back as it was when `_state` was taken; the seconds that had passed."""
+    for name, tensor in trained.items():
+        tensor.copy_(state["now"][name])
+    result.best = state["best"] or {k: v.detach().cpu().clone() for k, v in trained.items()}
+    result.best_epoch, result.worse = state["best_epoch"], state["worse"]
+    result.best_key = (state["best_key"][0], state["best_key"][1])
+    result.history = list(state["history"])
+    steps.load_state_dict(state["steps"])
+    return float(state["seconds"])
 
 
 def _kept_line(result: Fit, patience: int) -> str:
