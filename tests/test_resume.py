@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.conftest import TWO_PHASES
 from tests.test_finetune import Notes
 from tlcli import finetune, load
 from tlcli.artifacts import checkpoint, run
@@ -22,18 +23,6 @@ from tlcli.errors import UsageError, UserError
 from tlcli.recipes import record
 from tlcli.transfer.plan import Plan
 from tlcli.transfer.steps import Steps
-
-# What is stopped in most tests: the head is solved, then everything is trained for a few steps.
-TWO_PHASES = {"case": "large-similar", "epochs": 3, "batch_size": 3, "checkpoint_minutes": 0}
-
-
-@pytest.fixture(scope="module")
-def lenet(tmp_path_factory):
-    """The options of a small network with weights, so that it has a frozen phase; 0.2 s a run."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("weights") / "lenet.safetensors"
-    save_file(build.build("lenet5").model.state_dict(), file)
-    return {"model": "lenet5", "weights": str(file), **TWO_PHASES}
 
 
 @pytest.fixture(scope="module")
@@ -422,10 +411,13 @@ def test_killed_at_random_moments(program, flowers, lenet, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_with_batchnorm_and_dropout(program, flowers, tmp_path):
+@pytest.mark.parametrize("network", ["small", "default"])
+def test_killed_at_many_random_moments(program, flowers, lenet, tmp_path, network):
+    """The default has BatchNorm and dropout; its state is saved every half second."""
+    large = {**TWO_PHASES, "checkpoint_minutes": 0.01, "batch_size": 8}
+    options = {**lenet, "epochs": 8} if network == "small" else large
     kills = resumed = 0
-    while kills < 24:
-        options = {**TWO_PHASES, "checkpoint_minutes": 0.01, "batch_size": 8}
+    while kills < 20:
         folder = tmp_path / f"run-{kills}"
         k, r = killed_at_random(program, flowers, options, folder, kills=8, seed=kills)
         kills, resumed = kills + k, resumed + r
