@@ -65,10 +65,9 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[st
     write_whole(path, write)
 
 
-def remove_parts(folder: Path) -> None:
-    """Delete what a killed process left half written below `folder`, which nobody else uses."""
-    for path in [*folder.glob(".*.part*"), *folder.glob("*/.*.part*")]:
-        path.unlink(missing_ok=True)
+def parts(folder: Path) -> list[Path]:
+    """What processes that were killed, or are at work, have half written below `folder`."""
+    return [*folder.glob(".*.part*"), *folder.glob("*/.*.part*")]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.artifacts.checkpoint import STATE
-from tlcli.artifacts.files import remove_parts, write_json, write_text
+from tlcli.artifacts.files import parts, write_json, write_text
 from tlcli.errors import UserError
 
 BUNDLE = "model.safetensors"
@@ -45,7 +45,8 @@ def new_run(dataset: Path, backbone: str, output: Path | None) -> Path:
 
 def check_free(output: Path) -> None:
     """Raises `UserError` if `output` is anything but a new or an empty folder."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    # A process that was killed before its first file may have left a part of that.
+    if output.exists() and (not output.is_dir() or set(output.iterdir()) - set(parts(output))):
         raise UserError(
             f"--output {output}: there is something already, and it is not overwritten",
             "name another folder, or remove this one first",
@@ -156,7 +157,8 @@ def locked(folder: Path) -> Iterator[None]:
                     f"{folder}: another process is training this run now",
                     "wait for it, or stop it first",
                 ) from error
-        remove_parts(folder)
+        for part in parts(folder):
+            part.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)

@@ -248,6 +248,10 @@ class Steps:
         self.optimizer.load_state_dict(state["optimizer"])
         laid_out_alike(self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
+        # A run that is extended has another schedule now: its rate here is that one's.
+        rates = zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
+        for group, (base, factor) in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = base * factor(self.scheduler.last_epoch)
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
