@@ -200,7 +200,7 @@ def _check_given(
     asked = Options(**{k: v for k, v in given.items() if k in known})
     replace(asked, model=options.model, output=None).check()
     resolved: dict[str, Any] = {"views": went_in.get("views"), "output": str(folder.resolve())}
-    resolved |= dict(zip(("device", "precision"), went_in["compute"].split(), strict=True))
+    resolved |= dict(zip(("device", "precision"), went_in["compute"].split(), strict=False))
     if plan is not None:
         resolved |= {"case": plan.case, "size": plan.size, "similarity": plan.similarity}
         resolved |= asdict(plan.schedule)
