@@ -10,6 +10,7 @@ from tlcli import finetune
 from tlcli.backbones import build
 from tlcli.inference.predict import open_bundle
 from tlcli.transfer.network import build_network, set_dropout
+from tlcli.transfer.steps import Steps
 
 
 def test_a_found_rate_is_told_written_and_drawn(two_classes, tmp_path, tlcli):
@@ -92,3 +93,30 @@ def test_weights_balance_the_solved_head():
         return int((said[labels == 1] == 1).sum())
 
     assert found(even) > found(plain)
+
+
+def test_a_run_with_a_found_rate_and_averages_goes_on_to_the_same_bytes(
+    flowers, tmp_path, monkeypatch
+):
+    options = {
+        "model": "lenet5", "lr": "find", "average": "ema", "balance": "sampler", "epochs": 3,
+        "batch_size": 8, "label_smoothing": 0.1, "patience": 0,
+    }  # fmt: skip
+    whole = finetune(flowers, output=tmp_path / "whole", **options)
+    steps, update = [], Steps._update
+
+    def failing(self):
+        update(self)
+        steps.append(self.epoch)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "_update", failing)
+        finetune(flowers, output=tmp_path / "run", **options)
+    on = finetune(resume=tmp_path / "run")
+    assert on.bundle.read_bytes() == whole.bundle.read_bytes()
+    curves = [(r.folder / "lr_find.csv").read_bytes() for r in (on, whole)]
+    assert curves[0] == curves[1]
+    found = [json.loads((r.folder / "run.json").read_text())["found_lr"] for r in (on, whole)]
+    assert found[0] == found[1]

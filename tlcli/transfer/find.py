@@ -9,11 +9,12 @@ from torch.optim import Optimizer
 
 from tlcli.errors import UserError
 from tlcli.events import Reporter
+from tlcli.transfer.schedule import TRIES
 
 Curve = list[tuple[float, float]]
 """Learning rates and the smoothed loss at each."""
 
-LOWEST, HIGHEST, TRIES = 1e-6, 10.0, 100
+LOWEST, HIGHEST = 1e-6, 10.0
 SMOOTHING = 0.9
 """Of the loss: each batch's has a tenth of the say (the start is corrected for)."""
 EXPLODED = 4.0

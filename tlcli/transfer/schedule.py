@@ -70,6 +70,8 @@ class Schedule:
 
 FIND = "find"
 """As a learning rate: measure one."""
+TRIES = 100
+"""Steps that this takes at most."""
 OPTIMIZERS = ("lbfgs", "sgd", "adamw")
 LR_SCHEDULES = ("cosine", "linear", "one-cycle", "constant")
 METRICS = ("top1", "loss", "balanced_accuracy", "macro_f1")
