@@ -151,6 +151,21 @@ def test_the_process_may_end_while_it_measures_or_saves(
     assert same(whole, finetune(resume=tmp_path / "run"))
 
 
+def test_an_interrupted_resume_leaves_the_bundle_that_was_there(
+    whole, flowers, lenet, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 15)
+        stopped = finetune(flowers, output=tmp_path / "run", **lenet)
+    before = stopped.bundle.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("tlcli.recipes.finetune.fit", lambda *_, **__: raise_it(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(resume=tmp_path / "run")
+    assert stopped.bundle.read_bytes() == before
+    assert same(whole, finetune(resume=tmp_path / "run"))
+
+
 def test_unreadable_images_stay_left_out(flowers, lenet, tmp_path, monkeypatch):
     data = tmp_path / "data"
     for path in flowers.glob("*/*.jpg"):

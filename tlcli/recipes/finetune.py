@@ -206,8 +206,9 @@ def _train(
         temperature = record.confidence.temperature
         metrics = measure(part, sources, compute, reporter, temperature) if trained else {}
     except KeyboardInterrupt:
-        # Between phases or while measuring: what was trained is worth more than its score.
-        if not trained:
+        # Between phases or while measuring: what was trained is worth more than its score. A run
+        # that goes on has it only in its checkpoint until the first phase has.
+        if not (trained and result.best):
             raise
         result.stopped = "interrupted"
         metrics = unmeasured(dataset.classes)

@@ -162,7 +162,7 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
         )
     if more is not None:
         state, plan = _extended(folder, state, plan, more)
-    elif status == "finished" and _as_planned(written, plan):
+    elif status == "finished" and not (state or {}).get("extended"):
         raise UserError(
             f"{folder} has finished: nothing is left to resume",
             "--epochs +10 trains it longer; --model names it as the start of a new run",
@@ -170,12 +170,6 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
     options = replace(options, **{k: v for k, v in given.items() if k in FREE})
     root = Path(data if data is not None else went_in["dataset"]["root"])
     return Start(root, options, folder, went_in, state, plan)
-
-
-def _as_planned(written: Mapping[str, Any], plan: Plan | None) -> bool:
-    """Whether the run was not being extended when it was killed."""
-    had = (written.get("plan") or {}).get("schedule", {}).get("epochs")
-    return plan is None or plan.schedule.epochs == had
 
 
 def _check_versions(folder: Path, went_in: Mapping[str, Any]) -> None:
@@ -249,7 +243,8 @@ def _extended(
     plan = replace(plan, schedule=replace(schedule, epochs=done + more))
     fit = {**fit, "worse": 0} if last_phase else fit
     went_in = {**state["run"], "plan": plan.to_dict()}
-    return {**state, "run": went_in, "fit": fit}, plan
+    # Until run.json says so too, this tells a run that was killed from one that has finished.
+    return {**state, "run": went_in, "fit": fit, "extended": True}, plan
 
 
 def check_same(start: Start, scanned: Dataset, origin: Origin, reporter: Reporter) -> Dataset:
