@@ -19,7 +19,9 @@ from tlcli.recipes.continuing import begin_with, keep_head, trained_further
 from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned, choose_views, decide, feature_cache, scan_told
 from tlcli.recipes.record import Record
-from tlcli.recipes.resume import Start, anew, check_same, reopen, resumable
+from tlcli.recipes.resume import check_same, reopen
+from tlcli.recipes.start import Start, anew
+from tlcli.recipes.stopping import resumable
 from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
