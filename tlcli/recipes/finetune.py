@@ -19,7 +19,9 @@ from tlcli.recipes.continuing import begin_with, keep_head, trained_further
 from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned, choose_views, decide, feature_cache, scan_told
 from tlcli.recipes.record import Record
-from tlcli.recipes.resume import Start, anew, check_same, reopen, resumable
+from tlcli.recipes.resume import check_same, reopen
+from tlcli.recipes.start import Start, anew
+from tlcli.recipes.stopping import resumable
 from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
@@ -206,8 +208,9 @@ def _train(
         temperature = record.confidence.temperature
         metrics = measure(part, sources, compute, reporter, temperature) if trained else {}
     except KeyboardInterrupt:
-        # Between phases or while measuring: what was trained is worth more than its score.
-        if not trained:
+        # Between phases or while measuring: what was trained is worth more than its score. A run
+        # that goes on has it only in its checkpoint until the first phase has.
+        if not (trained and result.best):
             raise
         result.stopped = "interrupted"
         metrics = unmeasured(dataset.classes)

@@ -1,129 +1,26 @@
-"""How a run begins: anew, or from what an earlier process left in its folder."""
+"""A run that goes on from what an earlier process left in its folder."""
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tlcli.artifacts import checkpoint, run
-from tlcli.artifacts.files import Unwritable
 from tlcli.data.dataset import Dataset
 from tlcli.data.names import some
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
-from tlcli.recipes.config import absolute, read_toml
+from tlcli.recipes.config import absolute
 from tlcli.recipes.continuing import Origin
 from tlcli.recipes.options import Options
 from tlcli.recipes.record import versions
+from tlcli.recipes.start import Start, added
 from tlcli.transfer.plan import Plan
 
 FREE = ("cache", "cache_limit", "checkpoint_minutes", "log")
 """Options that may change when a run goes on: the result does not depend on them."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run begins with.
-
-    Attributes:
-        folder: of the run that goes on; None: a new one.
-        went_in: what that run has recorded of itself.
-        state: where it goes on; None: at its beginning, with all that was resolved.
-        plan: its plan, where it had got that far; with more epochs, where it is extended.
-    """
-
-    data: Path
-    options: Options
-    folder: Path | None = None
-    went_in: Mapping[str, Any] | None = None
-    state: dict[str, Any] | None = None
-    plan: Plan | None = None
-
-    @property
-    def numbers(self) -> tuple[str, str]:
-        """The names of the device and the precision."""
-        if self.went_in is None:
-            return self.options.device, self.options.precision
-        name, precision, *_ = self.went_in["compute"].split()
-        return name, precision
-
-    @property
-    def threads(self) -> int:
-        """On how many the run has computed."""
-        return self.went_in["threads"] if self.went_in else torch.get_num_threads()
-
-    @property
-    def views(self) -> int | None:
-        """Remembered views an image, where that is decided."""
-        return self.went_in["views"] if self.went_in else None
-
-    @property
-    def phase(self) -> int:
-        """The index of the phase to go on with; `fit` is its state."""
-        return self.state["phase"] if self.state else 0
-
-    @property
-    def fit(self) -> dict[str, Any] | None:
-        return self.state["fit"] if self.state else None
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """The rows of the phases before that one."""
-        return self.state["history"] if self.state else []
-
-    @property
-    def trained(self) -> bool:
-        """Whether there is something better than the beginning."""
-        if self.state is None:
-            return False
-        return self.state["trained"] or self.state["fit"]["best_epoch"] is not None
-
-    @property
-    def epochs_done(self) -> int:
-        """In all phases."""
-        return len(self.history) + len(self.fit["history"] if self.fit else [])
-
-    @property
-    def seconds(self) -> float:
-        """What the run has taken so far."""
-        return float(self.state["seconds"]) if self.state else 0.0
-
-
-def anew(data: str | Path | None, config: str | Path | None, given: Mapping[str, Any]) -> Start:
-    """A new run with the options in the file `config`, if any; those in `given` win.
-
-    Raises:
-        UserError: what is wrong with the file or the options, or there is no folder of images.
-    """
-    told = {**(read_toml(Path(config)) if config else {}), **given}
-    named = told.pop("data", None)
-    data = named if data is None else data
-    if data is None:
-        raise UsageError("no folder of images is named", "tlcli finetune DIR")
-    if _added(told) is not None:
-        raise UsageError(
-            f"--epochs {told['epochs']} adds to a run's epochs", "name the run with --resume"
-        )
-    options = Options(**told)
-    options.check()
-    return Start(Path(data), options)
-
-
-def _added(given: dict[str, Any]) -> int | None:
-    """The epochs that "+10" adds; any other text under "epochs" becomes the number it says."""
-    said = given.get("epochs")
-    if not isinstance(said, str):
-        return None
-    if not re.fullmatch(r"\+?\d+", said):
-        raise UsageError(f"--epochs {said!r} is not a whole number", "such as 10, or +10")
-    if said.startswith("+"):
-        return int(said)
-    given["epochs"] = int(said)
-    return None
 
 
 def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> Start:
@@ -150,7 +47,7 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
     except (TypeError, KeyError) as error:
         raise UserError(f"{folder}/run.json is damaged ({error})", "start a new run") from error
     given = dict(given)
-    more = _added(given)
+    more = added(given)
     if more is not None:
         del given["epochs"]
     _check_given(folder, given, options, went_in, plan)
@@ -162,7 +59,7 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
         )
     if more is not None:
         state, plan = _extended(folder, state, plan, more)
-    elif status == "finished" and _as_planned(written, plan):
+    elif status == "finished" and not (state or {}).get("extended"):
         raise UserError(
             f"{folder} has finished: nothing is left to resume",
             "--epochs +10 trains it longer; --model names it as the start of a new run",
@@ -170,12 +67,6 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
     options = replace(options, **{k: v for k, v in given.items() if k in FREE})
     root = Path(data if data is not None else went_in["dataset"]["root"])
     return Start(root, options, folder, went_in, state, plan)
-
-
-def _as_planned(written: Mapping[str, Any], plan: Plan | None) -> bool:
-    """Whether the run was not being extended when it was killed."""
-    had = (written.get("plan") or {}).get("schedule", {}).get("epochs")
-    return plan is None or plan.schedule.epochs == had
 
 
 def _check_versions(folder: Path, went_in: Mapping[str, Any]) -> None:
@@ -249,7 +140,8 @@ def _extended(
     plan = replace(plan, schedule=replace(schedule, epochs=done + more))
     fit = {**fit, "worse": 0} if last_phase else fit
     went_in = {**state["run"], "plan": plan.to_dict()}
-    return {**state, "run": went_in, "fit": fit}, plan
+    # Until run.json says so too, this tells a run that was killed from one that has finished.
+    return {**state, "run": went_in, "fit": fit, "extended": True}, plan
 
 
 def check_same(start: Start, scanned: Dataset, origin: Origin, reporter: Reporter) -> Dataset:
@@ -298,40 +190,3 @@ def _difference(had: Mapping[str, Any], have: Mapping[str, Any]) -> str:
         if before != now:
             told.append(f"{name} has {now} images, not {before}")
     return some(sorted(told)) or "as many of each class, but not the same ones"
-
-
-@contextmanager
-def resumable(folder: Path, new: bool, reporter: Reporter) -> Iterator[None]:
-    """Keep the folder of a run that is stopped, and say how it goes on.
-
-    The folder of a new one that could not have been trained is taken back.
-    """
-    how = f"tlcli finetune --resume {folder} goes on"
-    try:
-        yield
-    except Unwritable as error:
-        if not run.read_run(folder):
-            run.take_back(folder)
-            raise
-        raise UserError(error.message, f"{error.hint}; then {how}") from error
-    except UserError:
-        if new and not (folder / run.BUNDLE).exists():
-            run.take_back(folder)
-        raise
-    except KeyboardInterrupt:
-        reporter.note(how)
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise UserError(
-            "there was not enough memory to go on training",
-            f"once there is, {how}; a new run with a smaller --batch-size needs less",
-        ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Also where torch does not give it a type: on the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "can't allocate memory" in str(error)
-    )
