@@ -35,7 +35,10 @@ def test_drawn_flowers_are_learnt_and_the_run_folder_is_complete(trained):
     assert trained.status == "finished"
     assert trained.metrics["top1"] >= 0.8
     names = {p.name for p in trained.folder.iterdir()}
-    assert names == {"model.safetensors", "run.json", "history.csv", "metrics.json", "report.html"}
+    assert names == {
+        *("model.safetensors", "run.json", "history.csv", "metrics.json", "report.html"),
+        "options.toml",
+    }
     run = json.loads((trained.folder / "run.json").read_text())
     assert run["status"] == "finished"
     assert run["plan"]["case"] == "small-similar"
@@ -50,7 +53,7 @@ def test_the_bundle_holds_everything_under_one_metadata_key(trained):
     with safe_open(trained.bundle, "pt") as file:
         assert list(file.metadata()) == ["tlcli"]
         meta = json.loads(file.metadata()["tlcli"])
-    assert meta["format"] == 2
+    assert meta["format"] == 3
     assert meta["backbone"] == "efficientnet_lite0"
     assert len(meta["classes"]) == 5
     assert meta["preprocessing"]["crop"] == 224
@@ -366,11 +369,11 @@ def test_the_best_so_far_lies_in_the_checkpoint_while_a_run_goes_on(
 ):
     from tlcli.recipes import record
 
-    monkeypatch.setattr(record, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(record, "BEST_EVERY", 0.0)
     monkeypatch.setattr(record.Record, "save", lambda *_: None)  # as if it had been killed before
     folder = tmp_path / "run"
     finetune(two_classes, optimizer="adamw", epochs=2, augment="none", output=folder)
-    assert {p.name for p in folder.iterdir()} == {"checkpoint", "run.json"}
+    assert {p.name for p in folder.iterdir()} == {"checkpoint", "run.json", "options.toml"}
     assert json.loads((folder / "run.json").read_text())["status"] == "running"
     image = next(two_classes.glob("val/*/*"))
     assert load(folder / "checkpoint" / "model.safetensors").predict(image)[0].label

@@ -138,9 +138,9 @@ def open_bundle(path: Path) -> tuple[Network, bundle.BundleMeta]:
     n = len(meta.classes)
     backbone = build.build(meta.backbone, n_classes=n, resolution=meta.preprocessing.crop)
     backbone.preprocessing = meta.preprocessing
-    if meta.cut != "none" and meta.cut not in [s.name for s in backbone.stages]:
-        raise UserError(f"{path}: {meta.backbone} has no stage {meta.cut!r}", "train it anew")
-    network = build_network(backbone, cut=meta.cut, dropped=meta.dropped, n_classes=n)
+    if meta.end != "none" and meta.end not in [s.name for s in backbone.stages]:
+        raise UserError(f"{path}: {meta.backbone} has no stage {meta.end!r}", "train it anew")
+    network = build_network(backbone, cut=meta.end, dropped=meta.dropped, n_classes=n)
     _fill(network.tensors(), tensors, path)
     return network, meta
 

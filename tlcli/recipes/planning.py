@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.backbones import build, catalogue
+from tlcli.backbones import catalogue
 from tlcli.backbones.backbone import Backbone
 from tlcli.data.augment import Augmentation
 from tlcli.data.colour import augmentation_for
 from tlcli.data.dataset import Dataset, scan
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
+from tlcli.recipes.continuing import begin_with, trained_further
 from tlcli.recipes.options import Options
 from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache, default_folder
@@ -127,12 +128,13 @@ def compare(
     plans = []
     with feature_cache(options, reporter) as cache:
         for name, weights in chosen:
-            backbone = build.load(name, weights, reporter)
+            origin = begin_with(name, weights, dataset.classes, reporter)
             if len(chosen) > 1:
                 reporter.note(f"measuring {name}")
-            for line in backbone.notes:
+            for line in origin.backbone.notes:
                 reporter.note(line)
-            plans.append(decide(dataset, backbone, options, compute, cache, reporter, always=True))
+            made = decide(dataset, origin.backbone, options, compute, cache, reporter, always=True)
+            plans.append(replace(made, plan=trained_further(made.plan, origin)))
     return sorted(plans, key=lambda p: -(compared(p)["accuracy"] or 0.0))
 
 
@@ -182,12 +184,16 @@ def decide(
     reporter: Reporter,
     *,
     always: bool = False,
+    known: Plan | None = None,
 ) -> Planned:
     """Measure what the options leave open, and make the plan.
 
     Args:
         always: measure even where everything was set by hand.
+        known: the plan of a run that goes on: it stays, and nothing is measured.
     """
+    if known is not None:
+        return Planned(backbone.name, known, dataset, known.evidence)
     wish = options.wish()
     augmentation = augmentation_for(options.transforms, dataset.train)
     mixing = make_mixing(options.transforms)

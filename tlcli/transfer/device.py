@@ -15,10 +15,14 @@ _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the type that mixed precision uses on it; None is plain fp32."""
+    """A device and the type that mixed precision uses on it; None is plain fp32.
+
+    `compiled`: what is computed over and over goes through torch.compile.
+    """
 
     device: torch.device
     dtype: torch.dtype | None
+    compiled: bool = False
 
     @property
     def name(self) -> str:
@@ -52,7 +56,7 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def choose(device: str = "auto", precision: str = "auto") -> Compute:
+def choose(device: str = "auto", precision: str = "auto", compiled: bool = False) -> Compute:
     """The device of that name and its precision.
 
     `auto` takes CUDA, then Apple's MPS, then the CPU; and bf16 (fp16 where that is lacking) on
@@ -81,4 +85,4 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
         precision = "fp32"
         if device == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return Compute(torch.device(device), _DTYPES[precision])
+    return Compute(torch.device(device), _DTYPES[precision], compiled)

@@ -2,6 +2,7 @@
 
 from tlcli.transfer.evidence import Timing
 from tlcli.transfer.plan import Plan
+from tlcli.transfer.schedule import TRIES
 
 SOLVE = 2.6e-4
 """Seconds for each image view and class that solving a head takes, its cross-validation and its
@@ -47,6 +48,7 @@ def forecast(
         epoch = n_train * timing.step_image * behind + batches * timing.step * behind
         epoch += batches * UPDATE * parameters
         epoch += (n_train + n_val) * timing.image * share if again else 0.0
+        seconds += epoch * TRIES / batches if steps.find_lr else 0.0
         seconds += steps.epochs * (epoch + n_val * timing.image * behind)
     return seconds
 

@@ -33,18 +33,29 @@ class Solution:
     gradient_norm: float
 
 
-def solve(codes: Tensor, labels: Tensor, n_classes: int, *, bias: bool, seed: int) -> Solution:
+def solve(
+    codes: Tensor,
+    labels: Tensor,
+    n_classes: int,
+    *,
+    bias: bool,
+    seed: int,
+    class_weights: Tensor | None = None,
+) -> Solution:
     """Fit a linear head to `codes`, float32 [n, views, d], and `labels`, int64 [n].
 
     The codes are standardised; the objective is the mean cross entropy plus half the strength
     times the squared weights. The strength is chosen by cross-validation over images (all views
     of one fall into the same fold).
     `bias` False fits heads without one: the codes are scaled but not centred.
+    `class_weights`, float32 [n_classes], is what an image of each class counts for.
     """
     x, mean, scale = _standardised(codes, bias)
     with threads(1 if x.numel() * n_classes < SMALL else torch.get_num_threads()):
-        strength = _cross_validate(x, labels, n_classes, bias, seed)
-        w, b, gradient_norm = _fit(x, labels, n_classes, strength, bias, None)
+        strength = _cross_validate(x, labels, n_classes, bias, seed, class_weights)
+        w, b, gradient_norm = _fit(
+            x, labels, n_classes, strength, bias, None, class_weights=class_weights
+        )
     weight = w / scale
     return Solution(weight, b - weight @ mean, strength, gradient_norm)
 
@@ -94,7 +105,14 @@ def _deal(labels: Tensor, n_classes: int, seed: int) -> tuple[int, Tensor]:
     return folds, fold_of
 
 
-def _cross_validate(x: Tensor, labels: Tensor, n_classes: int, bias: bool, seed: int) -> float:
+def _cross_validate(
+    x: Tensor,
+    labels: Tensor,
+    n_classes: int,
+    bias: bool,
+    seed: int,
+    class_weights: Tensor | None = None,
+) -> float:
     """The penalty with the lowest loss on left-out images (plain views)."""
     folds, fold_of = _deal(labels, n_classes, seed)
     if folds < 2:
@@ -106,11 +124,20 @@ def _cross_validate(x: Tensor, labels: Tensor, n_classes: int, bias: bool, seed:
         for fold in range(folds):
             out = fold_of == fold
             w, b, _ = _fit(
-                x[~out], labels[~out], n_classes, strength, bias, starts[fold], ROUGH_STEPS
+                x[~out],
+                labels[~out],
+                n_classes,
+                strength,
+                bias,
+                starts[fold],
+                ROUGH_STEPS,
+                class_weights,
             )
             starts[fold] = (w, b)
             logits = x[out, 0] @ w.T + b
-            total += F.cross_entropy(logits, labels[out], reduction="sum").item()
+            total += F.cross_entropy(
+                logits, labels[out], weight=class_weights, reduction="sum"
+            ).item()
         losses.append(total)
         if total > 1.02 * min(losses):
             break  # past the valley; weaker penalties only overfit more, and slowly
@@ -125,6 +152,7 @@ def _fit(
     bias: bool,
     start: tuple[Tensor, Tensor] | None,
     steps: int = 300,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, float]:
     """The optimum on standardised codes [n, views, d]: weight, bias and the gradient's norm."""
     n, views, d = x.shape
@@ -144,7 +172,9 @@ def _fit(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(x @ w.T + b, y) + strength / 2 * w.square().sum()
+        loss = (
+            F.cross_entropy(x @ w.T + b, y, weight=class_weights) + strength / 2 * w.square().sum()
+        )
         loss.backward()
         return loss
 

@@ -83,6 +83,24 @@ def score(
     }
 
 
+BY_CLASS = ("balanced_accuracy", "macro_f1")
+
+
+def by_class(metric: str, said: Tensor, labels: Tensor) -> float:
+    """One of `BY_CLASS` over the classes that have images: the mean recall, or the mean F1.
+
+    Args:
+        said, labels: answers and true classes, int64 [n], n > 0.
+    """
+    from sklearn.metrics import f1_score, recall_score
+
+    figure = recall_score if metric == "balanced_accuracy" else f1_score
+    present = labels.unique().tolist()
+    return float(
+        figure(labels.numpy(), said.numpy(), labels=present, average="macro", zero_division=0)
+    )
+
+
 def calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
     """Whether answers given with probability p are right in p of all cases.
 

@@ -58,13 +58,19 @@ class Recomputed:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def labels(self) -> Tensor:
+        """Of the samples, int64 [n]."""
+        return torch.tensor([s.label for s in self.samples], dtype=torch.int64)
+
     def batches(
         self, order: Tensor, batch_size: int, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The images in `order`, augmented anew for the epoch: (activations, labels)."""
         samples = [self.samples[i] for i in order.tolist()]
-        batch_size = min(batch_size, max(1, len(samples)))
-        labels = torch.tensor([s.label for s in samples], dtype=torch.int64).split(batch_size)
+        # Of all images and not of these: what is left of an epoch takes its batches as they were.
+        batch_size = min(batch_size, max(1, len(self.samples)))
+        labels = self.labels[order].split(batch_size)
         loaded = load_batches(
             [s.path for s in samples],
             self.forward.preprocessing,
