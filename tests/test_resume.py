@@ -199,6 +199,7 @@ def test_a_finished_run_is_extended_along_the_longer_schedule(
     longer = finetune(resume=first.folder, epochs="+2")
     rows = list(csv.DictReader((longer.folder / "history.csv").open()))
     assert [r["epoch"] for r in rows] == ["1", "1", "2", "3", "4", "5"]
+    assert "epochs = 5\n" in (longer.folder / "options.toml").read_text()
     planned = finetune(flowers, output=tmp_path / "five", **{**lenet, "epochs": 5})
     theirs = list(csv.DictReader((planned.folder / "history.csv").open()))
     # The rate from the fourth epoch on is that of a run of five.

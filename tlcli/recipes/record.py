@@ -82,10 +82,12 @@ class Record:
 
     def options_text(self) -> str:
         """The options as TOML, with what the plan chose."""
-        chosen = {}
+        chosen: dict[str, Any] = {}
         if self.planned is not None:
             plan = self.planned.plan
-            chosen = {"case": plan.case, "views": self.views, **asdict(plan.schedule)}
+            solved = plan.schedule.optimizer == "lbfgs"
+            chosen = {"optimizer": "lbfgs"} if solved else asdict(plan.schedule)
+            chosen |= {"case": None if plan.case == "custom" else plan.case, "views": self.views}
         return to_toml(self.options, self.scanned.root.resolve(), chosen)
 
     def status(self, result: Fit) -> str:

@@ -59,6 +59,7 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
         )
     if more is not None:
         state, plan = _extended(folder, state, plan, more)
+        options = replace(options, epochs=plan.schedule.epochs)
     elif status == "finished" and not (state or {}).get("extended"):
         raise UserError(
             f"{folder} has finished: nothing is left to resume",
@@ -139,7 +140,8 @@ def _extended(
     done = fit["steps"]["epoch"] if early else schedule.epochs
     plan = replace(plan, schedule=replace(schedule, epochs=done + more))
     fit = {**fit, "worse": 0} if last_phase else fit
-    went_in = {**state["run"], "plan": plan.to_dict()}
+    asked = {**state["run"]["options"], "epochs": plan.schedule.epochs}
+    went_in = {**state["run"], "plan": plan.to_dict(), "options": asked}
     # Until run.json says so too, this tells a run that was killed from one that has finished.
     return {**state, "run": went_in, "fit": fit, "extended": True}, plan
 
