@@ -29,12 +29,14 @@ class Group:
         pixels: for each preprocessing uint8 [m, 3, crop, crop], m >= n; what is missing is zeros.
         problems: for each of the n images None, or why its pixels are zeros.
         last: there are no more images.
+        more: others are waiting already.
     """
 
     names: list[str | None]
     pixels: list[torch.Tensor]
     problems: list[Unreadable | None]
     last: bool
+    more: bool
 
 
 def stream_groups(
@@ -55,23 +57,24 @@ def stream_groups(
     def pixels(job: Job) -> Decoded:
         name, source = job
         try:
-            image = decode(source)
+            image = decode(source, least)
         except Unreadable as error:
             return name, error
         return name, tuple(pre.fit(image) for pre in preprocessings)
 
+    least = max(pre.least for pre in preprocessings)
     sides = [pre.crop for pre in preprocessings]
     first = True
-    for decoded, paused, last in _gathered(pixels, jobs, batch, patience):
+    for decoded, paused, last, more in _gathered(pixels, jobs, batch, patience):
         n = len(decoded)
         room = n if first and last else batch
         if paused and not last:
             room = min(batch, 1 << (n - 1).bit_length())
         first = False
-        yield _group(decoded, sides, room, last)
+        yield _group(decoded, sides, room, last, more)
 
 
-def _group(decoded: list[Decoded], sides: list[int], room: int, last: bool) -> Group:
+def _group(decoded: list[Decoded], sides: list[int], room: int, last: bool, more: bool) -> Group:
     pixels = [torch.zeros(room, 3, side, side, dtype=torch.uint8) for side in sides]
     problems: list[Unreadable | None] = []
     for row, (_, outcome) in enumerate(decoded):
@@ -81,13 +84,13 @@ def _group(decoded: list[Decoded], sides: list[int], room: int, last: bool) -> G
         problems.append(None)
         for images, image in zip(pixels, outcome, strict=True):
             images[row] = image
-    return Group([name for name, _ in decoded], pixels, problems, last)
+    return Group([name for name, _ in decoded], pixels, problems, last, more)
 
 
 def _gathered(
     function: Callable[[Job], Decoded], items: Iterable[Job], size: int, patience: float
-) -> Iterator[tuple[list[Decoded], bool, bool]]:
-    """Up to `size` results, whether the source paused behind them, whether it ended."""
+) -> Iterator[tuple[list[Decoded], bool, bool, bool]]:
+    """Up to `size` results, whether the source paused behind them, ended, or has more at once."""
     # one batch being taken and the next being decoded
     ahead: queue.Queue[Future[Decoded] | BaseException | None] = queue.Queue(2 * size)
     stop = threading.Event()
@@ -120,18 +123,19 @@ def _gathered(
             try:
                 item = ahead.get(timeout=patience if waiting else None)
             except queue.Empty:
-                yield [f.result() for f in waiting], True, False
+                yield [f.result() for f in waiting], True, False, False
                 waiting = []
                 continue
             if isinstance(item, Future):
                 # One more than fits: only then is it known whether the group was the last.
                 if len(waiting) == size:
-                    yield [f.result() for f in waiting], False, False
+                    more = ahead.qsize() >= size // 2
+                    yield [f.result() for f in waiting], False, False, more
                     waiting = []
                 waiting.append(item)
                 continue
             if waiting:
-                yield [f.result() for f in waiting], False, True
+                yield [f.result() for f in waiting], False, True, False
             if item is not None:
                 raise item
             return

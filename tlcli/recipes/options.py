@@ -61,6 +61,7 @@ class Options:
         calibrate: learn how sure the answers may be (docs/predict.md); takes a tenth of the
             training images where more than a linear head is trained.
         device, precision: where and in which numbers; see `tlcli.transfer.device`.
+        compile: let Inductor compile the frozen forward (docs/speed.md says when that pays).
         sample: training images that are measured to decide the case, at most.
         large_from: training images from which a dataset is large.
         cache: keep frozen activations on disk for the next run.
@@ -91,6 +92,7 @@ class Options:
     calibrate: bool = True
     device: str = "auto"
     precision: str = "auto"
+    compile: bool = False
     sample: int = SAMPLE
     large_from: int = LARGE_FROM
     cache: bool = True

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tlcli.events import Reporter, duration
 from tlcli.transfer.device import Compute
+from tlcli.transfer.features import AT_ONCE
 from tlcli.transfer.head import solve
 from tlcli.transfer.network import Network, final_layer
 from tlcli.transfer.optimise import make_optimizer, rate_factor
@@ -81,10 +82,12 @@ def fit(
         else _epochs(network, suffix, train, schedule, compute, phase, seed, reporter)
     )
     worse = 0
+    # A solved head costs nothing to judge in fp32, which the metrics are of.
+    judge = compute.reference() if schedule.optimizer == "lbfgs" else compute
     started = time.perf_counter()
     try:
         for row in rows:
-            loss, top1 = _validate(suffix, val, compute)
+            loss, top1 = _validate(suffix, val, judge)
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
             row |= {"val_loss": loss, "val_top1": top1}
@@ -146,7 +149,7 @@ def _solve_head(
     """Set the final layer to the optimum of a linear head; one row."""
     if not isinstance(train, Remembered):
         raise TypeError("a head is solved on remembered codes")
-    if not torch.isfinite(train.codes).all():
+    if not all(part.isfinite().all() for part in train.codes.split(AT_ONCE)):
         raise Diverged("some activations at the cut are no finite numbers")
     started = time.perf_counter()
     layer = network.final
@@ -158,7 +161,7 @@ def _solve_head(
         layer.weight.copy_(solution.weight)
         if layer.bias is not None:
             layer.bias.copy_(solution.bias)
-    logits = codes[:, 0] @ solution.weight.T + solution.bias
+    logits = solution.logits(codes)
     seconds = time.perf_counter() - started
     reporter.note(
         f"head solved in {seconds:.1f} s: L2 penalty {solution.strength:g} by cross-validation, "
