@@ -6,11 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torchvision
-
 from tlcli.backbones import catalogue
 from tlcli.backbones.catalogue import Entry
 from tlcli.backbones.fetch import Failed, download
+from tlcli.backbones.vision import torchvision
 from tlcli.data.names import shown
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError, did_you_mean

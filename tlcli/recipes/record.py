@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 import tlcli
 from tlcli.artifacts import bundle, report, run
 from tlcli.artifacts.bundle import BundleMeta
 from tlcli.artifacts.files import write_json
+from tlcli.backbones.vision import torchvision
 from tlcli.data.dataset import Dataset
 from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned

@@ -180,6 +180,24 @@ class Shelf:
         if self.pending_bytes >= SEGMENT:
             self.flush()
 
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What `remark` left here: plain JSON, of whoever computed the rows."""
+        try:
+            found = json.loads((self.folder / "remarks.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def remark(self, name: str, value: Any) -> None:
+        """Leave something beside the rows."""
+        if self.cache.broken or not self.folder.exists():
+            return
+        beside = self.folder / f".remarks-{time.time_ns():x}-{os.getpid():x}.part"
+        with self.cache.trying():
+            beside.write_text(json.dumps({**self.remarks, name: value}))
+            beside.replace(self.folder / "remarks.json")
+
     def flush(self) -> None:
         """Write what is pending as a segment of its own; it stays in memory where that fails."""
         if not self.pending or self.cache.broken:
