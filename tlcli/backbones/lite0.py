@@ -16,9 +16,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from tlcli.backbones.vision import torchvision
+import tlcli.backbones.vision  # noqa: F401  (torchvision the quick way, before the next line)
 
-_efficientnet = torchvision.models.efficientnet
+from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig  # isort: skip
 
 # expansion, kernel, stride, channels in, channels out, layers: EfficientNet-B0's own, unscaled
 _BLOCKS = (
@@ -32,7 +32,7 @@ _BLOCKS = (
 )
 
 
-class EfficientNetLite0(_efficientnet.EfficientNet):
+class EfficientNetLite0(EfficientNet):
     """EfficientNet-lite0 for float32 [n, 3, 224, 224], normalised; logits [n, num_classes].
 
     Its feature maps lie upside down.
@@ -40,9 +40,9 @@ class EfficientNetLite0(_efficientnet.EfficientNet):
 
     def __init__(self, num_classes: int = 1000) -> None:
         # Identity swallows the arguments of the squeeze-excitation whose place it takes
-        block = partial(_efficientnet.MBConv, se_layer=nn.Identity)
+        block = partial(MBConv, se_layer=nn.Identity)
         super().__init__(
-            [_efficientnet.MBConvConfig(*row, block=block) for row in _BLOCKS],
+            [MBConvConfig(*row, block=block) for row in _BLOCKS],
             dropout=0.2,
             last_channel=1280,
             num_classes=num_classes,

@@ -22,13 +22,15 @@ class _StandIn(ModuleType):
         return bool(is_compile_supported(device_type))
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # `inspect` asks every module for its file
+            raise AttributeError(name)
         sys.modules.pop(_REAL, None)
         import torch._dynamo.utils
 
         return getattr(torch._dynamo.utils, name)
 
 
-def _import() -> ModuleType:
+def _import() -> Any:
     if "torchvision" not in sys.modules and _REAL not in sys.modules:
         sys.modules[_REAL] = _StandIn(_REAL)
     try:

@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tlcli.backbones import catalogue
 from tlcli.backbones.catalogue import Entry
@@ -127,7 +128,7 @@ def _published(entry: Entry) -> dict[str, Published]:
     return {name: _torchvision(weights) for name, weights in members.items()}
 
 
-def _torchvision(weights: torchvision.models.WeightsEnum) -> Published:
+def _torchvision(weights: Any) -> Published:
     transforms = weights.transforms()
     preprocessing = Preprocessing(
         resize=transforms.resize_size[0],

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tlcli.artifacts import bundle, run
 from tlcli.backbones import build, catalogue
+from tlcli.backbones.meta import uninitialised
 from tlcli.data.names import some
 from tlcli.errors import UsageError, UserError, did_you_mean
 from tlcli.events import Reporter
@@ -129,11 +130,13 @@ def open_bundle(path: Path) -> tuple[Network, bundle.BundleMeta]:
     meta = bundle.read_meta(path)
     tensors = bundle.read_tensors(path)
     n = len(meta.classes)
-    backbone = build.build(meta.backbone, n_classes=n, resolution=meta.preprocessing.crop)
+    with uninitialised():
+        backbone = build.build(meta.backbone, n_classes=n, resolution=meta.preprocessing.crop)
     backbone.preprocessing = meta.preprocessing
     if meta.cut != "none" and meta.cut not in [s.name for s in backbone.stages]:
         raise UserError(f"{path}: {meta.backbone} has no stage {meta.cut!r}", "train it anew")
-    network = build_network(backbone, cut=meta.cut, dropped=meta.dropped, n_classes=n)
+    with uninitialised():
+        network = build_network(backbone, cut=meta.cut, dropped=meta.dropped, n_classes=n)
     _fill(network.tensors(), tensors, path)
     return network, meta
 

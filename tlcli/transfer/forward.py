@@ -16,9 +16,9 @@ from tlcli.events import Reporter
 from tlcli.transfer.device import Compute
 from tlcli.transfer.network import Pool
 
-PARITY = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+PARITY = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
 """How far from plain fp32 the fast forward may be in these numbers: the length of the difference of
-a batch's activations over the length of the plain ones. Of bf16 it is 0.01 to 0.05."""
+a batch's activations over the length of the plain ones. Of bf16 it is 0.002 to 0.1."""
 _KEY_VERSION = 2  # to be raised when the same key would come to mean other numbers
 Item = TypeVar("Item")
 Result = TypeVar("Result")
