@@ -1,7 +1,7 @@
 """A trained network, or several, as a function from images to answers."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -59,6 +59,8 @@ class Member:
         novelty: measures how unlike the training images codes are, if the bundle has it.
         temperature: what the bundle's logits were divided by; 1 where they were not calibrated.
         order: for each class of the classifier its place among this network's outputs.
+        agreement: how many of the val answers were the same in other numbers as in fp32
+            ("numbers", "n", "same"), as the bundle has it.
     """
 
     body: nn.Sequential
@@ -67,6 +69,7 @@ class Member:
     novelty: Novelty | None
     temperature: float
     order: tuple[int, ...]
+    agreement: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

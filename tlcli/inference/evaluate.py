@@ -82,7 +82,9 @@ def evaluate(
         UserError: the model or the folder cannot be used, or they share no class.
     """
     reporter = reporter or Reporter()
-    classifier = load(model, weights=weights, device_name=device_name, reporter=reporter)
+    classifier = load(
+        model, weights=weights, device_name=device_name, precision="fp32", reporter=reporter
+    )
     images = _images(classifier, Path(data), reporter)
     judged = judge(classifier, _matched(classifier, images, reporter), reporter, "evaluating")
     names = {name for _, name in images}
@@ -99,7 +101,7 @@ def evaluate(
         "against": None,
     }  # fmt: skip
     if against is not None:
-        other = load(against, device_name=device_name, reporter=reporter)
+        other = load(against, device_name=device_name, precision="fp32", reporter=reporter)
         theirs = judge(other, _matched(other, judged.images, reporter), reporter, "comparing")
         result["against"] = compare(judged, theirs)
     return result

@@ -1,7 +1,8 @@
 """Bundles and backbones opened as classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,17 @@ from tlcli.errors import UsageError, UserError, did_you_mean
 from tlcli.events import Reporter
 from tlcli.inference.classifier import Answer, Classifier, Member
 from tlcli.transfer import device
+from tlcli.transfer.device import Compute
 from tlcli.transfer.network import Network, build_network
 from tlcli.transfer.novelty import Novelty
 
 __all__ = ["Answer", "Classifier", "load", "open_bundle"]
 
 Model = str | Path
+AGREED = 0.99
+"""Share of the val answers that must be the same in other numbers than fp32."""
+LEAST = 100
+"""Fewer val images than these cannot show it."""
 
 
 def load(
@@ -27,6 +33,7 @@ def load(
     *,
     weights: str = "auto",
     device_name: str = "auto",
+    precision: str = "auto",
     reporter: Reporter | None = None,
 ) -> Classifier:
     """Open a bundle, a run folder, or a backbone with its ImageNet classes.
@@ -36,6 +43,8 @@ def load(
             such; write ./NAME for a folder that is called like one. Several are an ensemble,
             whose probabilities are averaged.
         weights: of a backbone: "auto", a file, or the name of one of torchvision's weights.
+        precision: "fp32", "bf16" or "fp16"; "auto" is what is quickest here, where at least
+            `AGREED` of the val answers were the same in it, and that is said; else fp32.
 
     Raises:
         UserError: there is no such model, it cannot be read, or the classes of several differ.
@@ -55,8 +64,34 @@ def load(
         Member(**{**member.__dict__, "order": tuple(own.index(c) for c in classes)})
         for member, (_, _, own) in zip(members, opened, strict=True)
     )
-    compute = device.choose(device_name, "fp32")
+    compute = _choose(device_name, precision, ordered, reporter)
     return Classifier(" + ".join(names), classes, ordered, compute, reporter)
+
+
+def _choose(
+    device_name: str, precision: str, members: Sequence[Member], reporter: Reporter
+) -> Compute:
+    """Where, and in which numbers."""
+    compute = device.choose(device_name, precision)
+    if precision != "auto" or compute.dtype is None:
+        return compute
+    said = [member.agreement or {} for member in members]
+    shares = [of["same"] / of["n"] for of in said if _agrees(of, compute)]
+    if len(shares) < len(members):
+        return compute.reference()
+    reporter.note(
+        f"in {compute.name}, in which {min(shares):.1%} of the val answers were the same as in "
+        "fp32 (--precision fp32 for those)"
+    )
+    return compute
+
+
+def _agrees(said: Mapping[str, Any], compute: Compute) -> bool:
+    n, same = said.get("n"), said.get("same")
+    counted = (
+        isinstance(n, int) and isinstance(same, int) and n >= LEAST and AGREED * n <= same <= n
+    )
+    return n >= LEAST and AGREED * n <= same <= n
 
 
 Opened = tuple[str, Member, tuple[str, ...]]
@@ -80,7 +115,11 @@ def _open(model: str, weights: str, reporter: Reporter) -> Opened:
     novelty = _novelty(path, meta)
     temperature = (meta.calibration or {}).get("temperature", 1.0)
     *body, head = network.stages
-    member = Member(nn.Sequential(*body), head, meta.preprocessing, novelty, temperature, ())
+    said = meta.metrics.get("agreement")
+    agreement = said if isinstance(said, dict) else None
+    member = Member(
+        nn.Sequential(*body), head, meta.preprocessing, novelty, temperature, (), agreement
+    )
     return str(path), member, meta.classes
 
 
