@@ -88,10 +88,9 @@ def _choose(
 
 def _agrees(said: Mapping[str, Any], compute: Compute) -> bool:
     n, same = said.get("n"), said.get("same")
-    counted = (
-        isinstance(n, int) and isinstance(same, int) and n >= LEAST and AGREED * n <= same <= n
-    )
-    return n >= LEAST and AGREED * n <= same <= n
+    if not isinstance(n, int) or not isinstance(same, int):
+        return False
+    return said.get("numbers") == compute.name and n >= LEAST and AGREED * n <= same <= n
 
 
 Opened = tuple[str, Member, tuple[str, ...]]
