@@ -64,6 +64,8 @@ def test_the_place_in_a_batch_and_the_number_of_workers_change_no_bit(backbone, 
 
 def test_bf16_stays_near_fp32_and_its_reference_is_fp32(backbone, images):
     forward = made(backbone, choose("cpu", "bf16"))
+    assert features.bytes_per_view(forward) == 1280 * 2
+    assert forward.unchecked  # a black image is no check
     exact = forward.reference()
     assert exact.compute.dtype is None
     assert exact.reference() is exact
@@ -82,10 +84,22 @@ def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, 
     reporter = Notes()
     forward = made(backbone, choose("cpu", precision), reporter)
     out = forward(images)
-    assert len(reporter.warnings) == 1
-    assert "going on with the plain" in reporter.warnings[0]
+    assert len(reporter.warnings) == (1 if precision == "fp32" else 2)
+    assert "the fast forward in cpu fp32 differs" in reporter.warnings[-1]
     plain = FrozenForward(forward.plain, backbone.preprocessing, choose("cpu", "fp32"), fold=False)
     assert torch.equal(out, plain(images).to(out.dtype))
+
+
+def test_where_bf16_is_too_far_off_it_goes_on_in_fp32(backbone, images, monkeypatch):
+    from tlcli.transfer import forward as module
+
+    monkeypatch.setitem(module.PARITY, torch.bfloat16, 1e-4)
+    reporter = Notes()
+    forward = made(backbone, choose("cpu", "bf16"), reporter)
+    out = forward(images)
+    assert len(reporter.warnings) == 1
+    assert out.dtype is torch.bfloat16  # what is remembered has one type
+    assert torch.equal(out, made(backbone, choose("cpu", "fp32"))(images).bfloat16())
 
 
 class Scaled(nn.Module):
@@ -167,9 +181,8 @@ def test_an_unreadable_image_leaves_no_row(backbone, flowers, tmp_path, monkeypa
     stages = nn.Sequential(*backbone.stages[:2])
     forward = FrozenForward(stages, backbone.preprocessing, choose("cpu"), origin=backbone.origin)
     cache = FeatureCache(tmp_path / "cache", reporter=Notes())
-    codes, labels, why = features.remember(
-        samples, forward, task="x", cache=cache, reporter=Notes()
-    )
+    more = {"task": "x", "reporter": Notes()}
+    codes, labels, why = features.remember(samples, forward, cache=cache, **more)
     rest = [s for s in samples if s.path != bad]
     good, *_ = features.remember(rest, forward, **more)
     assert list(why) == [bad]
