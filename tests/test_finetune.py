@@ -278,15 +278,13 @@ def test_a_test_folder_is_scored_but_has_no_say(two_classes, tmp_path):
     assert run.metrics["test"]["n"] == 4
 
 
-def test_activations_that_outgrow_the_memory_are_computed_again_and_it_is_said(
-    two_classes, tmp_path, monkeypatch
+def test_activations_that_outgrow_the_limit_are_computed_again_and_it_is_said(
+    two_classes, tmp_path
 ):
-    from tlcli.transfer import sources
-
     options = {"freeze": "features.5", "epochs": 2, "augment": "none", "batch_size": 4}
     remembered = finetune(two_classes, output=tmp_path / "a", **options)
-    monkeypatch.setattr(sources, "memory_limit", lambda: 1000)
     notes = Notes()
+    options |= {"cache_limit": 1e-6}
     recomputed = finetune(two_classes, reporter=notes, output=tmp_path / "b", **options)
     assert any("computed again each epoch" in note for note in notes.notes)
     # without augmentation both ways train on the same numbers, but for the batch size's 1e-6

@@ -121,7 +121,7 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str,
 
 def _gaps(logits: Tensor, labels: Tensor) -> Tensor:
     """Of each image probability minus right (1 or 0), in the column of its bin: [n, BINS]."""
-    probability, answer = logits.softmax(1).max(1)
+    probability, answer = logits.softmax(1).nan_to_num(0).max(1)
     gap = probability - (answer == labels).double()
     place = (probability * BINS).long().clamp_max(BINS - 1)
     return torch.zeros(len(labels), BINS, dtype=torch.float64).scatter_(
