@@ -281,51 +281,18 @@ def test_a_test_folder_is_scored_but_has_no_say(two_classes, tmp_path):
     assert run.metrics["test"]["n"] == 4
 
 
-def test_activations_that_outgrow_the_memory_are_computed_again_and_it_is_said(
-    two_classes, tmp_path, monkeypatch
+def test_activations_that_outgrow_the_limit_are_computed_again_and_it_is_said(
+    two_classes, tmp_path
 ):
-    from tlcli.transfer import sources
-
     options = {"freeze": "features.5", "epochs": 2, "augment": "none", "batch_size": 4}
     remembered = finetune(two_classes, output=tmp_path / "a", **options)
-    monkeypatch.setattr(sources, "memory_limit", lambda: 1000)
     notes = Notes()
+    options |= {"cache_limit": 1e-6}
     recomputed = finetune(two_classes, reporter=notes, output=tmp_path / "b", **options)
     assert any("computed again each epoch" in note for note in notes.notes)
     # without augmentation both ways train on the same numbers, but for the batch size's 1e-6
     for k, v in open_bundle(remembered.bundle)[0].tensors().items():
         assert torch.allclose(v, open_bundle(recomputed.bundle)[0].tensors()[k], atol=1e-2), k
-
-
-def test_the_folded_forward_is_checked_against_the_plain_one(monkeypatch):
-    from torch import nn
-
-    from tlcli.transfer import features
-    from tlcli.transfer.device import choose
-
-    backbone = build.load("efficientnet_lite0")
-    images = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8)
-    stages = nn.Sequential(*backbone.stages)
-    notes = Notes()
-    good = features.FrozenForward(stages, backbone.preprocessing, choose("cpu"), notes)
-    assert features.bytes_per_view(good) == 1000 * 4
-    assert good.unchecked  # a black image is no check
-    folded = good(images)
-    assert not good.unchecked
-    assert good.links != list(good.plain)
-    assert notes.warnings == []
-
-    def broken(module):
-        copy = fuse(module)
-        next(copy.parameters()).data.mul_(1.5)
-        return copy
-
-    fuse = features.fuse
-    monkeypatch.setattr(features, "fuse", broken)
-    bad = features.FrozenForward(stages, backbone.preprocessing, choose("cpu"), notes)
-    assert torch.allclose(bad(images), folded, atol=1e-3)
-    assert bad.links == list(bad.plain)
-    assert any("folded" in w for w in notes.warnings)
 
 
 def test_weights_with_nan_are_told_plainly(two_classes, tmp_path):

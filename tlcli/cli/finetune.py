@@ -141,10 +141,15 @@ def command(
     ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option(
-        "auto", help="auto, fp32, bf16 or fp16; auto is mixed precision on CUDA, else fp32."
+        "auto",
+        help="auto, fp32, bf16 or fp16; auto is mixed precision on CUDA and on CPUs that have "
+        "bf16, else fp32. Metrics are of fp32.",
     ),
     compile: bool = typer.Option(
-        False, "--compile", help="torch.compile the training step: a slow start, then faster."
+        False,
+        "--compile",
+        help="Let torch.compile make the frozen forward and training faster, after a "
+        "minute of compiling: pays from some 10,000 images. Needs a C++ compiler.",
     ),
     sample: int = typer.Option(
         1000, help="Training images that are measured to decide the case, at most."

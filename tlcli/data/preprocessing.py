@@ -15,6 +15,9 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 MOST_PIXELS_A_SIDE = 4096  # a damaged bundle must not ask for terabytes
+SPARE = 2
+"""Times `resize` that the shorter side of a decoded picture keeps, where it had it: reading a JPEG
+smaller is then hardly seen in what resizing makes of it (docs/decisions.md)."""
 LONGEST = 32  # pictures this many times as long as wide are cut to it before resizing
 
 
@@ -47,6 +50,11 @@ class Preprocessing:
             raise ValueError("mean and std must be finite")
         if min(self.std) <= 0:
             raise ValueError("std must be above zero")
+
+    @property
+    def least(self) -> int:
+        """Pixels that the shorter side of a picture must be decoded to, where it has them."""
+        return SPARE * self.resize
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it; `from_dict` reads it back."""

@@ -1,7 +1,11 @@
 """A trained network, or several, as a function from images to answers."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from tlcli.data.stream import Group, Job, stream_groups
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
 from tlcli.transfer.device import Compute
-from tlcli.transfer.features import FrozenForward
+from tlcli.transfer.forward import FrozenForward
 from tlcli.transfer.novelty import Novelty
 
 UNKNOWN = "unknown"
@@ -57,6 +61,8 @@ class Member:
         novelty: measures how unlike the training images codes are, if the bundle has it.
         temperature: what the bundle's logits were divided by; 1 where they were not calibrated.
         order: for each class of the classifier its place among this network's outputs.
+        agreement: how many of the val answers were the same in other numbers as in fp32
+            ("numbers", "n", "same"), as the bundle has it.
     """
 
     source: str
@@ -66,6 +72,7 @@ class Member:
     novelty: Novelty | None
     temperature: float
     order: tuple[int, ...]
+    agreement: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,15 +189,28 @@ class Classifier:
     def batches(self, images: Iterable[Any]) -> Iterator[Batch]:
         """What the networks say, a batch at a time, in the order of `images`."""
         several = list(dict.fromkeys(member.preprocessing for member in self.members))
-        forwards: list[FrozenForward] = []
         # several views an image, not more pixels at once
         size = max(1, self.compute.batch_size // count(self.tta))
         groups = stream_groups(map(_job, images), several, batch=size, tta=self.tta)
-        for group in groups:
-            if not forwards:
-                # One batch is answered before folding BatchNorm would be done.
-                forwards = [self._forward(member, fold=not group.last) for member in self.members]
-            yield self._batch(group, forwards, several)
+        first = next(groups, None)
+        if first is None:
+            return
+        # One batch is answered, by all cores together, before folding BatchNorm would be done.
+        forwards = [self._forward(member, fold=not first.last) for member in self.members]
+        if first.last or self.compute.workers == 1:
+            yield from (self._batch(group, forwards, several) for group in chain([first], groups))
+            return
+        share = partial(torch.set_num_threads, self.compute.threads)
+        pool = ThreadPoolExecutor(self.compute.workers, "tlcli", share)
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for group in chain([first], groups):
+                pending.append(pool.submit(self._batch, group, forwards, several))
+                # Nobody waits for images that are still to come.
+                while len(pending) > (self.compute.workers if group.more else 0):
+                    yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _forward(self, member: Member, fold: bool) -> FrozenForward:
         member.head.eval().to(self.compute.device)
@@ -198,7 +218,7 @@ class Classifier:
             member.body, member.preprocessing, self.compute, self.reporter, fold=fold
         )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _batch(
         self, group: Group, forwards: list[FrozenForward], several: list[Preprocessing]
     ) -> Batch:

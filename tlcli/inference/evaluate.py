@@ -83,7 +83,14 @@ def evaluate(
         UserError: the model or the folder cannot be used, or they share no class.
     """
     reporter = reporter or Reporter()
-    classifier = load(model, weights=weights, device_name=device_name, tta=tta, reporter=reporter)
+    classifier = load(
+        model,
+        weights=weights,
+        device_name=device_name,
+        precision="fp32",
+        tta=tta,
+        reporter=reporter,
+    )
     images = _images(classifier, Path(data), reporter)
     judged = judge(classifier, _matched(classifier, images, reporter), reporter, "evaluating")
     names = {name for _, name in images}
@@ -100,7 +107,7 @@ def evaluate(
         "against": None,
     }  # fmt: skip
     if against is not None:
-        other = load(against, device_name=device_name, tta=tta, reporter=reporter)
+        other = load(against, device_name=device_name, precision="fp32", tta=tta, reporter=reporter)
         theirs = judge(other, _matched(other, judged.images, reporter), reporter, "comparing")
         result["against"] = compare(judged, theirs)
     return result

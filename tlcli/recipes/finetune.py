@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tlcli.artifacts import run
 from tlcli.artifacts.board import check_installed, open_board
@@ -25,8 +26,9 @@ from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
 from tlcli.transfer.device import Compute, threads
-from tlcli.transfer.features import FrozenForward, remember
+from tlcli.transfer.features import remember
 from tlcli.transfer.forecast import error_text
+from tlcli.transfer.forward import FrozenForward
 from tlcli.transfer.metrics import score
 from tlcli.transfer.network import Network, build_network, is_linear
 from tlcli.transfer.plan import Plan
@@ -275,14 +277,29 @@ def measure(
     by already.
     """
     dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
-    compute, mixed = compute.reference(), compute.dtype is not None
-    forward = partial(FrozenForward, network.prefix, preprocessing, compute, reporter)
-    val = Recomputed(dataset.val, forward()) if mixed else sources.val
-    metrics = score(*answers(suffix, val, compute), dataset.classes, temperature)
+    fp32 = compute.reference()
+    forward = partial(FrozenForward, network.prefix, preprocessing, fp32, reporter)
+    mixed, val = sources.val_mixed, sources.val
+    if mixed is not None and not isinstance(val, Remembered):
+        val = Recomputed(dataset.val, forward())
+    logits, labels = answers(suffix, val, fp32)
+    metrics = score(logits, labels, dataset.classes, temperature)
+    if mixed is not None:
+        metrics["agreement"] = agreement(logits, answers(suffix, mixed, compute)[0], compute)
     if dataset.test:
         codes, labels, bad = remember(dataset.test, forward(), task="test", reporter=reporter)
         for path, why in bad.items():
             reporter.warn(f"test image left out: {path}: {why}")
         test = Remembered(codes, labels)
-        metrics["test"] = score(*answers(suffix, test, compute), dataset.classes, temperature)
+        metrics["test"] = score(*answers(suffix, test, fp32), dataset.classes, temperature)
     return metrics
+
+
+def agreement(reference: Tensor, mixed: Tensor, compute: Compute) -> dict[str, Any]:
+    """How many of n answers are the same in the run's numbers as in fp32.
+
+    Args:
+        reference, mixed: logits, float32 [n, classes].
+    """
+    same = int((reference.argmax(1) == mixed.argmax(1)).sum())
+    return {"numbers": compute.name, "n": len(reference), "same": same}

@@ -120,7 +120,7 @@ def compare(
     """
     options, reporter = replace(options or Options(), **more), reporter or Reporter()
     options.check()
-    compute = device.choose(options.device, options.precision)
+    compute = device.choose(options.device, options.precision, options.compile)
     chosen = (
         [(options.model, options.weights)] if backbones is None else _at_hand(backbones, reporter)
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 import tlcli
 from tlcli.artifacts import bundle, checkpoint, report, run
 from tlcli.artifacts.bundle import BundleMeta
 from tlcli.artifacts.files import Unwritable, write_json, write_text
+from tlcli.backbones.vision import torchvision
 from tlcli.data.dataset import Dataset
 from tlcli.events import Reporter
 from tlcli.recipes.config import absolute, to_toml

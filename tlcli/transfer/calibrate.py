@@ -60,7 +60,7 @@ def hold_out(sources: Sources) -> tuple[Sources, Source | None]:
     train = sources.train
     spare = plain(train, aside.nonzero()[:, 0])
     if isinstance(train, Remembered):
-        rest: Source = Remembered(train.codes[~aside], train.labels[~aside], train.seed)
+        rest: Source = train.part((~aside).nonzero()[:, 0])
     else:
         kept = [sample for sample, out in zip(samples, aside.tolist(), strict=True) if not out]
         rest = replace(train, samples=kept)
@@ -70,7 +70,7 @@ def hold_out(sources: Sources) -> tuple[Sources, Source | None]:
 def plain(source: Source, chosen: Tensor) -> Source:
     """Those images of a source, without augmentation."""
     if isinstance(source, Remembered):
-        return Remembered(source.codes[chosen, :1], source.labels[chosen])
+        return source.plain(chosen)
     return Recomputed([source.samples[i] for i in chosen.tolist()], source.forward)
 
 
@@ -99,10 +99,12 @@ def calibrate(
     if strength is not None and isinstance(train, Remembered):
         layer = network.final
         flat = train.codes.flatten(2)
-        logits = left_out_logits(
+        left_out = left_out_logits(
             flat, train.labels, len(layer.weight), strength, bias=layer.bias is not None, seed=seed
         )
-        labels, novelty, method = train.labels, learn(codes), f"{FOLDS}-fold"
+        if left_out is not None:
+            logits, labels = left_out[0], train.labels[left_out[1]]
+            novelty, method = learn(codes), f"{FOLDS}-fold"
     elif spare is not None:
         logits, labels = answers(suffix, spare, compute)
         novelty = learn_held_out(codes, outputs(body, spare, compute)[0])

@@ -13,17 +13,25 @@ from tlcli.data.dataset import Dataset, Sample
 from tlcli.data.load import find_unreadable, load_batches
 from tlcli.events import Reporter
 from tlcli.transfer.cache import FeatureCache
-from tlcli.transfer.features import FrozenForward, bytes_per_view, memory_limit, remember
+from tlcli.transfer.features import bytes_per_view, memory_limit, remember, remember_each
+from tlcli.transfer.forward import FrozenForward
 from tlcli.transfer.mixing import Mixing, mix
 
 
 @dataclass
 class Remembered:
-    """Activations at the cut: `codes` float32 [n, views, ...], `labels` int64 [n]."""
+    """Activations at the cut of n images.
+
+    Attributes:
+        codes: [m, views, ...] in the type that they were computed in, perhaps mapped from a file.
+        labels: int64 [n].
+        rows: which of the codes they are, int64 [n]; None: all.
+    """
 
     codes: Tensor
     labels: Tensor
     seed: int = 0
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -31,13 +39,28 @@ class Remembered:
     def batches(
         self, order: Tensor, batch_size: int, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images in `order`, each by a view drawn anew for the epoch: (codes, labels)."""
-        n, views = self.codes.shape[:2]
+        """The images in `order`, each by a view drawn anew for the epoch: (codes, labels).
+
+        The codes are float32 [batch_size, ...].
+        """
+        n, views = len(self), self.codes.shape[1]
         draw = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         view = torch.randint(views, (n,), generator=draw)
         for indices in order.split(batch_size):
             # Indexing copies, so that an in-place ReLU behind the cut cannot reach the codes.
-            yield self.codes[indices, view[indices]], self.labels[indices]
+            rows = indices if self.rows is None else self.rows[indices]
+            yield self.codes[rows, view[indices]].float(), self.labels[indices]
+
+    def part(self, chosen: Tensor) -> "Remembered":
+        """Some of the images, int64 [k], without a copy of their codes."""
+        rows = chosen if self.rows is None else self.rows[chosen]
+        return Remembered(self.codes, self.labels[chosen], self.seed, rows)
+
+    def plain(self, chosen: Tensor) -> "Remembered":
+        """The same with the plain view alone."""
+        part = self.part(chosen)
+        part.codes = part.codes[:, :1]
+        return part
 
 
 @dataclass
@@ -85,7 +108,7 @@ class Recomputed:
                 first = samples[step * batch_size].digest
                 rng = random.Random(f"{self.seed}:mixed:{first}:{epoch}")
                 images[:n], y = mix(images[:n], y, self.n_classes, self.mixing, rng)
-            yield self.forward(images)[:n], y
+            yield self.forward(images)[:n].float(), y
 
 
 Source = Remembered | Recomputed
@@ -93,12 +116,19 @@ Source = Remembered | Recomputed
 
 @dataclass(frozen=True)
 class Sources:
-    """The training and validation activations, and the dataset without what cannot be read."""
+    """The training and validation activations, and the dataset without what cannot be read.
+
+    Attributes:
+        train: in the numbers of the run.
+        val: in fp32 where it is remembered, since metrics are of that.
+        val_mixed: the same in the numbers of the run; None where those are fp32.
+    """
 
     train: Source
     val: Source
     dataset: Dataset
     remembered: bool
+    val_mixed: Source | None = None
 
 
 def make_sources(
@@ -125,13 +155,15 @@ def make_sources(
     n = len(dataset.train) * views + len(dataset.val)
     frozen = len(forward.plain) > 0
     needed = n * bytes_per_view(forward) if frozen else 0
-    if not frozen or mixing or (needed > memory_limit() and not must_remember):
+    limit = memory_limit() if cache is None else cache.limit
+    mixed = forward.compute.dtype is not None
+    if not frozen or mixing or (needed > limit and not must_remember):
         if frozen and mixing:
             reporter.note("the images are mixed, so activations are computed again each epoch")
         elif frozen:
             reporter.note(
                 f"the activations at the cut would take {needed / 1e9:.1f} GB (the limit is "
-                f"{memory_limit() / 1e9:.1f} GB), so they are computed again each epoch"
+                f"{limit / 1e9:.1f} GB: --cache-limit), so they are computed again each epoch"
             )
         if not checked:
             samples = [*dataset.train, *dataset.val]
@@ -139,13 +171,11 @@ def make_sources(
                 dataset, find_unreadable([s.path for s in samples], reporter), reporter
             )
         train = Recomputed(dataset.train, forward, augmentation, seed, mixing, len(dataset.classes))
-        val: Source = Recomputed(dataset.val, forward)
-        if needed and needed <= memory_limit():  # only the training images are mixed
-            codes, labels, _ = remember(
-                dataset.val, forward, task="val features", cache=cache, reporter=reporter
-            )
-            val = Remembered(codes, labels)
-        return Sources(train, val, dataset, False)
+        if needed and needed <= limit:  # only the training images are mixed
+            val, mixed_val, _ = _remember_val(dataset, forward, cache, reporter)
+            return Sources(train, val, dataset, False, mixed_val)
+        every = Recomputed(dataset.val, forward)
+        return Sources(train, every, dataset, False, every if mixed else None)
 
     codes, labels, bad = remember(
         dataset.train,
@@ -157,9 +187,7 @@ def make_sources(
         cache=cache,
         reporter=reporter,
     )
-    val_codes, val_labels, val_bad = remember(
-        dataset.val, forward, task="val features", cache=cache, reporter=reporter
-    )
+    val, mixed_val, val_bad = _remember_val(dataset, forward, cache, reporter)
     bad |= val_bad
     left = without(dataset, bad, reporter)
     kept = [[s for s in part if s.path not in bad] for part in (dataset.train, dataset.val)]
@@ -177,7 +205,20 @@ def make_sources(
             cache=cache,
             reporter=reporter,
         )
-    return Sources(Remembered(codes, labels, seed), Remembered(val_codes, val_labels), left, True)
+    return Sources(Remembered(codes, labels, seed), val, left, True, mixed_val)
+
+
+def _remember_val(
+    dataset: Dataset, forward: FrozenForward, cache: FeatureCache | None, reporter: Reporter
+) -> tuple[Remembered, Remembered | None, dict[Path, str]]:
+    """The val activations in fp32 and in mixed precision (if any), and what is unreadable."""
+    mixed = forward.compute.dtype is not None
+    forwards = [forward.reference(), forward] if mixed else [forward]
+    codes, labels, bad = remember_each(
+        dataset.val, forwards, task="val features", cache=cache, reporter=reporter
+    )
+    val, *others = [Remembered(each, labels) for each in codes]
+    return val, others[0] if others else None, bad
 
 
 def without(dataset: Dataset, unreadable: dict[Path, str], reporter: Reporter) -> Dataset:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tlcli.events import Reporter, duration
 from tlcli.transfer.balance import class_weights
 from tlcli.transfer.device import Compute
+from tlcli.transfer.features import AT_ONCE
 from tlcli.transfer.find import Curve
 from tlcli.transfer.head import solve
 from tlcli.transfer.memory import Room
@@ -110,6 +111,9 @@ def fit(
         steps.on_step = lambda: keep(snapshot, "step")
         rows = steps.epochs(train, phase, reporter)
     started = time.perf_counter() - before
+    # Remembered val codes are of fp32, as the metrics are; to compute all of val so takes twice as
+    # long in every epoch.
+    judge = compute.reference() if isinstance(val, Remembered) else compute
 
     def snapshot() -> State:
         assert steps is not None
@@ -119,7 +123,7 @@ def fit(
         result.stopped, rows = "early", iter(())
     try:
         for row in rows:
-            figures = _validate(suffix, val, schedule.metric, compute)
+            figures = _validate(suffix, val, schedule.metric, judge)
             loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
@@ -218,7 +222,7 @@ def _solve_head(
     """Set the final layer to the optimum of a linear head; one row."""
     if not isinstance(train, Remembered):
         raise TypeError("a head is solved on remembered codes")
-    if not torch.isfinite(train.codes).all():
+    if not all(part.isfinite().all() for part in train.codes.split(AT_ONCE)):
         raise Diverged("some activations at the cut are no finite numbers")
     started = time.perf_counter()
     layer = network.final
@@ -238,7 +242,7 @@ def _solve_head(
         layer.weight.copy_(solution.weight)
         if layer.bias is not None:
             layer.bias.copy_(solution.bias)
-    logits = codes[:, 0] @ solution.weight.T + solution.bias
+    logits = solution.logits(codes)
     seconds = time.perf_counter() - started
     reporter.note(
         f"head solved in {seconds:.1f} s: L2 penalty {solution.strength:g} by cross-validation, "
