@@ -192,11 +192,18 @@ def decide(
         always: measure even where everything was set by hand.
         known: the plan of a run that goes on: it stays, and nothing is measured.
     """
-    if known is not None:
-        return Planned(backbone.name, known, dataset, known.evidence)
-    wish = options.wish()
     augmentation = augmentation_for(options.transforms, dataset.train)
     mixing = make_mixing(options.transforms)
+    if known is not None:
+        return Planned(
+            backbone.name,
+            known,
+            dataset,
+            known.evidence,
+            augmentation=augmentation,
+            mixing=mixing,
+        )
+    wish = options.wish()
     measured: Survey | None = None
     if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
         measured = survey(
