@@ -115,7 +115,8 @@ def test_augmentation_averages_and_a_picked_rate_go_on_as_they_were(
         finetune(flowers, output=tmp_path / "b", **options)
     assert same(straight, finetune(resume=tmp_path / "b"))
     told = [json.loads((tmp_path / x / "run.json").read_text())["augmentation"] for x in "ab"]
-    assert told[0] == told[1] and told[0]["transforms"]["mixup"] == 0.2
+    assert told[0] == told[1]
+    assert told[0]["transforms"]["mixup"] == 0.2
 
 
 def straight_trained(trained):
