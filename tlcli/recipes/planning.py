@@ -12,6 +12,7 @@ from tlcli.backbones.backbone import Backbone
 from tlcli.data.augment import Augmentation
 from tlcli.data.colour import augmentation_for
 from tlcli.data.dataset import Dataset, scan
+from tlcli.data.presets import parse
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
 from tlcli.recipes.continuing import begin_with, trained_further
@@ -192,9 +193,8 @@ def decide(
         always: measure even where everything was set by hand.
         known: the plan of a run that goes on: it stays, and nothing is measured.
     """
-    augmentation = augmentation_for(options.transforms, dataset.train)
-    mixing = make_mixing(options.transforms)
     if known is not None:
+        augmentation, mixing = _variation(known, dataset)
         return Planned(
             backbone.name,
             known,
@@ -232,6 +232,7 @@ def decide(
         )
 
     made = make(wish)
+    augmentation, mixing = _variation(made, dataset)
     if measured is None:
         return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
     sizes = {s.name: s.parameters for s in stages}
@@ -254,6 +255,12 @@ def decide(
     return Planned(
         backbone.name, made, dataset, evidence, seconds, measured.timing, augmentation, mixing
     )
+
+
+def _variation(plan: Plan, dataset: Dataset) -> tuple[Augmentation | None, Mixing | None]:
+    """How the plan varies and mixes the training images."""
+    strengths = parse(plan.schedule.augment)
+    return augmentation_for(strengths, dataset.train), make_mixing(strengths)
 
 
 def cached_views(
