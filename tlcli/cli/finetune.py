@@ -150,7 +150,7 @@ def command(
         False,
         "--compile",
         help="Let torch.compile make the frozen forward and training faster, after a "
-        "minute of compiling: pays from some 10,000 images. Needs a C++ compiler.",
+        "minute of compiling: pays from some 50,000 images. Needs a C++ compiler.",
     ),
     sample: int = typer.Option(
         1000, help="Training images that are measured to decide the case, at most."
