@@ -13,6 +13,7 @@ from typing import Any
 
 from tlcli.artifacts.files import write_json, write_text
 from tlcli.errors import UserError
+from tlcli.transfer.distributed import first
 
 BUNDLE = "model.safetensors"
 CHECKPOINT = "checkpoint"
@@ -129,5 +130,5 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if folder.is_dir() and not any(folder.iterdir()):
+        if first() and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -99,10 +99,13 @@ def command(
     from tlcli.data.names import shown
     from tlcli.recipes.finetune import finetune
     from tlcli.recipes.options import Options
+    from tlcli.transfer.distributed import speaks
     from tlcli.transfer.metrics import accuracy_text
 
     with Terminal(quiet) as terminal:
         run = finetune(data, Options(**options), reporter=terminal)
+    if not speaks():
+        return
     typer.echo(f"val accuracy {accuracy_text(run.metrics)}", err=True)
     if "test" in run.metrics:
         typer.echo(f"test accuracy {accuracy_text(run.metrics['test'])}", err=True)

@@ -17,10 +17,12 @@ from tlcli.events import Reporter, duration
 from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned, choose_views, decide, feature_cache, scan_told
 from tlcli.recipes.record import Record
+from tlcli.recipes.together import decide_once
 from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import in_turn, joined, raise_if_lost, told
 from tlcli.transfer.features import FrozenForward, remember
 from tlcli.transfer.forecast import error_text
 from tlcli.transfer.metrics import score
@@ -71,9 +73,10 @@ def finetune(
         KeyboardInterrupt: interrupted before there was anything to save.
     """
     options, reporter = replace(options or Options(), **more), reporter or Reporter()
-    options.check()
-    with feature_cache(options, reporter) as cache:
-        return _finetune(Path(data), options, cache, reporter)
+    with joined(reporter) as reporter:
+        options.check()
+        with feature_cache(options, reporter) as cache:
+            return _finetune(Path(data), options, cache, reporter)
 
 
 def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Reporter) -> Run:
@@ -83,14 +86,15 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
     dataset = scan_told(data, options, reporter)
 
     torch.manual_seed(options.seed)
-    backbone = build.load(options.model, options.weights, reporter)
+    backbone = in_turn(lambda: build.load(options.model, options.weights, reporter))
     for line in backbone.notes:
         reporter.note(line)
-    planned = decide(dataset, backbone, options, compute, cache, reporter)
+    make_plan = partial(decide, dataset, backbone, options, compute, cache, reporter)
+    planned = decide_once(dataset, backbone.name, make_plan)
     plan, dataset, decided = planned.plan, planned.dataset, time.perf_counter()
     for line in plan_lines(planned):
         reporter.note(line)
-    views = choose_views(options.views, plan, augmentation)
+    views = told(lambda: {"views": choose_views(options.views, plan, augmentation)})["views"]
     network = build_network(
         backbone,
         cut=plan.cut,
@@ -99,7 +103,8 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
         init=plan.schedule.init,
     )
 
-    folder = run.new_run(dataset.root, backbone.name, options.output)
+    make_folder = partial(run.new_run, dataset.root, backbone.name, options.output)
+    folder = Path(told(lambda: {"folder": str(make_folder())})["folder"])
     record = Record(folder, network, planned, options, compute, views, started)
     history: list[dict[str, Any]] = []
     trained, result, spare = False, Fit(), None
@@ -165,8 +170,9 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
             record.save(dataset, metrics, history, result, sources.remembered)
         elif result.stopped == "interrupted":
             raise KeyboardInterrupt
+    kept = f"; the best so far is saved in {folder}" if trained else ""
+    raise_if_lost(kept)
     if result.stopped == "diverged":
-        kept = f"; the best so far is saved in {folder}" if trained else ""
         raise UserError(
             f"{result.problem}, so training was stopped{kept}",
             "is the weight file damaged? --precision fp32 may help too"

@@ -19,6 +19,7 @@ from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned
 from tlcli.transfer.calibrate import Confidence
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import first
 from tlcli.transfer.network import Network
 from tlcli.transfer.train import Fit
 
@@ -47,7 +48,7 @@ class Record:
     def checkpoint(self, dataset: Dataset) -> None:
         """Keep the network as it is now in checkpoint/, if the last copy is old enough."""
         now = time.perf_counter()
-        if now - max(self.saved, self.started) >= CHECKPOINT_EVERY:
+        if first() and now - max(self.saved, self.started) >= CHECKPOINT_EVERY:
             path = self.folder / run.CHECKPOINT / run.BUNDLE
             bundle.save(path, self.network.tensors(), self.meta(dataset, {}))
             run.write_run(self.folder, {"status": "running", **self.what_went_in(dataset)})
@@ -62,6 +63,8 @@ class Record:
         remembered: bool,
     ) -> None:
         """Write all that the run folder holds, run.json with its status last."""
+        if not first():
+            return
         meta = self.meta(dataset, metrics)
         bundle.save(self.folder / run.BUNDLE, self.network.tensors(), meta)
         run.write_history(self.folder, history)

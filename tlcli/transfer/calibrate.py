@@ -1,6 +1,7 @@
 """Honest confidence: how sure the answers may be, learnt from images the network has not fitted."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from tlcli.events import Reporter
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import told
 from tlcli.transfer.head import FOLDS, left_out_logits
 from tlcli.transfer.network import Network
 from tlcli.transfer.novelty import Novelty, learn, learn_held_out, spread
@@ -99,9 +101,10 @@ def calibrate(
     if strength is not None and isinstance(train, Remembered):
         layer = network.final
         flat = train.codes.flatten(2)
-        logits = left_out_logits(
-            flat, train.labels, len(layer.weight), strength, bias=layer.bias is not None, seed=seed
-        )
+        again = partial(left_out_logits, bias=layer.bias is not None, seed=seed)
+        logits = told(lambda: {"logits": again(flat, train.labels, len(layer.weight), strength)})[
+            "logits"
+        ]
         labels, novelty, method = train.labels, learn(codes), f"{FOLDS}-fold"
     elif spare is not None:
         logits, labels = answers(suffix, spare, compute)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tlcli.errors import UserError, choice
+from tlcli.transfer.distributed import placed
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -81,4 +82,4 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
         precision = "fp32"
         if device == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return Compute(torch.device(device), _DTYPES[precision])
+    return Compute(placed(torch.device(device)), _DTYPES[precision])

@@ -17,7 +17,9 @@ from tlcli.data.preprocessing import Preprocessing
 from tlcli.events import Reporter, duration
 from tlcli.transfer.cache import FeatureCache, row_id
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import fair
 from tlcli.transfer.network import Pool
+from tlcli.transfer.shares import sharded
 
 FORECAST_AFTER = 4
 """Batches from whose time the rest is forecast."""
@@ -145,6 +147,7 @@ def cut_name(stages: nn.Sequential) -> str:
     return names[-2] if pools[0].layout == "flat" else f"{names[-2]}+pool"
 
 
+@sharded
 def remember(
     samples: Sequence[Sample],
     forward: FrozenForward,
@@ -236,4 +239,4 @@ def bytes_per_view(forward: FrozenForward) -> int:
 
 def memory_limit() -> int:
     """Bytes that remembered activations may take: a third of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
+    return fair(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3)

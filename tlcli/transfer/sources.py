@@ -12,7 +12,9 @@ from tlcli.data.dataset import Dataset, Sample
 from tlcli.data.load import find_unreadable, load_batches
 from tlcli.events import Reporter
 from tlcli.transfer.cache import FeatureCache
+from tlcli.transfer.distributed import union
 from tlcli.transfer.features import FrozenForward, bytes_per_view, memory_limit, remember
+from tlcli.transfer.shares import mine
 
 
 @dataclass
@@ -115,7 +117,7 @@ def make_sources(
         if not checked:
             samples = [*dataset.train, *dataset.val]
             dataset = without(
-                dataset, find_unreadable([s.path for s in samples], reporter), reporter
+                dataset, union(find_unreadable(mine([s.path for s in samples]), reporter)), reporter
             )
         train = Recomputed(dataset.train, forward, augmentation, seed)
         return Sources(train, Recomputed(dataset.val, forward), dataset, False)

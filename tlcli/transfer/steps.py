@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from tlcli.events import Reporter
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import rank
 from tlcli.transfer.network import Network
 from tlcli.transfer.optimise import make_optimizer, rate_factor
 from tlcli.transfer.schedule import Schedule
+from tlcli.transfer.shares import level, parallel, parts, pooled
 from tlcli.transfer.sources import Source
 
 Row = dict[str, float | int | str | None]
@@ -38,7 +40,7 @@ class Steps:
         self, network: Network, n: int, schedule: Schedule, compute: Compute, seed: int
     ) -> None:
         self.network, self.schedule, self.compute = network, schedule, compute
-        self.suffix = network.suffix
+        self.suffix = parallel(network.suffix)
         self.n, self.seed, self.epoch = n, seed, 0
         self.batches = -(-n // schedule.batch_size)
         self.optimizer = make_optimizer(network, schedule)
@@ -59,9 +61,10 @@ class Steps:
 
     def _one(self, train: Source, phase: str, reporter: Reporter) -> Row:
         started, epoch, n = time.perf_counter(), self.epoch, self.n
-        # What is drawn in an epoch, dropout's masks too, depends on the seed and the epoch alone.
+        # What is drawn in an epoch, dropout's masks too, depends on the seed, the epoch and the
+        # process alone.
         drawn = self.seed * 100_003 + epoch
-        torch.manual_seed(drawn)
+        torch.manual_seed(drawn + 7_919 * rank())
         order = torch.randperm(n, generator=torch.Generator().manual_seed(drawn))
         set_mode(self.suffix, self.schedule.batchnorm)
         lr = self.optimizer.param_groups[-1]["lr"]
@@ -71,14 +74,15 @@ class Steps:
         accumulate = self.schedule.accumulate
         # The last group of an epoch may hold fewer batches.
         short = self.batches % accumulate or accumulate
-        batches = train.batches(order, self.schedule.batch_size, epoch)
+        batches = train.batches(*parts(order, self.schedule.batch_size), epoch)
         for step, (x, y) in enumerate(batches, 1):
             group = short if step > self.batches - short else accumulate
-            value, answers = self._step(x, y, group, f"epoch {epoch}, batch {step}")
+            total = min(self.schedule.batch_size, n - done)
+            value, answers = self._step(x, y, group, total, f"epoch {epoch}, batch {step}")
             if step % accumulate == 0 or step == self.batches:
                 self._update()
-            done += len(y)
-            loss_sum += value * len(y)
+            done += total
+            loss_sum += value * total
             right += answers
             reporter.progress(
                 task,
@@ -87,6 +91,7 @@ class Steps:
                 loss=loss_sum / done,
                 top1=right / done,
             )
+        level(self.suffix)
         return {
             "epoch": epoch,
             "lr": lr,
@@ -95,8 +100,8 @@ class Steps:
             "images_per_s": round(n / (time.perf_counter() - started), 1),
         }
 
-    def _step(self, x: Tensor, y: Tensor, group: int, where: str) -> tuple[float, int]:
-        """Add a batch's gradients: its loss, and how many answers were right.
+    def _step(self, x: Tensor, y: Tensor, group: int, total: int, where: str) -> tuple[float, int]:
+        """Add a batch's gradients: its loss, and how many of `total` answers were right.
 
         `y` are classes, int64 [n], or shares of them, float [n, classes].
         """
@@ -104,12 +109,13 @@ class Steps:
         with self.compute.autocast():
             logits = self.suffix(x)
             loss = F.cross_entropy(logits.float(), y)
-        value = loss.item()
+        truth = y if y.dim() == 1 else y.argmax(1)
+        right = int((logits.argmax(1) == truth).sum().item())
+        value, right, weight = pooled(loss.item(), right, len(y), total)
         if not math.isfinite(value):
             raise Diverged(f"the loss became {value} in {where}")
-        self.scaler.scale(loss / group).backward()
-        truth = y if y.dim() == 1 else y.argmax(1)
-        return value, int((logits.argmax(1) == truth).sum().item())
+        self.scaler.scale(loss * weight / group).backward()
+        return value, right
 
     def _update(self) -> None:
         self.scaler.step(self.optimizer)

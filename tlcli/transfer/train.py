@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 
 from tlcli.events import Reporter, duration
 from tlcli.transfer.device import Compute
-from tlcli.transfer.head import solve
+from tlcli.transfer.distributed import told, watched
+from tlcli.transfer.head import Solution, solve
 from tlcli.transfer.network import Network, final_layer
 from tlcli.transfer.schedule import Schedule
+from tlcli.transfer.shares import share, whole
 from tlcli.transfer.sources import Remembered, Source
 from tlcli.transfer.steps import Diverged, Row, Steps
 
@@ -79,7 +82,7 @@ def fit(
     worse = 0
     started = time.perf_counter()
     try:
-        for row in rows:
+        for row in watched(rows):
             loss, top1 = _validate(suffix, val, compute)
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
@@ -145,7 +148,8 @@ def _solve_head(
     layer = network.final
     n_classes = layer.weight.shape[0]
     codes = train.codes.flatten(2)
-    solution = solve(codes, train.labels, n_classes, bias=layer.bias is not None, seed=seed)
+    solved = partial(solve, codes, train.labels, n_classes, bias=layer.bias is not None, seed=seed)
+    solution = Solution(**told(lambda: vars(solved())))
     result.strength = solution.strength
     with torch.no_grad():
         layer.weight.copy_(solution.weight)
@@ -180,11 +184,12 @@ def outputs(module: nn.Module, source: Source, compute: Compute) -> tuple[Tensor
     """
     module.eval()
     made, labels = [], []
-    for x, y in source.batches(torch.arange(len(source)), compute.batch_size):
+    n, size = len(source), compute.batch_size
+    for x, y in source.batches(share(n, size), size):
         with compute.autocast():
             made.append(module(x.to(compute.device)).float().cpu())
         labels.append(y)
-    return torch.cat(made), torch.cat(labels)
+    return whole(torch.cat(made), n, size), whole(torch.cat(labels), n, size)
 
 
 def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:

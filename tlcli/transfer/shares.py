@@ -1,0 +1,160 @@
+"""Work dealt to the processes of a job, and put together again: passes, validation, training.
+
+With one process each function gives back what it was given; see `tlcli.transfer.distributed`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tlcli.errors import UsageError
+from tlcli.transfer.distributed import gathered, rank, talking, union, world
+
+T = TypeVar("T")
+
+Pass = Callable[..., tuple[Tensor, Tensor, dict[Path, str]]]
+
+
+def mine(items: Sequence[T]) -> Sequence[T]:
+    """This process' share: one in so many, so that neighbours (a class) are spread."""
+    return items if world() == 1 else items[rank() :: world()]
+
+
+def sharded(remember: Pass) -> Pass:
+    """A pass over samples of which each process makes its share and all get the whole.
+
+    `remember` takes the samples first and gives activations [n, ...] and labels [n] of those that
+    are readable, in their order, and why the others are not. An image's numbers must not depend on
+    which others it came with, so that they are the same bits whoever computes them.
+    """
+
+    @wraps(remember)
+    def together(samples: Sequence[Any], *rest: Any, task: str, **how: Any) -> Any:
+        if world() == 1:
+            return remember(samples, *rest, task=task, **how)
+        many = world()
+        codes, labels, bad = remember(
+            mine(samples), *rest, task=f"{task}, 1 of {many} shares", **how
+        )
+        bad = union(bad)
+        readable = torch.tensor([s.path not in bad for s in samples], dtype=torch.bool)
+        row = readable.cumsum(0) - 1
+        places = [row[r::many][readable[r::many]] for r in range(many)]
+        return _assembled(codes, places), _assembled(labels, places), bad
+
+    return together
+
+
+def _dealt(n: int, batch: int) -> list[Tensor]:
+    """By rank, which of n images are its: whole batches. Of too few batches each takes all."""
+    batches = torch.arange(n).split(batch)
+    many = world()
+    if len(batches) < many:
+        return [torch.arange(n)] * many
+    return [torch.cat(batches[r::many]) for r in range(many)]
+
+
+def share(n: int, batch: int) -> Tensor:
+    """Which of n images are this process' to answer, int64 [m]: batches as one process has them."""
+    return torch.arange(n) if world() == 1 else _dealt(n, batch)[rank()]
+
+
+def whole(rows: Tensor, n: int, batch: int) -> Tensor:
+    """The rows [n, ...] of all processes' shares (`share(n, batch)`), in order."""
+    return rows if len(rows) == n else _assembled(rows, _dealt(n, batch))
+
+
+def _assembled(rows: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """Each rank's `rows` [m, ...] at its `places` in the whole."""
+    kinds = gathered([list(rows.shape[1:]), str(rows.dtype).rpartition(".")[2]])
+    # A process without rows does not know what they look like.
+    shape, dtype = next((k for k, p in zip(kinds, places, strict=True) if len(p)), kinds[0])
+    whole = torch.empty(sum(map(len, places)), *shape, dtype=getattr(torch, dtype))
+    for source, there in enumerate(places):
+        if not len(there):
+            continue
+        part = rows.contiguous()
+        if source != rank():
+            part = torch.empty(len(there), *shape, dtype=whole.dtype)
+        with talking():
+            # As bytes: not every backend sends every type.
+            torch.distributed.broadcast(part.flatten().view(torch.uint8), source)
+        whole[there] = part
+    return whole
+
+
+def parts(order: Tensor, batch: int) -> tuple[Tensor, int]:
+    """This process' part of every batch of an epoch: its images in order, and how many at once.
+
+    A batch of fewer images than processes has some computed by several of them.
+
+    Raises:
+        UsageError: that would be every batch.
+    """
+    many = world()
+    if many == 1:
+        return order, batch
+    if batch < many:
+        raise UsageError(f"--batch-size {batch} is less than an image for each of {many} processes")
+    own = [
+        b[rank() :: many] if len(b) >= many else b[[rank() % len(b)]] for b in order.split(batch)
+    ]
+    return torch.cat(own), len(range(rank(), batch, many))
+
+
+def pooled(loss: float, right: int, n: int, total: int) -> tuple[float, int, float]:
+    """A batch's mean loss and right answers over all processes, from those of its n images here.
+
+    The third is what the loss here is to be multiplied by, so that the mean of all processes'
+    gradients is that of all `total` images, however unequal the parts are.
+    """
+    many = world()
+    if many == 1:
+        return loss, right, 1.0
+    # how many processes compute the same image; see `parts`
+    copies = len(range(rank() % total, many, total)) if total < many else 1
+    sums = torch.tensor([loss * n / copies, right / copies], dtype=torch.float64)
+    with talking():
+        torch.distributed.all_reduce(sums)
+    return sums[0].item() / total, round(sums[1].item()), many * n / copies / total
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """`module` so that its gradients are the mean over all processes; it begins as the first's."""
+    if world() == 1:
+        return module
+    from torch.nn.parallel import DistributedDataParallel
+
+    device = next(module.parameters()).device
+    with talking():
+        # Buffers are BatchNorm's statistics: `level` sees to them, once an epoch.
+        return DistributedDataParallel(
+            module, [device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
+
+
+@torch.no_grad()
+def level(module: nn.Module) -> None:
+    """Running statistics that training moved become their mean over all processes.
+
+    Each process has seen its part of every batch only.
+    """
+    if world() == 1:
+        return
+    moved = [
+        buffer
+        for part in module.modules()
+        if part.training
+        for buffer in part.buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
+    if moved:
+        flat = torch.cat([buffer.flatten() for buffer in moved])
+        with talking():
+            torch.distributed.all_reduce(flat)
+        for buffer, mean in zip(moved, flat.split([b.numel() for b in moved]), strict=True):
+            buffer.copy_(mean.view_as(buffer) / world())
