@@ -1,6 +1,6 @@
-"""What one process of tests/test_distributed.py does: `python -m tests.distributed_worker WHAT OUT`.
+"""What a process of tests/test_distributed.py does: `python -m tests.distributed_worker WHAT OUT`.
 
-Run by hand of the test, or by torchrun; alone, where there is neither.
+Started by the test itself, or by torchrun, or alone.
 """
 
 import json

@@ -112,3 +112,106 @@ def test_what_processes_tell_each_other(agreed):
         assert found["fair"] == 500
         assert found["level"].tolist() == [1.5, 1.5]
         assert found["apart"].tolist() == [1.0 + number] * 2
+
+
+@pytest.mark.slow
+def test_training_most_of_a_network_learns_as_well_as_in_one_process(flowers, tmp_path):
+    options = ["--freeze", "features.5", "--epochs", "3", "--batch-size", "8", "--lr", "0.001"]
+    done = torchrun(flowers, "--output", tmp_path / "run", *options, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    found = list(csv.DictReader((tmp_path / "run" / "history.csv").open()))
+    assert len(found) == 3
+    assert float(found[-1]["train_loss"]) < float(found[0]["train_loss"])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["top1"] >= 0.8
+    answers = load(tmp_path / "run").predict(sorted(flowers.glob("*/*.jpg")))
+    assert sum(answer.label in answer.path for answer in answers) >= 0.8 * len(answers)
+
+
+LONG = ["--freeze", "all-but-head", "--optimizer", "adamw", "--epochs", "100000", "--patience", "0"]
+
+
+@pytest.fixture
+def running(two_classes, tmp_path):
+    """A job that would train for ever, in its third epoch or later; ended with the test."""
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        job = subprocess.Popen(
+            [*TORCHRUN, "-m", "tlcli", "finetune", two_classes, *LONG, "-o", tmp_path / "run"],
+            env=environment(tmp_path / "cache"),
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        while "epoch 3/" not in log.read_text():
+            assert job.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield job, log
+    finally:
+        if job.poll() is None:
+            job.terminate()
+            job.wait()
+
+
+def processes(job):
+    """The job's processes by their rank."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = re.search(r"\) \S (\d+)", (entry / "stat").read_text())
+            variables = (entry / "environ").read_text().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue
+        rank = [v.partition("=")[2] for v in variables if v.startswith("RANK=")]
+        if parent and int(parent[1]) == job.pid and rank:
+            found[int(rank[0])] = int(entry.name)
+    return found
+
+
+def saved(folder):
+    """How the run ended by its own words; its model answers."""
+    assert load(folder).classes
+    return json.loads((folder / "run.json").read_text())["status"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_job_with_what_was_best(running, tmp_path, rank):
+    job, log = running
+    os.kill(processes(job)[rank], signal.SIGKILL)
+    assert job.wait(60) == 1
+    text = log.read_text()
+    assert text.count("error: another process of this job has ended") == 1, text
+    assert "bug in tlcli" not in text
+    assert "SIGKILL" in text
+    if rank:  # where it is not the first that died, it saves what there is
+        assert f"the best so far is saved in {tmp_path / 'run'}" in text
+        assert saved(tmp_path / "run") == "interrupted"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_with_what_was_best(running, tmp_path):
+    job, log = running
+    job.send_signal(signal.SIGINT)
+    assert job.wait(60) != 0
+    text = log.read_text()
+    assert text.count("interrupted; the best so far is saved") == 1, text
+    assert "error: " not in text
+    assert saved(tmp_path / "run") == "interrupted"
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_is_told_once_and_ends_all(tmp_path):
+    command = [*TORCHRUN, "-m", "tests.distributed_worker", "failing", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == '{"error": "the second one\'s weights are missing"}\n'
+
+
+@pytest.mark.slow
+def test_a_wrong_option_is_told_once(flowers, tmp_path):
+    done = torchrun(flowers, "--lr", "-1", cache=tmp_path / "cache", cwd=tmp_path, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.count("error: --lr -1 is out of range") == 1
+    assert not (tmp_path / "runs").exists()
