@@ -14,7 +14,7 @@ from torch import nn
 
 from tlcli.errors import UserError
 from tlcli.events import Reporter
-from tlcli.transfer import distributed, shares
+from tlcli.transfer import agree, distributed, shares
 from tlcli.transfer.device import Compute
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.sources import Remembered
@@ -74,12 +74,12 @@ def agreement(out):
     for name, value in trained(21, 4, accumulate=2).items():
         found[f"{name}-accumulated"] = value
     found |= statistics()
-    heard = distributed.told(lambda: {"t": torch.arange(3) + distributed.rank(), "j": ["é", None]})
+    heard = agree.told(lambda: {"t": torch.arange(3) + distributed.rank(), "j": ["é", None]})
     assert heard["j"] == ["é", None]
     found["told"] = heard["t"]
-    bad = distributed.union({Path(f"\udcff{distributed.rank()}"): "why"})
+    bad = agree.union({Path(f"\udcff{distributed.rank()}"): "why"})
     found["union"] = torch.tensor(len(bad))
-    found["fair"] = torch.tensor(distributed.fair(1000 + distributed.rank()))
+    found["fair"] = torch.tensor(agree.fair(1000 + distributed.rank()))
     torch.save(found, out / f"{distributed.rank()}.pt")
 
 
@@ -87,8 +87,8 @@ def failing(_):
     """The second process finds something wrong, while the first waits for it."""
     if distributed.rank() == 1:
         raise UserError("the second one's weights are missing", "look there")
-    distributed.told(lambda: time.sleep(1) or {})
-    distributed.gathered(1)
+    agree.told(lambda: time.sleep(1) or {})
+    agree.gathered(1)
 
 
 def main():

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tlcli import load
-from tlcli.transfer import distributed, shares
+from tlcli.transfer import agree, distributed, shares
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -49,10 +49,11 @@ def test_alone_everything_is_what_it_was():
     own, batch = shares.parts(order, 4)
     assert own is order
     assert batch == 4
-    assert shares.pooled(0.1, 3, 7, 7) == (0.1, 3, 1.0)
+    assert (shares.divisor(7, 7), shares.repeats(7)) == (7, 1)
+    assert shares.summed(order) is order
     module = torch.nn.Linear(2, 2)
     assert shares.parallel(module) is module
-    assert distributed.told(lambda: {"a": order})["a"] is order
+    assert agree.told(lambda: {"a": order})["a"] is order
 
 
 def test_two_processes_give_the_bytes_of_one(trained, flowers, tmp_path):

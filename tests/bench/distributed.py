@@ -33,7 +33,7 @@ def feature_pass(images: int) -> None:
     from tlcli.backbones import build
     from tlcli.data.dataset import scan
     from tlcli.events import Reporter
-    from tlcli.transfer import distributed
+    from tlcli.transfer import agree, distributed
     from tlcli.transfer.device import choose
     from tlcli.transfer.features import FrozenForward, remember
 
@@ -44,10 +44,10 @@ def feature_pass(images: int) -> None:
         stages = nn.Sequential(*backbone.stages[:-1])
         forward = FrozenForward(stages, backbone.preprocessing, choose("cpu"))
         remember(samples[: WARM_UP * distributed.world()], forward, task="", reporter=reporter)
-        distributed.gathered(None)
+        agree.gathered(None)
         started = time.perf_counter()
         codes, _, _ = remember(samples, forward, task="", reporter=reporter)
-        distributed.gathered(None)
+        agree.gathered(None)
         seconds = time.perf_counter() - started
         digest = hashlib.sha256(codes.float().numpy().tobytes()).hexdigest()
         if distributed.first():

@@ -19,10 +19,11 @@ from tlcli.recipes.planning import Planned, choose_views, decide, feature_cache,
 from tlcli.recipes.record import Record
 from tlcli.recipes.together import decide_once
 from tlcli.transfer import device
+from tlcli.transfer.agree import in_turn, told
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
 from tlcli.transfer.device import Compute
-from tlcli.transfer.distributed import in_turn, joined, raise_if_lost, told
+from tlcli.transfer.distributed import joined, raise_if_lost
 from tlcli.transfer.features import FrozenForward, remember
 from tlcli.transfer.forecast import error_text
 from tlcli.transfer.metrics import score

@@ -8,7 +8,7 @@ from typing import Any
 from tlcli.data.dataset import Dataset
 from tlcli.errors import UserError
 from tlcli.recipes.planning import Planned
-from tlcli.transfer.distributed import told
+from tlcli.transfer.agree import told
 from tlcli.transfer.plan import Plan
 from tlcli.transfer.schedule import Schedule
 

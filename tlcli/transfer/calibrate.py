@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.events import Reporter
+from tlcli.transfer.agree import told
 from tlcli.transfer.device import Compute
-from tlcli.transfer.distributed import told
 from tlcli.transfer.head import FOLDS, left_out_logits
 from tlcli.transfer.network import Network
 from tlcli.transfer.novelty import Novelty, learn, learn_held_out, spread

@@ -1,29 +1,25 @@
 """One job on several processes, on one machine or on many: torch.distributed, started by torchrun.
 
-Every process runs the same code; the helpers here are where they meet. Of a process that is alone
-each of them is the identity, so that nothing else asks whether there are others. What is sent are
-tensors and JSON, never pickles: whoever reaches a port of the job can make nobody run anything.
+Every process runs the same code; where they meet are the helpers here, in `agree` (what all have to
+know) and in `shares` (who does what). Of a process that is alone each of them is the identity, so
+that nothing else asks whether there are others.
 
 A process that ends badly closes its connections, by which the others notice, and torchrun sends
 SIGTERM to those on every machine. Whichever comes first, the first process takes it as Ctrl-C
 (`Lost`), saves what was best so far, and says why; the others end silently.
 """
 
-import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from tlcli.errors import UserError
 from tlcli.events import Reporter
@@ -69,8 +65,9 @@ def _environment() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def _local(name: str, alone: int) -> int:
-    return int(os.environ.get(name, alone)) if _job else alone
+def local(name: str, without: int) -> int:
+    """What torchrun says of this machine; `without` it something else."""
+    return int(os.environ.get(name, without)) if _job else without
 
 
 def rank() -> int:
@@ -90,7 +87,7 @@ def first() -> bool:
 
 def first_here() -> bool:
     """Whether this is its machine's first process."""
-    return _local("LOCAL_RANK", 0) == 0
+    return local("LOCAL_RANK", 0) == 0
 
 
 def speaks() -> bool:
@@ -193,6 +190,17 @@ def raise_if_lost(kept: str = "") -> None:
 
 
 @contextmanager
+def alone() -> Iterator[None]:
+    """What is done in the block is done by this process, as if there were no other."""
+    if _job is None:
+        yield
+        return
+    _job.solo = True
+    yield
+    _job.solo = False
+
+
+@contextmanager
 def talking() -> Iterator[None]:
     """Take a connection that broke for what it means."""
     try:
@@ -211,65 +219,6 @@ def watched(items: Iterator[T]) -> Iterator[T]:
         yield from items
 
 
-def _send(data: bytes, source: int) -> bytes:
-    """`data` as the process `source` has it."""
-    size = torch.tensor([len(data)])
-    torch.distributed.broadcast(size, source)
-    here = torch.empty(int(size), dtype=torch.uint8)
-    if source == rank():
-        here = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    if len(here):
-        torch.distributed.broadcast(here, source)
-    return here.numpy().tobytes()
-
-
-def told(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` gives the first process, the only one that calls it: tensors and JSON by name."""
-    if world() == 1 or _job is None:
-        return make()
-    plain, tensors = b"", b""
-    if first():
-        _job.solo = True
-        made = make()
-        _job.solo = False
-        held = {k: v.detach().cpu().contiguous() for k, v in made.items() if isinstance(v, Tensor)}
-        plain = json.dumps({k: v for k, v in made.items() if k not in held}).encode()
-        tensors = safetensors.torch.save(held)
-    with talking():
-        plain, tensors = _send(plain, 0), _send(tensors, 0)
-    return made if first() else json.loads(plain) | safetensors.torch.load(tensors)
-
-
-def gathered(own: Any) -> list[Any]:
-    """What each process has, JSON, in the order of their ranks."""
-    if world() == 1:
-        return [own]
-    with talking():
-        data = json.dumps(own).encode()
-        return [json.loads(_send(data, source)) for source in range(world())]
-
-
-def union(own: dict[Path, str]) -> dict[Path, str]:
-    """What any process has, by path."""
-    if world() == 1:
-        return own
-    everyone = gathered({str(path): why for path, why in own.items()})
-    return {Path(path): why for one in everyone for path, why in one.items()}
-
-
-def fair(amount: int) -> int:
-    """Of an amount that a machine has, what each of its processes may take: everywhere the same."""
-    amount //= _local("LOCAL_WORLD_SIZE", 1)
-    return min(gathered(amount))
-
-
-def in_turn(make: Callable[[], T]) -> T:
-    """`make` by each machine's first process before the others: what it downloads is there then."""
-    made = make() if first_here() else None
-    gathered(None)
-    return make() if made is None else made
-
-
 def placed(device: torch.device) -> torch.device:
     """A CUDA device of its own for each process of a machine; the CPU is everyone's.
 
@@ -280,10 +229,10 @@ def placed(device: torch.device) -> torch.device:
         return device
     if device.type != "cuda":
         raise UserError(f"--device {device}: several processes need cpu or cuda")
-    here, there = _local("LOCAL_RANK", 0), torch.cuda.device_count()
+    here, there = local("LOCAL_RANK", 0), torch.cuda.device_count()
     if here >= there:
         raise UserError(
-            f"{_local('LOCAL_WORLD_SIZE', 1)} processes on a machine with {there} CUDA devices",
+            f"{local('LOCAL_WORLD_SIZE', 1)} processes on a machine with {there} CUDA devices",
             f"--nproc-per-node {there}, or --device cpu",
         )
     torch.cuda.set_device(here)

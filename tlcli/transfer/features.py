@@ -15,9 +15,9 @@ from tlcli.data.dataset import Sample
 from tlcli.data.load import load_batches
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.events import Reporter, duration
+from tlcli.transfer.agree import fair
 from tlcli.transfer.cache import FeatureCache, row_id
 from tlcli.transfer.device import Compute
-from tlcli.transfer.distributed import fair
 from tlcli.transfer.network import Pool
 from tlcli.transfer.shares import sharded
 

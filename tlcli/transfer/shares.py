@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from tlcli.errors import UsageError
-from tlcli.transfer.distributed import gathered, rank, talking, union, world
+from tlcli.transfer.agree import gathered, union
+from tlcli.transfer.distributed import rank, talking, world
 
 T = TypeVar("T")
 
-Pass = Callable[..., tuple[Tensor, Tensor, dict[Path, str]]]
+Pass = Callable[..., tuple[Any, Tensor, dict[Path, str]]]
 
 
 def mine(items: Sequence[T]) -> Sequence[T]:
@@ -27,9 +28,9 @@ def mine(items: Sequence[T]) -> Sequence[T]:
 def sharded(remember: Pass) -> Pass:
     """A pass over samples of which each process makes its share and all get the whole.
 
-    `remember` takes the samples first and gives activations [n, ...] and labels [n] of those that
-    are readable, in their order, and why the others are not. An image's numbers must not depend on
-    which others it came with, so that they are the same bits whoever computes them.
+    `remember` takes the samples first and gives activations [n, ...] (or a list of such) and labels
+    [n] of those that are readable, in their order, and why the others are not. An image's numbers
+    must not depend on which others it came with: they are the same bits whoever computes them.
     """
 
     @wraps(remember)
@@ -44,7 +45,9 @@ def sharded(remember: Pass) -> Pass:
         readable = torch.tensor([s.path not in bad for s in samples], dtype=torch.bool)
         row = readable.cumsum(0) - 1
         places = [row[r::many][readable[r::many]] for r in range(many)]
-        return _assembled(codes, places), _assembled(labels, places), bad
+        several = isinstance(codes, list)
+        all_codes = [_assembled(each, places) for each in (codes if several else [codes])]
+        return all_codes if several else all_codes[0], _assembled(labels, places), bad
 
     return together
 
@@ -106,25 +109,34 @@ def parts(order: Tensor, batch: int) -> tuple[Tensor, int]:
     return torch.cat(own), len(range(rank(), batch, many))
 
 
-def pooled(loss: float, right: int, n: int, total: int) -> tuple[float, int, float]:
-    """A batch's mean loss and right answers over all processes, from those of its n images here.
-
-    The third is what the loss here is to be multiplied by, so that the mean of all processes'
-    gradients is that of all `total` images, however unequal the parts are.
-    """
+def repeats(total: int) -> int:
+    """How many processes compute an image of a batch of `total` that this one computes."""
     many = world()
-    if many == 1:
-        return loss, right, 1.0
-    # how many processes compute the same image; see `parts`
-    copies = len(range(rank() % total, many, total)) if total < many else 1
-    sums = torch.tensor([loss * n / copies, right / copies], dtype=torch.float64)
-    with talking():
-        torch.distributed.all_reduce(sums)
-    return sums[0].item() / total, round(sums[1].item()), many * n / copies / total
+    return len(range(rank() % total, many, total)) if total < many else 1
 
 
-def parallel(module: nn.Module) -> nn.Module:
-    """`module` so that its gradients are the mean over all processes; it begins as the first's."""
+def divisor(n: int, total: int) -> float:
+    """What the sum of the losses of this process' n images of a batch of `total` is divided by.
+
+    So that the mean of all processes' gradients is that of all `total` images, however unequal
+    the parts are.
+    """
+    return n if world() == 1 else total * repeats(total) / world()
+
+
+def summed(sums: Tensor) -> Tensor:
+    """The sum over all processes, at once where each has it: a loss that is no number, say."""
+    if world() > 1:
+        with talking():
+            torch.distributed.all_reduce(sums)
+    return sums
+
+
+def parallel(module: nn.Module, changing: bool = False) -> nn.Module:
+    """`module` so that its gradients are the mean over all processes; it begins as the first's.
+
+    `changing`: not all of it learns all the time, though all of it may when this is called.
+    """
     if world() == 1:
         return module
     from torch.nn.parallel import DistributedDataParallel
@@ -133,7 +145,10 @@ def parallel(module: nn.Module) -> nn.Module:
     with talking():
         # Buffers are BatchNorm's statistics: `level` sees to them, once an epoch.
         return DistributedDataParallel(
-            module, [device] if device.type == "cuda" else None, broadcast_buffers=False
+            module,
+            [device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=changing,
         )
 
 

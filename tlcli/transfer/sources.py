@@ -11,8 +11,8 @@ from tlcli.data.augment import Augmentation
 from tlcli.data.dataset import Dataset, Sample
 from tlcli.data.load import find_unreadable, load_batches
 from tlcli.events import Reporter
+from tlcli.transfer.agree import union
 from tlcli.transfer.cache import FeatureCache
-from tlcli.transfer.distributed import union
 from tlcli.transfer.features import FrozenForward, bytes_per_view, memory_limit, remember
 from tlcli.transfer.shares import mine
 

@@ -15,7 +15,7 @@ from tlcli.transfer.distributed import rank
 from tlcli.transfer.network import Network
 from tlcli.transfer.optimise import make_optimizer, rate_factor
 from tlcli.transfer.schedule import Schedule
-from tlcli.transfer.shares import level, parallel, parts, pooled
+from tlcli.transfer.shares import divisor, level, parallel, parts, repeats, summed
 from tlcli.transfer.sources import Source
 
 Row = dict[str, float | int | str | None]
@@ -82,7 +82,7 @@ class Steps:
             if step % accumulate == 0 or step == self.batches:
                 self._update()
             done += total
-            loss_sum += value * total
+            loss_sum += value
             right += answers
             reporter.progress(
                 task,
@@ -101,7 +101,7 @@ class Steps:
         }
 
     def _step(self, x: Tensor, y: Tensor, group: int, total: int, where: str) -> tuple[float, int]:
-        """Add a batch's gradients: its loss, and how many of `total` answers were right.
+        """Add a batch's gradients; of its `total` images the losses' sum and the right answers.
 
         `y` are classes, int64 [n], or shares of them, float [n, classes].
         """
@@ -111,11 +111,12 @@ class Steps:
             loss = F.cross_entropy(logits.float(), y)
         truth = y if y.dim() == 1 else y.argmax(1)
         right = int((logits.argmax(1) == truth).sum().item())
-        value, right, weight = pooled(loss.item(), right, len(y), total)
+        sums = torch.tensor([loss.item() * len(y), right], dtype=torch.float64) / repeats(total)
+        value, answers = summed(sums).tolist()
         if not math.isfinite(value):
             raise Diverged(f"the loss became {value} in {where}")
-        self.scaler.scale(loss * weight / group).backward()
-        return value, right
+        self.scaler.scale(loss * (len(y) / divisor(len(y), total)) / group).backward()
+        return value, round(answers)
 
     def _update(self) -> None:
         self.scaler.step(self.optimizer)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.events import Reporter, duration
+from tlcli.transfer.agree import told
 from tlcli.transfer.device import Compute
-from tlcli.transfer.distributed import told, watched
+from tlcli.transfer.distributed import watched
 from tlcli.transfer.head import Solution, solve
 from tlcli.transfer.network import Network, final_layer
 from tlcli.transfer.schedule import Schedule
