@@ -3,6 +3,7 @@
 With one process each function gives back what it was given; see `tlcli.transfer.distributed`.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -142,7 +143,9 @@ def parallel(module: nn.Module, changing: bool = False) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     device = next(module.parameters()).device
-    with talking():
+    with talking(), warnings.catch_warnings():
+        # torch 2.15 deprecates the name for one that 2.11 does not know.
+        warnings.simplefilter("ignore", FutureWarning)
         # Buffers are BatchNorm's statistics: `level` sees to them, once an epoch.
         return DistributedDataParallel(
             module,
