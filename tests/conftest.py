@@ -47,6 +47,24 @@ def two_classes(tmp_path_factory, flowers):
     return folder
 
 
+# The head is solved, then everything is trained for a few steps, each of which is kept.
+TWO_PHASES = {"case": "large-similar", "epochs": 3, "batch_size": 3, "checkpoint_minutes": 0}
+
+
+@pytest.fixture(scope="session")
+def lenet(tmp_path_factory):
+    """The options of a run in two phases on a small network with weights: a second of computing."""
+    import torch
+    from safetensors.torch import save_file
+
+    from tlcli.backbones import build
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "lenet.safetensors"
+    save_file(build.build("lenet5").model.state_dict(), file)
+    return {"model": "lenet5", "weights": str(file), **TWO_PHASES}
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, flowers):
     """A finished run of the default model on the drawn flowers."""

@@ -32,6 +32,10 @@ class Toy:
     cut: int = 0
 
     @property
+    def final(self):
+        return self.stages[-1][-1]
+
+    @property
     def suffix(self):
         return nn.Sequential(*self.stages)
 
@@ -42,11 +46,11 @@ def images(n):
     return Remembered(codes, (codes[:, 0, :3].argmax(1)).long(), seed=5)
 
 
-def trained(n, batch, accumulate=1):
+def trained(n, batch, **more):
     """The weights and rows of two epochs on n images, `batch` a step; its answers."""
     torch.manual_seed(distributed.rank())  # not to be relied on: all begin as the first
     toy = Toy((nn.Linear(6, 5), nn.Sequential(nn.Tanh(), nn.Linear(5, 3))))
-    schedule = Schedule("sgd", lr=0.1, epochs=2, batch_size=batch, accumulate=accumulate)
+    schedule = Schedule("sgd", **{"lr": 0.1, "epochs": 2, "batch_size": batch, **more})
     rows = list(Steps(toy, n, schedule, CPU, 3).epochs(images(n), "", Reporter()))
     logits, labels = outputs(toy.suffix, images(n), CPU)
     figures = [[row["train_loss"], row["train_top1"]] for row in rows]
@@ -64,6 +68,16 @@ def statistics():
     return {"level": norms[0].running_mean, "apart": norms[1].running_mean}
 
 
+# Other ways to train, by name.
+HOW = {
+    "accumulated": {"accumulate": 2},
+    "weighted": {"balance": "weights", "label_smoothing": 0.1},
+    "averaged": {"balance": "sampler", "average": "ema"},
+    "gradual": {"unfreeze": "gradual"},
+    "found": {"find_lr": True},
+}
+
+
 def agreement(out):
     """Everything that the processes agree on, written by each."""
     found = {}
@@ -71,8 +85,9 @@ def agreement(out):
     for n, batch in ((21, 8), (17, 8), (70, 32)):
         for name, value in trained(n, batch).items():
             found[f"{name}-{n}"] = value
-    for name, value in trained(21, 4, accumulate=2).items():
-        found[f"{name}-accumulated"] = value
+    for case, more in HOW.items():
+        for name, value in trained(21, 4, **more).items():
+            found[f"{name}-{case}"] = value
     found |= statistics()
     heard = agree.told(lambda: {"t": torch.arange(3) + distributed.rank(), "j": ["é", None]})
     assert heard["j"] == ["é", None]

@@ -227,11 +227,12 @@ def test_other_weights_or_pixels_are_other_features(tmp_path, cache, counted, ot
 
 
 def test_each_view_and_seed_has_its_own_row(tmp_path, cache, counted):
-    from tlcli.data.augment import AUGMENTATIONS
+    from tlcli.data.augment import make_augmentation
+    from tlcli.data.presets import PRESETS
 
     folder = tmp_path / "flowers"
     draw_sample(folder, per_class=2)
-    light = {"augmentation": AUGMENTATIONS["light"]}
+    light = {"augmentation": make_augmentation(PRESETS["light"])}
     get(folder, cache)
     counted.clear()
     two, _ = get(folder, cache, views=2, **light)

@@ -298,7 +298,7 @@ def test_ctrl_c_saves_the_best_so_far_and_exits_130(flowers, tmp_path):
     assert Path(stdout.strip()) == run / "model.safetensors"
 
 
-def test_ctrl_c_before_there_is_anything_leaves_nothing(flowers, tmp_path):
+def test_ctrl_c_before_there_is_anything_leaves_what_can_be_resumed(flowers, tmp_path):
     process = subprocess.Popen(
         [*PROGRAM, "finetune", str(flowers), "--no-cache", "-o", str(tmp_path / "run")],
         stderr=subprocess.PIPE,
@@ -311,7 +311,8 @@ def test_ctrl_c_before_there_is_anything_leaves_nothing(flowers, tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert not (tmp_path / "run").exists()
+    assert f"--resume {tmp_path / 'run'} goes on" in stderr
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"run.json", "options.toml"}
 
 
 def test_a_folder_without_images_is_a_row_and_the_rest_goes_on(tlcli, trained, flowers, tmp_path):

@@ -77,6 +77,8 @@ def test_left_out_logits_are_less_sure_than_fitted_ones_and_do_not_see_their_ima
     solution = solve(codes, labels, 3, bias=True, seed=0)
     fitted = codes[:, 0] @ solution.weight.T + solution.bias
     left_out = left_out_logits(codes, labels, 3, solution.strength, bias=True, seed=0)
+    left_out, images = left_out
+    assert torch.equal(images, torch.arange(60))
     assert (left_out.argmax(1) == labels).float().mean() < 0.6
     assert (fitted.argmax(1) == labels).float().mean() > 0.9
     assert left_out_logits(codes[:1], labels[:1], 3, 1.0, bias=True, seed=0) is None
@@ -186,10 +188,10 @@ def test_the_images_kept_aside_are_not_trained_on(two_classes, shared):
     val = Remembered(codes[:0], labels[:0])
     left, spare = hold_out(Sources(Remembered(codes, labels), val, dataset, True))
     assert (len(left.train), len(spare), spare.codes.shape[1]) == (n - n // 10, n // 10, 1)
-    apart = set(left.train.codes.flatten().tolist()) | set(spare.codes.flatten().tolist())
-    assert len(apart) == n
+    kept, aside = (codes[source.rows, 0].flatten().tolist() for source in (left.train, spare))
+    assert len({*kept, *aside}) == n
     again, same = hold_out(Sources(Recomputed(dataset.train, None), val, dataset, False))
-    chosen = {dataset.train[int(i)].path for i in spare.codes.flatten()}
+    chosen = {dataset.train[int(i)].path for i in aside}
     assert {s.path for s in same.samples} == chosen
     assert len(again.train) == n - len(chosen)
     lone = min(dataset.train, key=lambda sample: sample.digest)

@@ -21,6 +21,9 @@ pytestmark = [
         {"freeze": "features.5", "optimizer": "sgd", "epochs": 3, "accumulate": 2},
         {"case": "large-different", "epochs": 2, "precision": "fp16"},
         {"case": "large-different", "epochs": 2, "precision": "fp32"},
+        {"case": "large-similar", "epochs": 2, "lr": "find", "batchnorm": "frozen"},
+        {"case": "large-different", "epochs": 2, "average": "ema", "balance": "weights"},
+        {"freeze": "features.5", "epochs": 2, "compile": True, "batch_size": 8},
     ],
     ids=lambda o: "-".join(map(str, o.values())),
 )
@@ -43,3 +46,24 @@ def test_frozen_tensors_stay_to_the_bit_on_cuda(flowers, tmp_path):
     network, _ = open_bundle(run.bundle)
     for name, tensor in network.tensors(network.stages[: network.cut]).items():
         assert torch.equal(tensor, start[name]), name
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_parts(flowers, tmp_path):
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_allocated() + 600 * 2**20  # too little for 32 images of all stages
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(held / total)
+    try:
+        with pytest.warns(UserWarning, match="memory ran out"):
+            run = finetune(
+                flowers,
+                output=tmp_path / "run",
+                device="cuda",
+                precision="fp32",
+                case="large-different",
+                epochs=1,
+                batch_size=32,
+            )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert run.status == "finished"

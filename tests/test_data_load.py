@@ -10,15 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from tlcli.data.augment import AUGMENTATIONS, Augmentation, augmented, random_box
+from tlcli.data.augment import Augmentation, augmented, make_augmentation, random_box
 from tlcli.data.decode import decode
 from tlcli.data.load import find_unreadable, load_batches
 from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.presets import PRESETS
 from tlcli.data.threads import in_order
 from tlcli.events import Reporter
 
 PRE = Preprocessing(40, 32, "bilinear", (0.5, 0.25, 1.0), (0.5, 0.5, 0.5))
-LIGHT = AUGMENTATIONS["light"]
+LIGHT = make_augmentation(PRESETS["light"])
 assert LIGHT is not None
 
 
@@ -162,7 +163,7 @@ def test_a_view_without_chance_is_the_resized_picture() -> None:
 
 def test_boxes_keep_to_the_scale_and_ratio_and_reach_everywhere() -> None:
     rng = random.Random(0)
-    boxes = [random_box((300, 200), LIGHT, rng) for _ in range(2000)]
+    boxes = [random_box((300, 200), LIGHT.scale, LIGHT.ratio, rng) for _ in range(2000)]
     shares = [(r - l) * (b - t) / 60000 for l, t, r, b in boxes]  # noqa: E741
     ratios = [(r - l) / (b - t) for l, t, r, b in boxes]  # noqa: E741
     assert all(0 <= l < r <= 300 and 0 <= t < b <= 200 for l, t, r, b in boxes)  # noqa: E741
@@ -177,7 +178,7 @@ def test_boxes_keep_to_the_scale_and_ratio_and_reach_everywhere() -> None:
 @pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (1, 1), (1, 500), (2, 3)])
 def test_odd_pictures_have_views_too(size: tuple[int, int]) -> None:
     for seed in range(20):
-        left, top, right, bottom = random_box(size, LIGHT, random.Random(seed))
+        left, top, right, bottom = random_box(size, LIGHT.scale, LIGHT.ratio, random.Random(seed))
         assert 0 <= left < right <= size[0]
         assert 0 <= top < bottom <= size[1]
     assert augmented(noise(size), PRE, LIGHT, random.Random(0)).shape == (3, 32, 32)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.distributed_worker import HOW
 from tlcli import load
 from tlcli.transfer import agree, distributed, shares
 
@@ -95,7 +96,7 @@ def agreed(tmp_path_factory):
     return [torch.load(file, weights_only=True) for file in files]
 
 
-@pytest.mark.parametrize("case", ["21", "17", "70", "accumulated"])
+@pytest.mark.parametrize("case", ["21", "17", "70", *HOW])
 def test_steps_on_two_processes_are_those_of_one(agreed, case):
     one, *two = agreed
     for found in two:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tlcli.transfer import head
 from tlcli.transfer.head import solve
 
 
@@ -60,3 +61,51 @@ def test_many_classes():
     codes, labels = blobs(n=400, d=64, classes=100)
     got = solve(codes, labels, 100, bias=True, seed=0)
     assert ((codes[:, 0] @ got.weight.T + got.bias).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_the_head_is_the_same_from_mapped_bf16_codes_in_chunks(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    codes = torch.randn(90, 2, 8, generator=draw).bfloat16()
+    codes[:, :, 0] += labels[:, None]
+    whole = solve(codes.float(), labels, 3, bias=True, seed=0)
+    monkeypatch.setattr(head, "CHUNK", 80)
+    monkeypatch.setattr(head, "HELD", 0)
+    parts = solve(codes, labels, 3, bias=True, seed=0)
+    assert parts.strength == whole.strength
+    assert torch.allclose(parts.weight, whole.weight, atol=1e-3)
+    assert torch.allclose(parts.logits(codes), whole.logits(codes), atol=1e-2)
+
+
+def test_class_weights_count_as_repeated_images_do():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 60 + [1] * 20)
+    codes = torch.randn(80, 1, 4, generator=draw) + labels[:, None, None] * 1.5
+    plain = solve(codes, labels, 2, bias=True, seed=0)
+    weights = torch.tensor([1.0, 3.0])
+    weighted = solve(codes, labels, 2, bias=True, seed=0, class_weights=weights)
+    recall = [
+        (s.logits(codes).argmax(1) == labels)[labels == 1].float().mean() for s in (plain, weighted)
+    ]
+    assert recall[1] > recall[0]
+    problem = head.Problem(codes, labels, 2, True, 0, weights)
+    (w, b), norm = head._fit(problem, 0.1)
+    thrice = torch.cat([torch.arange(80), torch.arange(60, 80), torch.arange(60, 80)])
+    repeated = head.Problem(codes[thrice], labels[thrice], 2, True, 0, None)
+    repeated.mean, repeated.scale = problem.mean, problem.scale
+    (w2, b2), _ = head._fit(repeated, 0.1)
+    assert norm < 1e-3
+    assert torch.allclose(w, w2, atol=1e-3)
+    assert torch.allclose(b, b2, atol=1e-3)
+
+
+def test_a_thousand_classes_are_solved_on_one_fold(monkeypatch):
+    monkeypatch.setattr(head, "LARGE", 1)
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 100
+    centres = torch.randn(100, 32, generator=draw) * 2
+    codes = (centres[labels] + torch.randn(300, 32, generator=draw))[:, None]
+    got = solve(codes, labels, 100, bias=True, seed=0)
+    assert (got.logits(codes).argmax(1) == labels).float().mean() > 0.9
+    logits, which = head.left_out_logits(codes, labels, 100, got.strength, bias=True, seed=0)
+    assert 80 <= len(which) == len(logits) < 120

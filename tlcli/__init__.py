@@ -22,6 +22,7 @@ _WHERE = {
     "plan": "tlcli.recipes.planning",
     "Planned": "tlcli.recipes.planning",
     "Run": "tlcli.recipes.finetune",
+    "contact_sheet": "tlcli.recipes.sheet",
     "export": "tlcli.recipes.export",
     "Export": "tlcli.recipes.export",
     "evaluate": "tlcli.inference.evaluate",
@@ -43,6 +44,7 @@ __all__ = [
     "Run",
     "UserError",
     "__version__",
+    "contact_sheet",
     "draw_sample",
     "evaluate",
     "export",
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from tlcli.recipes.finetune import Run, finetune
     from tlcli.recipes.options import Options
     from tlcli.recipes.planning import Planned, plan
+    from tlcli.recipes.sheet import contact_sheet
 
 
 def __getattr__(name: str) -> Any:

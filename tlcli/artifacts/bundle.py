@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tlcli.artifacts.files import write_whole
+from tlcli.artifacts.files import write_tensors
 from tlcli.backbones import catalogue
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 KEY = "tlcli"
 """The one metadata key, so that equal content is equal bytes: safetensors orders several at
 random."""
@@ -29,7 +28,7 @@ class BundleMeta:
     Attributes:
         backbone: the name, one of `tlcli models`.
         cut: the last frozen stage, or "none".
-        dropped: whether the stages behind the cut are gone (a head named `new_head` instead).
+        dropped: whether stages are gone (a head named `new_head` instead): those behind `ends`.
         classes: names in the order of the outputs.
         preprocessing: what an image goes through before the network.
         plan: the whole plan, with what it rests on.
@@ -41,6 +40,10 @@ class BundleMeta:
         seed: of the run.
         versions: of tlcli, torch and torchvision.
         weights: what the backbone started from.
+        ends: the last stage of the backbone that is kept, where some were dropped; before format 3
+            it was always the cut.
+        ancestor: the bundle that was trained further: its name, the sha256 of its tensors, and
+            the weights that it started from itself.
     """
 
     backbone: str
@@ -56,6 +59,13 @@ class BundleMeta:
     weights: str
     calibration: Mapping[str, Any] | None = None
     novelty: Mapping[str, Any] | None = None
+    ends: str | None = None
+    ancestor: Mapping[str, str] | None = None
+
+    @property
+    def end(self) -> str:
+        """What `build_network` cuts at to make the bundle's network."""
+        return self.ends or self.cut
 
     def to_json(self) -> str:
         """One line, keys sorted."""
@@ -67,9 +77,7 @@ class BundleMeta:
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: BundleMeta) -> None:
     """Write the bundle, whole or not at all."""
-    # A tensor that shares memory or is a channels-last view is stored as a plain one of its own.
-    plain = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    write_whole(path, lambda p: save_file(plain, p, metadata={KEY: meta.to_json()}))
+    write_tensors(path, tensors, {KEY: meta.to_json()})
 
 
 def read_meta(path: Path) -> BundleMeta:
@@ -117,12 +125,14 @@ def _checked(meta: BundleMeta) -> BundleMeta:
         raise ValueError("a class is named twice")
     if not isinstance(meta.cut, str) or not isinstance(meta.dropped, bool):
         raise ValueError("no cut")
+    if not isinstance(meta.ends, str | None) or (meta.ends and not meta.dropped):
+        raise ValueError("it ends nowhere")
     if not isinstance(meta.preprocessing, dict):
         raise ValueError("no preprocessing")
     for name in ("plan", "metrics", "versions"):
         if not isinstance(getattr(meta, name), dict):
             raise ValueError(f"{name} is not an object")
-    for name in ("calibration", "novelty"):
+    for name in ("calibration", "novelty", "ancestor"):
         if not isinstance(getattr(meta, name), dict | None):
             raise ValueError(f"{name} is neither an object nor null")
     temperature = 1.0 if meta.calibration is None else meta.calibration.get("temperature")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.artifacts.files import write_text
+from tlcli.artifacts.rates import rate_curve
 
 MOST_CLASSES = 40
 """Above this many classes a confusion table says nothing to the eye; the worst pairs do."""
@@ -22,17 +23,27 @@ svg text{font-size:11px;fill:#666}pre{white-space:pre-wrap;background:#f5f5f5;pa
 """
 
 
-def write(folder: Path, run: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+def write(
+    folder: Path,
+    run: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    lr_curve: Sequence[tuple[float, float]] = (),
+) -> None:
     """Write report.html into the run's folder.
 
     Args:
         run: what run.json says.
         history: a row an epoch.
+        lr_curve: rates and losses of a learning rate range test.
     """
-    write_text(folder / "report.html", page(run, history))
+    write_text(folder / "report.html", page(run, history, lr_curve))
 
 
-def page(run: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+def page(
+    run: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    lr_curve: Sequence[tuple[float, float]] = (),
+) -> str:
     """The page as HTML; every name in it is escaped."""
     name = escape(Path(run["dataset"]["root"]).name)
     parts = [
@@ -58,6 +69,7 @@ def page(run: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
         _classes(run["metrics"]["per_class"]),
         _confusion(run["metrics"]["confusion"], list(run["metrics"]["per_class"])),
         _curves(history),
+        rate_curve(lr_curve, run["found_lr"]) if lr_curve else "",
         _warnings(run["dataset"]["warnings"]),
     ]
     return (

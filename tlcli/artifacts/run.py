@@ -2,21 +2,26 @@
 
 import csv
 import datetime
+import errno
+import fcntl
 import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tlcli.artifacts.files import write_json, write_text
+from tlcli.artifacts.checkpoint import STATE
+from tlcli.artifacts.files import parts, write_json, write_text
 from tlcli.errors import UserError
 from tlcli.transfer.distributed import first
 
 BUNDLE = "model.safetensors"
 CHECKPOINT = "checkpoint"
+OPTIONS = "options.toml"
 RUNS = Path("runs")
 
 
@@ -41,7 +46,8 @@ def new_run(dataset: Path, backbone: str, output: Path | None) -> Path:
 
 def check_free(output: Path) -> None:
     """Raises `UserError` if `output` is anything but a new or an empty folder."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    # A process that was killed before its first file may have left a part of that.
+    if output.exists() and (not output.is_dir() or set(output.iterdir()) - set(parts(output))):
         raise UserError(
             f"--output {output}: there is something already, and it is not overwritten",
             "name another folder, or remove this one first",
@@ -58,14 +64,16 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def write_history(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """history.csv, a row an epoch."""
+def write_history(
+    folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "history.csv"
+) -> None:
+    """A row an epoch; or, under another name, of whatever the rows are."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_text(folder / "history.csv", text.getvalue())
+    write_text(folder / name, text.getvalue())
 
 
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
@@ -93,11 +101,10 @@ def find_bundle(model: str | os.PathLike[str]) -> Path:
         if (path / BUNDLE).is_file():
             return path / BUNDLE
         saved = path / CHECKPOINT / BUNDLE
-        hint = (
-            f"the run did not end; its best so far is {saved}"
-            if saved.is_file()
-            else "give a run folder of tlcli finetune, or its model.safetensors"
-        )
+        hint = "give a run folder of tlcli finetune, or its model.safetensors"
+        if read_run(path):
+            best = f"; its best so far is {saved}" if saved.is_file() else ""
+            hint = f"the run did not end: tlcli finetune --resume {path} goes on{best}"
         raise UserError(f"{path} holds no {BUNDLE}", hint)
     if not path.exists():
         raise UserError(f"{path}: no such bundle or run folder", "name a run's folder")
@@ -124,11 +131,50 @@ def newest_run() -> Path:
     return max(finished, key=lambda path: path.stat().st_mtime)
 
 
+def state_file(folder: Path) -> Path:
+    """Where a run keeps the state from which it goes on."""
+    return folder / CHECKPOINT / STATE
+
+
 @contextmanager
-def removed_if_empty(folder: Path) -> Iterator[None]:
-    """Take back a run folder that nothing was written to."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which no second process may train in; what a killed one left half
+    written is removed. The lock ends with the process, however that ends. The first process of a
+    job holds it for all.
+
+    Raises:
+        UserError: another process holds it, or there is no such folder.
+    """
+    if not first():
+        yield
+        return
     try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"{folder} is no run folder: {error.strerror}", "name a run's") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network drives cannot lock a folder; they are trusted to have one user.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(
+                    f"{folder}: another process is training this run now",
+                    "wait for it, or stop it first",
+                ) from error
+        for part in parts(folder):
+            part.unlink(missing_ok=True)
         yield
     finally:
-        if first() and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        os.close(handle)
+
+
+def take_back(folder: Path) -> None:
+    """Remove the folder of a run that came to nothing, unless others put something into it."""
+    if not first():
+        return
+    for name in ("run.json", OPTIONS):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

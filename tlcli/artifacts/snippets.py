@@ -124,7 +124,7 @@ def _state_dict(subject: Subject, file: Path) -> tuple[str, list[str], str, str]
         lines += [
             "NETWORK = build_network(",
             f"    {built},",
-            f"    cut={meta.cut!r},",
+            f"    cut={meta.end!r},",
             "    dropped=True,",
             f"    n_classes={classes},",
             ")",

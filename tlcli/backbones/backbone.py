@@ -23,6 +23,8 @@ class Backbone:
         weights: what was loaded: "none", torchvision's "IMAGENET1K_V1", a file's name.
         weights_sha256: of the whole file.
         notes: what a person should know of the loading, a sentence each.
+        ends: the last stage of the model that is kept, where the chain ends before the model
+            does: in a pool and a head of its own. None: it is the whole model.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Backbone:
     weights: str = "none"
     weights_sha256: str | None = None
     notes: list[str] = field(default_factory=list)
+    ends: str | None = None
 
     @property
     def head(self) -> str:

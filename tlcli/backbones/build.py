@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from tlcli.backbones import catalogue
@@ -15,6 +14,7 @@ from tlcli.backbones.families import FAMILIES
 from tlcli.backbones.lenet5 import LeNet5
 from tlcli.backbones.lite0 import EfficientNetLite0
 from tlcli.backbones.meta import outline
+from tlcli.backbones.vision import torchvision
 from tlcli.data.names import shown, some
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter

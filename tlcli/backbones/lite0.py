@@ -15,7 +15,10 @@ from collections.abc import Mapping
 from functools import partial
 
 from torch import Tensor, nn
-from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
+
+import tlcli.backbones.vision  # noqa: F401  (torchvision the quick way, before the next line)
+
+from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig  # isort: skip
 
 # expansion, kernel, stride, channels in, channels out, layers: EfficientNet-B0's own, unscaled
 _BLOCKS = (

@@ -1,4 +1,4 @@
-"""Building a torchvision model as an outline: on the meta device, without memory for weights."""
+"""Building a torchvision model whose weights are still to come: nothing is drawn for them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,10 +8,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _FROM_VALUES = {torch.arange, torch.tensor}
+_DRAWN = {torch.Tensor.normal_, torch.Tensor.uniform_}
 
 
-class _ValuesOnCpu(TorchFunctionMode):
-    """Keeps off the meta device what RegNet computes its widths with."""
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves tensors as they are where they would be drawn, which takes seconds, and on the meta
+    device imports torch's compiler; keeps off that device what RegNet computes its widths with."""
 
     def __torch_function__(
         self,
@@ -21,6 +23,8 @@ class _ValuesOnCpu(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _DRAWN:
+            return args[0]
         if func in _FROM_VALUES:
             kwargs.setdefault("device", "cpu")
         return func(*args, **kwargs)
@@ -29,5 +33,12 @@ class _ValuesOnCpu(TorchFunctionMode):
 @contextmanager
 def outline() -> Iterator[None]:
     """Models made within hold their weights on the meta device, some index buffers on the CPU."""
-    with torch.device("meta"), _ValuesOnCpu():
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Models made within have memory for their weights, with anything in it."""
+    with _NothingDrawn():
         yield

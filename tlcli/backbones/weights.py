@@ -5,12 +5,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import torchvision
+from typing import Any
 
 from tlcli.backbones import catalogue
 from tlcli.backbones.catalogue import Entry
 from tlcli.backbones.fetch import Failed, download
+from tlcli.backbones.vision import torchvision
 from tlcli.data.names import shown
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError, did_you_mean
@@ -128,7 +128,7 @@ def _published(entry: Entry) -> dict[str, Published]:
     return {name: _torchvision(weights) for name, weights in members.items()}
 
 
-def _torchvision(weights: torchvision.models.WeightsEnum) -> Published:
+def _torchvision(weights: Any) -> Published:
     transforms = weights.transforms()
     preprocessing = Preprocessing(
         resize=transforms.resize_size[0],

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 import typer
 
 from tlcli.cli import output
-from tlcli.cli.inputs import WITHOUT_MODEL
+from tlcli.cli.inputs import TTA, WITHOUT_MODEL
 from tlcli.errors import UsageError
 
 MOST_CLASSES = 15
@@ -23,6 +23,13 @@ def command(
         help="A bundle, a run folder or a backbone's name (left out: "
         f"{WITHOUT_MODEL}), and a folder of images, one sub-folder a class.",
     ),
+    model: list[str] = typer.Option(
+        None,
+        "--model",
+        "-m",
+        help="The bundle by name instead of by place. Several, each with -m, are an ensemble.",
+        show_default="BUNDLE",
+    ),
     against: str = typer.Option(
         None,
         "--against",
@@ -33,6 +40,7 @@ def command(
         None, "--confusion", metavar="FILE", help="Write the confusion matrix: .csv or .png."
     ),
     worst: int = typer.Option(10, "--worst", min=0, help="How many mistakes to list."),
+    tta: str = TTA,
     format_name: str = output.FORMAT,
     file: Path = output.FILE,
     weights: str = typer.Option("auto", help="Weights of a backbone; as in finetune."),
@@ -42,6 +50,11 @@ def command(
     """Judge a model on labelled images: accuracy with its interval, mistakes, calibration."""
     if len(named) > 2:
         raise UsageError("evaluate takes a bundle and a folder", "tlcli evaluate runs/x flowers")
+    if model and len(named) == 2:
+        raise UsageError(
+            f"{named[0]} is named beside --model",
+            f"for an ensemble: tlcli evaluate -m {named[0]} -m {model[0]} {named[1]}",
+        )
     format_name = output.resolve(format_name, file)
     from tlcli.artifacts import confusion as matrix
     from tlcli.cli.inputs import model_or_default
@@ -52,12 +65,13 @@ def command(
         matrix.check_file(confusion)
     with Terminal(quiet) as terminal:
         result = evaluate(
-            model_or_default(named[:-1]),
+            model_or_default(model or named[:-1]),
             named[-1],
             against=against,
             worst=worst,
             weights=weights,
             device_name=device,
+            tta=tta,
             reporter=terminal,
         )
     if confusion is not None:

@@ -5,19 +5,28 @@ from pathlib import Path
 import typer
 
 from tlcli.cli.caching import CACHE, CACHE_LIMIT
+from tlcli.cli.stopping import is_given, stoppable
 
 TRAINING = "How it is trained (left out: as the plan says)"
 CUT = "What is frozen"
+GOING_ON = "Going on, and options in a file"
+_NOT_OPTIONS = ("context", "data", "config", "resume", "quiet")
 
 
 def command(
+    context: typer.Context,
     data: Path = typer.Argument(
-        ...,
+        None,
         metavar="DIR",
-        help="A folder with a sub-folder for each class, or with train/ and val/ of that form.",
+        help="A folder with a sub-folder for each class, or with train/ and val/ of that form; "
+        "with --resume or --config it may be left out.",
+        show_default=False,
     ),
     model: str = typer.Option(
-        "efficientnet_lite0", "--model", "-m", help="A backbone; tlcli models lists them."
+        "efficientnet_lite0",
+        "--model",
+        "-m",
+        help="A backbone (tlcli models lists them), or a bundle or run folder to train further.",
     ),
     weights: str = typer.Option(
         "auto",
@@ -42,18 +51,70 @@ def command(
     optimizer: str = typer.Option(
         None, help="adamw, sgd, or lbfgs (for a linear head alone).", rich_help_panel=TRAINING
     ),
-    lr: float = typer.Option(None, help="Learning rate.", rich_help_panel=TRAINING),
+    lr: str = typer.Option(
+        None, help="Learning rate, or find: a range test measures it.", rich_help_panel=TRAINING
+    ),
     momentum: float = typer.Option(None, help="SGD's momentum.", rich_help_panel=TRAINING),
     weight_decay: float = typer.Option(None, help="Weight decay.", rich_help_panel=TRAINING),
-    epochs: int = typer.Option(None, help="Passes over the images.", rich_help_panel=TRAINING),
+    epochs: str = typer.Option(
+        None,
+        metavar="INTEGER",
+        help="Passes over the images; with --resume, +10 adds ten.",
+        rich_help_panel=TRAINING,
+    ),
     batch_size: int = typer.Option(None, help="Images a batch.", rich_help_panel=TRAINING),
     accumulate: int = typer.Option(
         None, help="Batches whose gradients make one step.", rich_help_panel=TRAINING
     ),
-    lr_schedule: str = typer.Option(None, help="cosine or constant.", rich_help_panel=TRAINING),
+    lr_schedule: str = typer.Option(
+        None, help="cosine, linear, one-cycle or constant.", rich_help_panel=TRAINING
+    ),
+    warmup: float = typer.Option(
+        None, help="Epochs in which the learning rate rises.", rich_help_panel=TRAINING
+    ),
     patience: int = typer.Option(
         None,
         help="Stop after so many epochs without a better validation accuracy; 0: never.",
+        rich_help_panel=TRAINING,
+    ),
+    metric: str = typer.Option(
+        None,
+        help="By which the best epoch is told: top1, loss, balanced_accuracy or macro_f1.",
+        rich_help_panel=TRAINING,
+    ),
+    layer_decay: float = typer.Option(
+        None,
+        help="Each earlier stage takes this share of its successor's learning rate.",
+        rich_help_panel=TRAINING,
+    ),
+    head_first: bool = typer.Option(
+        None,
+        "--head-first/--no-head-first",
+        help="Fit the head alone on frozen codes before the rest is trained.",
+        rich_help_panel=TRAINING,
+    ),
+    unfreeze: str = typer.Option(
+        None,
+        help="all, or gradual: from the head backwards, epoch by epoch.",
+        rich_help_panel=TRAINING,
+    ),
+    batchnorm: str = typer.Option(
+        None,
+        help="Statistics of the trained stages: adapt to the images, or stay frozen.",
+        rich_help_panel=TRAINING,
+    ),
+    average: str = typer.Option(
+        None, help="Keep averaged weights: ema, swa or none.", rich_help_panel=TRAINING
+    ),
+    label_smoothing: float = typer.Option(
+        None, help="Share of each label that goes to all classes.", rich_help_panel=TRAINING
+    ),
+    dropout: float = typer.Option(
+        None, help="Share of the codes left out before the final layer.", rich_help_panel=TRAINING
+    ),
+    balance: str = typer.Option(
+        None,
+        help="Unequal classes: weights (in the loss), sampler (drawn equally often) or none.",
         rich_help_panel=TRAINING,
     ),
     init: str = typer.Option(
@@ -62,7 +123,9 @@ def command(
         rich_help_panel=TRAINING,
     ),
     augment: str = typer.Option(
-        "light", help="light (flip, random resized crop, rotation) or none."
+        "light",
+        help="none, light, standard or strong, and transforms by name, as light,vflip,rotate=30 "
+        "(docs/augmentation.md lists them).",
     ),
     views: int = typer.Option(
         None, help="Views an image that the frozen stages remember: a plain one, others augmented."
@@ -78,7 +141,15 @@ def command(
     ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option(
-        "auto", help="auto, fp32, bf16 or fp16; auto is mixed precision on CUDA, else fp32."
+        "auto",
+        help="auto, fp32, bf16 or fp16; auto is mixed precision on CUDA and on CPUs that have "
+        "bf16, else fp32. Metrics are of fp32.",
+    ),
+    compile: bool = typer.Option(
+        False,
+        "--compile",
+        help="Let torch.compile make the frozen forward and training faster, after a "
+        "minute of compiling: pays from some 10,000 images. Needs a C++ compiler.",
     ),
     sample: int = typer.Option(
         1000, help="Training images that are measured to decide the case, at most."
@@ -86,6 +157,24 @@ def command(
     large_from: int = typer.Option(
         10_000, help="Training images from which a dataset counts as large."
     ),
+    resume: Path = typer.Option(
+        None,
+        metavar="RUN",
+        help="Go on with the run in this folder where it was stopped.",
+        rich_help_panel=GOING_ON,
+    ),
+    checkpoint_minutes: float = typer.Option(
+        5.0,
+        help="How often the state is saved within an epoch; it is after each epoch anyway.",
+        rich_help_panel=GOING_ON,
+    ),
+    config: Path = typer.Option(
+        None,
+        metavar="FILE",
+        help="Options in a TOML file, such as a run's options.toml; those given here win.",
+        rich_help_panel=GOING_ON,
+    ),
+    log: str = typer.Option(None, help="tensorboard: each epoch's figures for TensorBoard too."),
     cache: bool = CACHE,
     cache_limit: float = CACHE_LIMIT,
     output: Path = typer.Option(
@@ -94,23 +183,25 @@ def command(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and the result."),
 ) -> None:
     """Train a classifier on a folder of images."""
-    options = {k: v for k, v in locals().items() if k not in ("data", "quiet")}
+    values = {k: v for k, v in locals().items() if k not in _NOT_OPTIONS}
     from tlcli.cli.terminal import Terminal
     from tlcli.data.names import shown
     from tlcli.recipes.finetune import finetune
-    from tlcli.recipes.options import Options
     from tlcli.transfer.distributed import speaks
     from tlcli.transfer.metrics import accuracy_text
 
-    with Terminal(quiet) as terminal:
-        run = finetune(data, Options(**options), reporter=terminal)
+    given = {k: v for k, v in values.items() if is_given(context, k)}
+    with Terminal(quiet) as terminal, stoppable() as stop:
+        run = finetune(data, config=config, resume=resume, reporter=terminal, **given)
     if not speaks():
         return
     typer.echo(f"val accuracy {accuracy_text(run.metrics)}", err=True)
     if "test" in run.metrics:
         typer.echo(f"test accuracy {accuracy_text(run.metrics['test'])}", err=True)
     if run.status == "interrupted":
-        typer.echo(f"interrupted; the best so far is saved in {shown(str(run.folder))}", err=True)
+        where = shown(str(run.folder))
+        typer.echo(f"interrupted; the best so far is saved in {where}", err=True)
+        typer.echo(f"tlcli finetune --resume {where} goes on", err=True)
     typer.echo(run.bundle)
     if run.status == "interrupted":
-        raise typer.Exit(130)
+        raise typer.Exit(stop.code)

@@ -8,10 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import typer
+
 from tlcli.errors import UsageError
 
 MODEL_VARIABLE = "TLCLI_MODEL"
 WITHOUT_MODEL = f"${MODEL_VARIABLE}, else the newest finished run in ./runs"
+TTA = typer.Option(
+    "none",
+    "--tta",
+    help="Average over several views of each image: flip (and its mirror image), 5 (centre and "
+    "corners), 10 (those and their mirror images); so many times the work.",
+)
 
 
 def model_or_default(named: Sequence[str] | None) -> list[str] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from tlcli.cli import output
-from tlcli.cli.inputs import WITHOUT_MODEL
+from tlcli.cli.inputs import TTA, WITHOUT_MODEL
 
 COLUMNS = ("path", "label", "probability", "error", "ood")
 
@@ -35,12 +35,18 @@ def command(
     reject: bool = typer.Option(
         False, "--reject", help="Images unlike the training images (ood above 1) become unknown."
     ),
+    tta: str = TTA,
     format_name: str = output.FORMAT,
     file: Path = output.FILE,
     null: bool = typer.Option(False, "-0", help="Paths on stdin end with NUL, not newline."),
     stdin_image: bool = typer.Option(False, "--stdin-image", help="Stdin is one image's bytes."),
     weights: str = typer.Option("auto", help="Weights of a backbone; as in finetune."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
+    precision: str = typer.Option(
+        "auto",
+        help="fp32, bf16 or fp16; auto is bf16 where this machine has it and at least 99% of the "
+        "val answers were the same in it (and says so), else fp32.",
+    ),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No notes on stderr."),
 ) -> None:
     """Name the class of each image, with its probability."""
@@ -57,7 +63,14 @@ def command(
 
     with Terminal(quiet) as terminal:
         chosen = inputs.model_or_default(model)
-        classifier = load(chosen, weights=weights, device_name=device, reporter=terminal)
+        classifier = load(
+            chosen,
+            weights=weights,
+            device_name=device,
+            precision=precision,
+            tta=tta,
+            reporter=terminal,
+        )
         if chosen is None:
             terminal.note(f"model: {Path(classifier.source).parent}")
         answers = classifier.stream(named, top=top or 1, threshold=threshold, reject=reject)

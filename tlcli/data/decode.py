@@ -67,11 +67,15 @@ class Unreadable(Exception):
         self.why = why
 
 
-def decode(source: Source) -> Image.Image:
+def decode(source: Source, least: int | None = None) -> Image.Image:
     """The picture, in a file or opened with Pillow already, as RGB, 8 bits a channel.
 
     Turned as its EXIF orientation says; transparent parts over white; 16-bit and float greys
     scaled to their range; of several frames the first.
+
+    Args:
+        least: pixels that the shorter side must keep; a JPEG file is decoded to a half, a quarter
+            or an eighth of its size where that is enough, several times faster. None: as it is.
 
     Raises:
         Unreadable: there is no such file, or it is empty, damaged, truncated, not a picture, or
@@ -82,7 +86,7 @@ def decode(source: Source) -> Image.Image:
         if isinstance(source, Image.Image):
             return _upright(source)
         with _stream(source) as stream:
-            return _decoded(stream)
+            return _decoded(stream, least)
     except _NoPicture as error:
         raise Unreadable(path, str(error)) from None
     except Image.DecompressionBombError as error:
@@ -106,12 +110,14 @@ def _stream(source: Path | bytes | BinaryIO) -> BinaryIO:
     return BytesIO(source if isinstance(source, bytes) else source.read())
 
 
-def _decoded(stream: BinaryIO) -> Image.Image:
+def _decoded(stream: BinaryIO, least: int | None) -> Image.Image:
     try:
         image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
         stream.seek(0)
         raise _NoPicture(_not_a_picture(stream.read(512))) from None
+    if least is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, (least, least))
     return _upright(image)
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ def load_batches(
     *,
     batch: int,
     augmentation: Augmentation | None = None,
-    keys: Iterable[str] | None = None,
+    keys: Iterable[str | Sequence[str]] | None = None,
     workers: int | None = None,
 ) -> Iterator[Batch]:
     """Pictures in the order of `sources`, `batch` at a time.
@@ -34,7 +34,8 @@ def load_batches(
 
     Args:
         augmentation: give random views; needs `keys`.
-        keys: a seed for each picture; the view depends on nothing else.
+        keys: a seed for each picture; the view depends on nothing else. Of several views of a
+            picture, which is decoded once, several; "" is the picture as it is.
         workers: decoding threads; a core each where not said.
 
     Raises:
@@ -43,15 +44,19 @@ def load_batches(
     if augmentation is not None and keys is None:
         raise ValueError("an augmentation needs a key for each picture")
 
-    def pixels(job: tuple[Source, str]) -> torch.Tensor | Unreadable:
-        source, key = job
+    def pixels(job: tuple[Source, str | Sequence[str]]) -> list[torch.Tensor | Unreadable]:
+        source, wanted = job
+        several = [wanted] if isinstance(wanted, str) else wanted
         try:
-            image = decode(source)
+            image = decode(source, pre.least)
         except Unreadable as error:
-            return error
-        if augmentation is None:
-            return pre.fit(image)
-        return augmented(image, pre, augmentation, random.Random(key))
+            return [error] * len(several)
+        return [
+            pre.fit(image)
+            if augmentation is None or not key
+            else augmented(image, pre, augmentation, random.Random(key))
+            for key in several
+        ]
 
     jobs = zip(sources, repeat("") if keys is None else keys, strict=keys is not None)
     # one batch being taken and the next being decoded
@@ -60,10 +65,11 @@ def load_batches(
 
 
 def _batches(
-    loaded: Generator[torch.Tensor | Unreadable, None, None], batch: int, side: int
+    loaded: Generator[list[torch.Tensor | Unreadable], None, None], batch: int, side: int
 ) -> Iterator[Batch]:
     with closing(loaded):
-        while group := list(islice(loaded, batch)):
+        outcomes = chain.from_iterable(loaded)
+        while group := list(islice(outcomes, batch)):
             images = torch.zeros(batch, 3, side, side, dtype=torch.uint8)
             problems: list[Unreadable | None] = []
             for row, outcome in enumerate(group):
@@ -81,7 +87,7 @@ def find_unreadable(paths: Sequence[Path], reporter: Reporter | None = None) -> 
 
     def why(path: Path) -> str | None:
         try:
-            decode(path)
+            decode(path, least=1)  # read to its end all the same
         except Unreadable as error:
             return error.why
         return None

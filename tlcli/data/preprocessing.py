@@ -15,6 +15,9 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 MOST_PIXELS_A_SIDE = 4096  # a damaged bundle must not ask for terabytes
+SPARE = 2
+"""Times `resize` that the shorter side of a decoded picture keeps, where it had it: reading a JPEG
+smaller is then hardly seen in what resizing makes of it (docs/decisions.md)."""
 LONGEST = 32  # pictures this many times as long as wide are cut to it before resizing
 
 
@@ -48,6 +51,11 @@ class Preprocessing:
         if min(self.std) <= 0:
             raise ValueError("std must be above zero")
 
+    @property
+    def least(self) -> int:
+        """Pixels that the shorter side of a picture must be decoded to, where it has them."""
+        return SPARE * self.resize
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it; `from_dict` reads it back."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
@@ -72,16 +80,25 @@ class Preprocessing:
 
         Equal to torchvision's `weights.transforms()` on the same picture up to normalising.
         """
+        return to_tensor(self.centre(image))
+
+    def centre(self, image: Image.Image) -> Image.Image:
+        """The centre of an RGB picture, `crop` pixels a side."""
+        image = self.resized(image)
+        # torchvision rounds halves to even here, and so must this
+        left = round((image.width - self.crop) / 2)
+        top = round((image.height - self.crop) / 2)
+        return image.crop((left, top, left + self.crop, top + self.crop))
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """An RGB picture with its shorter side `resize` pixels long."""
         image = _not_too_long(image)
         width, height = image.size
         shorter = min(width, height)
         size = (self.resize * width // shorter, self.resize * height // shorter)
-        if size != image.size:
-            image = image.resize(size, INTERPOLATIONS[self.interpolation])
-        # torchvision rounds halves to even here, and so must this
-        left = round((size[0] - self.crop) / 2)
-        top = round((size[1] - self.crop) / 2)
-        return to_tensor(image.crop((left, top, left + self.crop, top + self.crop)))
+        if size == image.size:
+            return image
+        return image.resize(size, INTERPOLATIONS[self.interpolation])
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """`batch`: uint8 [n, 3, h, w] -> float32 [n, 3, h, w] on the same device."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tlcli.data import crops
 from tlcli.data.decode import Source, Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.threads import usable_cores
@@ -26,15 +27,18 @@ class Group:
 
     Attributes:
         names: as they came with the images.
-        pixels: for each preprocessing uint8 [m, 3, crop, crop], m >= n; what is missing is zeros.
+        pixels: for each preprocessing uint8 [m, views, 3, crop, crop], m >= n; what is missing is
+            zeros.
         problems: for each of the n images None, or why its pixels are zeros.
         last: there are no more images.
+        more: others are waiting already.
     """
 
     names: list[str | None]
     pixels: list[torch.Tensor]
     problems: list[Unreadable | None]
     last: bool
+    more: bool
 
 
 def stream_groups(
@@ -42,6 +46,7 @@ def stream_groups(
     preprocessings: Sequence[Preprocessing],
     *,
     batch: int,
+    tta: str = "none",
     patience: float = PATIENCE,
 ) -> Iterator[Group]:
     """The images in order, `batch` at a time, decoded ahead by threads in bounded memory.
@@ -50,29 +55,35 @@ def stream_groups(
     handed on: whoever writes paths into a pipe one by one gets answers one by one. Groups are
     padded with zeros to `batch`, as a fixed size keeps results equal; after a pause only to a
     power of two, and the only group of a short source not at all.
+
+    Args:
+        tta: which views of each image; a key of `tlcli.data.crops.VIEWS`.
     """
 
     def pixels(job: Job) -> Decoded:
         name, source = job
         try:
-            image = decode(source)
+            image = decode(source, least)
         except Unreadable as error:
             return name, error
-        return name, tuple(pre.fit(image) for pre in preprocessings)
+        return name, tuple(crops.views(image, pre, tta) for pre in preprocessings)
 
-    sides = [pre.crop for pre in preprocessings]
+    shapes = [(crops.count(tta), 3, pre.crop, pre.crop) for pre in preprocessings]
+    least = max(pre.least for pre in preprocessings)
     first = True
-    for decoded, paused, last in _gathered(pixels, jobs, batch, patience):
+    for decoded, paused, last, more in _gathered(pixels, jobs, batch, patience):
         n = len(decoded)
         room = n if first and last else batch
         if paused and not last:
             room = min(batch, 1 << (n - 1).bit_length())
         first = False
-        yield _group(decoded, sides, room, last)
+        yield _group(decoded, shapes, room, last, more)
 
 
-def _group(decoded: list[Decoded], sides: list[int], room: int, last: bool) -> Group:
-    pixels = [torch.zeros(room, 3, side, side, dtype=torch.uint8) for side in sides]
+def _group(
+    decoded: list[Decoded], shapes: Sequence[tuple[int, ...]], room: int, last: bool, more: bool
+) -> Group:
+    pixels = [torch.zeros(room, *shape, dtype=torch.uint8) for shape in shapes]
     problems: list[Unreadable | None] = []
     for row, (_, outcome) in enumerate(decoded):
         if isinstance(outcome, Unreadable):
@@ -81,13 +92,13 @@ def _group(decoded: list[Decoded], sides: list[int], room: int, last: bool) -> G
         problems.append(None)
         for images, image in zip(pixels, outcome, strict=True):
             images[row] = image
-    return Group([name for name, _ in decoded], pixels, problems, last)
+    return Group([name for name, _ in decoded], pixels, problems, last, more)
 
 
 def _gathered(
     function: Callable[[Job], Decoded], items: Iterable[Job], size: int, patience: float
-) -> Iterator[tuple[list[Decoded], bool, bool]]:
-    """Up to `size` results, whether the source paused behind them, whether it ended."""
+) -> Iterator[tuple[list[Decoded], bool, bool, bool]]:
+    """Up to `size` results, whether the source paused behind them, ended, or has more at once."""
     # one batch being taken and the next being decoded
     ahead: queue.Queue[Future[Decoded] | BaseException | None] = queue.Queue(2 * size)
     stop = threading.Event()
@@ -120,18 +131,19 @@ def _gathered(
             try:
                 item = ahead.get(timeout=patience if waiting else None)
             except queue.Empty:
-                yield [f.result() for f in waiting], True, False
+                yield [f.result() for f in waiting], True, False, False
                 waiting = []
                 continue
             if isinstance(item, Future):
                 # One more than fits: only then is it known whether the group was the last.
                 if len(waiting) == size:
-                    yield [f.result() for f in waiting], False, False
+                    more = ahead.qsize() >= size // 2
+                    yield [f.result() for f in waiting], False, False, more
                     waiting = []
                 waiting.append(item)
                 continue
             if waiting:
-                yield [f.result() for f in waiting], False, True
+                yield [f.result() for f in waiting], False, True, False
             if item is not None:
                 raise item
             return

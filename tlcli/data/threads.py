@@ -27,16 +27,18 @@ def in_order(
     *,
     workers: int | None = None,
     ahead: int = 64,
+    first: Callable[[], object] | None = None,
 ) -> Generator[Result, None, None]:
     """`function` of each item, in the items' order; at most `ahead` are worked on or waiting.
 
     Threads suffice: hashing, Pillow's decoders and its resize release the interpreter lock.
+    Each thread calls `first` before anything else.
     Close the iterator (or exhaust it) to end the threads; what has not begun is dropped then.
 
     Raises:
         Exception: whatever `function` raises, at that item's turn.
     """
-    pool = ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="tlcli")
+    pool = ThreadPoolExecutor(workers or usable_cores(), "tlcli", first)
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:

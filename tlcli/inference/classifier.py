@@ -1,7 +1,11 @@
 """A trained network, or several, as a function from images to answers."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tlcli.data.crops import count
 from tlcli.data.decode import Source, Unreadable
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.stream import Group, Job, stream_groups
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
 from tlcli.transfer.device import Compute
-from tlcli.transfer.features import FrozenForward
+from tlcli.transfer.forward import FrozenForward
 from tlcli.transfer.novelty import Novelty
 
 UNKNOWN = "unknown"
@@ -50,19 +55,24 @@ class Member:
     """One network of a classifier.
 
     Attributes:
+        source: the bundle's path or the backbone's name.
         body: float32 [n, 3, h, w], normalised, to codes [n, ...].
         head: codes to logits [n, classes].
         novelty: measures how unlike the training images codes are, if the bundle has it.
         temperature: what the bundle's logits were divided by; 1 where they were not calibrated.
         order: for each class of the classifier its place among this network's outputs.
+        agreement: how many of the val answers were the same in other numbers as in fp32
+            ("numbers", "n", "same"), as the bundle has it.
     """
 
+    source: str
     body: nn.Sequential
     head: nn.Module
     preprocessing: Preprocessing
     novelty: Novelty | None
     temperature: float
     order: tuple[int, ...]
+    agreement: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,11 @@ class Classifier:
     """A loaded bundle, a backbone with ImageNet's own classes, or several as an ensemble.
 
     Attributes:
-        source: the bundle's path or the backbone's name; of several, joined by " + ".
+        source: the member's; of several, joined by " + ".
         classes: the names, in the order of the probabilities.
         members: the networks; their probabilities are averaged.
+        tta: which views of each image they see, whose probabilities are averaged too; a key of
+            `tlcli.data.crops.VIEWS`.
     """
 
     source: str
@@ -97,6 +109,7 @@ class Classifier:
     members: tuple[Member, ...]
     compute: Compute
     reporter: Reporter
+    tta: str = "none"
 
     @property
     def has_ood(self) -> bool:
@@ -176,13 +189,28 @@ class Classifier:
     def batches(self, images: Iterable[Any]) -> Iterator[Batch]:
         """What the networks say, a batch at a time, in the order of `images`."""
         several = list(dict.fromkeys(member.preprocessing for member in self.members))
-        forwards: list[FrozenForward] = []
-        groups = stream_groups(map(_job, images), several, batch=self.compute.batch_size)
-        for group in groups:
-            if not forwards:
-                # One batch is answered before folding BatchNorm would be done.
-                forwards = [self._forward(member, fold=not group.last) for member in self.members]
-            yield self._batch(group, forwards, several)
+        # several views an image, not more pixels at once
+        size = max(1, self.compute.batch_size // count(self.tta))
+        groups = stream_groups(map(_job, images), several, batch=size, tta=self.tta)
+        first = next(groups, None)
+        if first is None:
+            return
+        # One batch is answered, by all cores together, before folding BatchNorm would be done.
+        forwards = [self._forward(member, fold=not first.last) for member in self.members]
+        if first.last or self.compute.workers == 1:
+            yield from (self._batch(group, forwards, several) for group in chain([first], groups))
+            return
+        share = partial(torch.set_num_threads, self.compute.threads)
+        pool = ThreadPoolExecutor(self.compute.workers, "tlcli", share)
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for group in chain([first], groups):
+                pending.append(pool.submit(self._batch, group, forwards, several))
+                # Nobody waits for images that are still to come.
+                while len(pending) > (self.compute.workers if group.more else 0):
+                    yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _forward(self, member: Member, fold: bool) -> FrozenForward:
         member.head.eval().to(self.compute.device)
@@ -190,7 +218,7 @@ class Classifier:
             member.body, member.preprocessing, self.compute, self.reporter, fold=fold
         )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _batch(
         self, group: Group, forwards: list[FrozenForward], several: list[Preprocessing]
     ) -> Batch:
@@ -198,12 +226,16 @@ class Classifier:
         total = torch.zeros(n, len(self.classes))
         far: list[Tensor] = []
         for member, forward in zip(self.members, forwards, strict=True):
-            codes = forward(group.pixels[several.index(member.preprocessing)])
+            pixels = group.pixels[several.index(member.preprocessing)]
+            codes = forward(pixels.flatten(0, 1))
             with self.compute.autocast():
                 logits = member.head(codes)
-            total += logits.float().softmax(1).cpu()[:n, list(member.order)]
+            views = logits.float().softmax(1).cpu().unflatten(0, pixels.shape[:2])
+            total += views.mean(1)[:n, list(member.order)]
             if member.novelty is not None:
-                far.append(member.novelty.score(codes[:n].float().cpu()))
+                # what is usual was learnt on plain views, which come first
+                plain = codes[:: pixels.shape[1]][:n]
+                far.append(member.novelty.score(plain.float().cpu()))
         probabilities = total / len(self.members)
         finite = probabilities.isfinite().all(1).tolist()
         problems = [_why(p, good) for p, good in zip(group.problems, finite, strict=True)]

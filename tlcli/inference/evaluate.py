@@ -59,6 +59,7 @@ def evaluate(
     worst: int = WORST,
     weights: str = "auto",
     device_name: str = "auto",
+    tta: str = "none",
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Judge a classifier on a folder of images, one sub-folder a class.
@@ -68,8 +69,8 @@ def evaluate(
     it held out.
 
     Args:
-        model, weights, device_name: as for `tlcli.load`.
-        against: another bundle, compared on the same images by McNemar's exact test.
+        model, weights, device_name, tta: as for `tlcli.load`.
+        against: another bundle, compared on the same images and views by McNemar's exact test.
         worst: how many mistakes to list, the surest first.
 
     Returns:
@@ -82,7 +83,14 @@ def evaluate(
         UserError: the model or the folder cannot be used, or they share no class.
     """
     reporter = reporter or Reporter()
-    classifier = load(model, weights=weights, device_name=device_name, reporter=reporter)
+    classifier = load(
+        model,
+        weights=weights,
+        device_name=device_name,
+        precision="fp32",
+        tta=tta,
+        reporter=reporter,
+    )
     images = _images(classifier, Path(data), reporter)
     judged = judge(classifier, _matched(classifier, images, reporter), reporter, "evaluating")
     names = {name for _, name in images}
@@ -99,7 +107,7 @@ def evaluate(
         "against": None,
     }  # fmt: skip
     if against is not None:
-        other = load(against, device_name=device_name, reporter=reporter)
+        other = load(against, device_name=device_name, precision="fp32", tta=tta, reporter=reporter)
         theirs = judge(other, _matched(other, judged.images, reporter), reporter, "comparing")
         result["against"] = compare(judged, theirs)
     return result
@@ -206,8 +214,28 @@ def _images(classifier: Classifier, data: Path, reporter: Reporter) -> list[Labe
 
 
 def _held_out(classifier: Classifier, data: Path, reporter: Reporter) -> list[Labelled] | None:
-    """What the run held out of `data`, where it is the folder that the run itself split."""
-    path = Path(classifier.source)
+    """What was held out of the training of every network that was trained on `data`.
+
+    None where none was: then all of `data` is new to them.
+    """
+    every = [_held_out_by(member.source, data, reporter) for member in classifier.members]
+    parts = [part for part in every if part is not None]
+    if not parts:
+        return None
+    common = set.intersection(*map(set, parts))
+    images = [image for image in parts[0] if image in common]
+    if not images:
+        raise UserError(
+            f"{shown(data)}: there is no image that all of the models were not trained on",
+            "judge them on a folder of other images",
+        )
+    reporter.note(f"of {shown(data)} the {len(images)} images that were held out of training")
+    return images
+
+
+def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[Labelled] | None:
+    """What the run of a bundle held out of `data`, where it is the folder that it itself split."""
+    path = Path(source)
     record = run.read_run(path.parent) if path.is_file() else {}
     dataset, options = record.get("dataset", {}), record.get("options", {})
     if dataset.get("layout") in (None, "train+val"):
@@ -223,5 +251,4 @@ def _held_out(classifier: Classifier, data: Path, reporter: Reporter) -> list[La
             "most of its images were trained on, so the figures flatter"
         )
         return None
-    reporter.note(f"of {shown(data)} the {len(split.val)} images that were held out of training")
     return [(sample.path, split.classes[sample.label]) for sample in split.val]

@@ -1,24 +1,33 @@
 """Bundles and backbones opened as classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tlcli.artifacts import bundle, run
 from tlcli.backbones import build, catalogue
+from tlcli.backbones.meta import uninitialised
+from tlcli.data.crops import VIEWS
 from tlcli.data.names import some
-from tlcli.errors import UsageError, UserError, did_you_mean
+from tlcli.errors import UsageError, UserError, choice, did_you_mean
 from tlcli.events import Reporter
 from tlcli.inference.classifier import Answer, Classifier, Member
 from tlcli.transfer import device
+from tlcli.transfer.device import Compute
 from tlcli.transfer.network import Network, build_network
 from tlcli.transfer.novelty import Novelty
 
 __all__ = ["Answer", "Classifier", "load", "open_bundle"]
 
 Model = str | Path
+AGREED = 0.99
+"""Share of the val answers that must be the same in other numbers than fp32."""
+LEAST = 100
+"""Fewer val images than these cannot show it."""
 
 
 def load(
@@ -26,6 +35,8 @@ def load(
     *,
     weights: str = "auto",
     device_name: str = "auto",
+    tta: str = "none",
+    precision: str = "auto",
     reporter: Reporter | None = None,
 ) -> Classifier:
     """Open a bundle, a run folder, or a backbone with its ImageNet classes.
@@ -35,31 +46,60 @@ def load(
             such; write ./NAME for a folder that is called like one. Several are an ensemble,
             whose probabilities are averaged.
         weights: of a backbone: "auto", a file, or the name of one of torchvision's weights.
+        tta: what each image is seen by, the answers averaged: "none" (its centre), "flip" (and its
+            mirror image), "5" (centre and corners), "10" (those and their mirror images).
+        precision: "fp32", "bf16" or "fp16"; "auto" is what is quickest here, where at least
+            `AGREED` of the val answers were the same in it, and that is said; else fp32.
 
     Raises:
         UserError: there is no such model, it cannot be read, or the classes of several differ.
     """
     reporter = reporter or Reporter()
+    choice("--tta", tta, VIEWS)
     if model is None:
         model = run.newest_run()
     models = [model] if isinstance(model, str | Path) else list(model)
     if not models:
         raise UsageError("no model is named")
     opened = [_open(str(one), weights, reporter) for one in models]
-    names, members = zip(*((name, member) for name, member, _ in opened), strict=True)
-    classes = opened[0][2]
-    for name, _, others in opened[1:]:
-        _check_same(names[0], classes, name, others)
+    first, classes = opened[0]
+    for member, others in opened[1:]:
+        _check_same(first.source, classes, member.source, others)
     ordered = tuple(
-        Member(**{**member.__dict__, "order": tuple(own.index(c) for c in classes)})
-        for member, (_, _, own) in zip(members, opened, strict=True)
+        replace(member, order=tuple(own.index(c) for c in classes)) for member, own in opened
     )
-    compute = device.choose(device_name, "fp32")
-    return Classifier(" + ".join(names), classes, ordered, compute, reporter)
+    source = " + ".join(member.source for member in ordered)
+    compute = _choose(device_name, precision, ordered, reporter)
+    return Classifier(source, classes, ordered, compute, reporter, tta)
 
 
-Opened = tuple[str, Member, tuple[str, ...]]
-"""What it is called, the network, its classes in the order of its outputs."""
+def _choose(
+    device_name: str, precision: str, members: Sequence[Member], reporter: Reporter
+) -> Compute:
+    """Where, and in which numbers."""
+    compute = device.choose(device_name, precision)
+    if precision != "auto" or compute.dtype is None:
+        return compute
+    said = [member.agreement or {} for member in members]
+    shares = [of["same"] / of["n"] for of in said if _agrees(of, compute)]
+    if len(shares) < len(members):
+        return compute.reference()
+    reporter.note(
+        f"in {compute.name}, in which {min(shares):.1%} of the val answers were the same as in "
+        "fp32 (--precision fp32 for those)"
+    )
+    return compute
+
+
+def _agrees(said: Mapping[str, Any], compute: Compute) -> bool:
+    n, same = said.get("n"), said.get("same")
+    if not isinstance(n, int) or not isinstance(same, int):
+        return False
+    return said.get("numbers") == compute.name and n >= LEAST and AGREED * n <= same <= n
+
+
+Opened = tuple[Member, tuple[str, ...]]
+"""The network, its classes in the order of its outputs."""
 
 
 def _open(model: str, weights: str, reporter: Reporter) -> Opened:
@@ -79,8 +119,19 @@ def _open(model: str, weights: str, reporter: Reporter) -> Opened:
     novelty = _novelty(path, meta)
     temperature = (meta.calibration or {}).get("temperature", 1.0)
     *body, head = network.stages
-    member = Member(nn.Sequential(*body), head, meta.preprocessing, novelty, temperature, ())
-    return str(path), member, meta.classes
+    said = meta.metrics.get("agreement")
+    agreement = said if isinstance(said, dict) else None
+    member = Member(
+        str(path),
+        nn.Sequential(*body),
+        head,
+        meta.preprocessing,
+        novelty,
+        temperature,
+        (),
+        agreement,
+    )
+    return member, meta.classes
 
 
 def _novelty(path: Path, meta: bundle.BundleMeta) -> Novelty | None:
@@ -98,8 +149,8 @@ def _open_backbone(name: str, weights: str, reporter: Reporter) -> Opened:
             f"train one: tlcli finetune DIR --model {name}",
         )
     *body, head = backbone.stages
-    member = Member(nn.Sequential(*body), head, backbone.preprocessing, None, 1.0, ())
-    return name, member, backbone.categories
+    member = Member(name, nn.Sequential(*body), head, backbone.preprocessing, None, 1.0, ())
+    return member, backbone.categories
 
 
 def _check_same(first: str, classes: tuple[str, ...], second: str, others: tuple[str, ...]) -> None:
@@ -129,11 +180,13 @@ def open_bundle(path: Path) -> tuple[Network, bundle.BundleMeta]:
     meta = bundle.read_meta(path)
     tensors = bundle.read_tensors(path)
     n = len(meta.classes)
-    backbone = build.build(meta.backbone, n_classes=n, resolution=meta.preprocessing.crop)
+    with uninitialised():
+        backbone = build.build(meta.backbone, n_classes=n, resolution=meta.preprocessing.crop)
     backbone.preprocessing = meta.preprocessing
-    if meta.cut != "none" and meta.cut not in [s.name for s in backbone.stages]:
-        raise UserError(f"{path}: {meta.backbone} has no stage {meta.cut!r}", "train it anew")
-    network = build_network(backbone, cut=meta.cut, dropped=meta.dropped, n_classes=n)
+    if meta.end != "none" and meta.end not in [s.name for s in backbone.stages]:
+        raise UserError(f"{path}: {meta.backbone} has no stage {meta.end!r}", "train it anew")
+    with uninitialised():
+        network = build_network(backbone, cut=meta.end, dropped=meta.dropped, n_classes=n)
     _fill(network.tensors(), tensors, path)
     return network, meta
 

@@ -2,34 +2,40 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tlcli.artifacts import run
-from tlcli.backbones import build
-from tlcli.data.augment import AUGMENTATIONS
-from tlcli.errors import UserError
+from tlcli.artifacts.board import check_installed, open_board
+from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter, duration
+from tlcli.recipes.continuing import begin_with, keep_head, trained_further
 from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned, choose_views, decide, feature_cache, scan_told
 from tlcli.recipes.record import Record
+from tlcli.recipes.resume import check_same, reopen
+from tlcli.recipes.start import Start, anew
+from tlcli.recipes.stopping import resumable
 from tlcli.recipes.together import decide_once
 from tlcli.transfer import device
-from tlcli.transfer.agree import in_turn, told
+from tlcli.transfer.agree import by_first, in_turn, told
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
-from tlcli.transfer.device import Compute
-from tlcli.transfer.distributed import joined, raise_if_lost
-from tlcli.transfer.features import FrozenForward, remember
+from tlcli.transfer.device import Compute, threads
+from tlcli.transfer.distributed import first, joined, raise_if_lost
+from tlcli.transfer.features import remember
 from tlcli.transfer.forecast import error_text
+from tlcli.transfer.forward import FrozenForward
 from tlcli.transfer.metrics import score
 from tlcli.transfer.network import Network, build_network, is_linear
 from tlcli.transfer.plan import Plan
-from tlcli.transfer.schedule import SCHEDULES, Schedule
+from tlcli.transfer.schedule import SCHEDULES, Schedule, describe
 from tlcli.transfer.sources import Recomputed, Remembered, Sources, make_sources
 from tlcli.transfer.train import Fit, answers, fit
 
@@ -56,46 +62,82 @@ class Run:
 
 
 def finetune(
-    data: str | Path,
+    data: str | Path | None = None,
     options: Options | None = None,
     *,
+    config: str | Path | None = None,
+    resume: str | Path | None = None,
     reporter: Reporter | None = None,
     **more: Any,
 ) -> Run:
     """Train a classifier on a folder of images and save it in a run folder.
 
     Args:
-        data: DIR/<class>/**/image, or DIR/train and DIR/val of that form.
+        data: DIR/<class>/**/image, or DIR/train and DIR/val of that form. May be left out where
+            `config` names it, or with `resume`.
         options: all of them at once, or by name: `finetune("flowers", model="vgg16")`.
+        config: a TOML file with options; those given here win.
+        resume: a run folder whose run goes on where it was stopped; `epochs="+10"` adds epochs.
         reporter: hears of progress and warnings.
 
     Raises:
         UserError: what is wrong with the data, the weights or the options, and what to do.
-        KeyboardInterrupt: interrupted before there was anything to save.
+        KeyboardInterrupt: interrupted before there was anything to save but the run folder, which
+            can be resumed.
     """
-    options, reporter = replace(options or Options(), **more), reporter or Reporter()
-    with joined(reporter) as reporter:
-        options.check()
-        with feature_cache(options, reporter) as cache:
-            return _finetune(Path(data), options, cache, reporter)
+    given = {**(options.given() if options else {}), **more}
+    with joined(reporter or Reporter()) as reporter:
+        if resume is None:
+            return _finetune(anew(data, config, given), reporter)
+        if config is not None:
+            raise UsageError("--resume goes on with the run's own options", "leave out --config")
+        folder = Path(resume)
+        with run.locked(folder):
+            start = reopen(folder, data, given)
+            with threads(start.threads):
+                return _finetune(start, reporter)
 
 
-def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Reporter) -> Run:
-    started = time.perf_counter()
-    compute = device.choose(options.device, options.precision)
-    augmentation = AUGMENTATIONS[options.augment]
-    dataset = scan_told(data, options, reporter)
-
+def _finetune(start: Start, reporter: Reporter) -> Run:
+    started, options = time.perf_counter(), start.options
+    compute = device.choose(*start.numbers, options.compile)
+    if options.log:
+        check_installed()
+    scanned = scan_told(start.data, options, reporter)
     torch.manual_seed(options.seed)
-    backbone = in_turn(lambda: build.load(options.model, options.weights, reporter))
-    for line in backbone.notes:
+    begin = partial(begin_with, options.model, options.weights, scanned.classes, reporter)
+    origin = in_turn(begin)
+    for line in origin.backbone.notes:
         reporter.note(line)
-    make_plan = partial(decide, dataset, backbone, options, compute, cache, reporter)
-    planned = decide_once(dataset, backbone.name, make_plan)
+    dataset = check_same(start, scanned, origin, reporter) if start.folder else scanned
+    make_folder = partial(run.new_run, scanned.root, origin.backbone.name, options.output)
+    folder = start.folder or Path(told(lambda: {"folder": str(make_folder())})["folder"])
+    record = Record(folder, options, compute, scanned, origin, reporter, started, start.seconds)
+    with ExitStack() as held:
+        if start.folder is None:
+            held.enter_context(run.locked(folder))
+        held.enter_context(resumable(folder, start.folder is None, reporter))
+        cache = held.enter_context(feature_cache(options, reporter))
+        record.begin(dataset, start.plan, start.state)
+        make_plan = partial(decide, dataset, origin.backbone, options, compute, cache, reporter)
+        planned = decide_once(dataset, options, partial(make_plan, known=start.plan))
+        if start.plan is None:
+            planned = replace(planned, plan=trained_further(planned.plan, origin))
+        for line in plan_lines(planned):
+            reporter.note(line)
+        return _train(start, record, planned, cache, held)
+
+
+def _train(
+    start: Start, record: Record, planned: Planned, cache: FeatureCache, held: ExitStack
+) -> Run:
+    """Carry the plan out, from where `start` says."""
+    options, compute, reporter = record.options, record.compute, record.reporter
+    origin, backbone, folder = record.origin, record.origin.backbone, record.folder
     plan, dataset, decided = planned.plan, planned.dataset, time.perf_counter()
-    for line in plan_lines(planned):
-        reporter.note(line)
-    views = told(lambda: {"views": choose_views(options.views, plan, augmentation)})["views"]
+    views = start.views or choose_views(options.views, plan, planned.augmentation, planned.mixing)
+    # Whatever was drawn on the way here: a run that goes on has measured nothing.
+    torch.manual_seed(options.seed)
     network = build_network(
         backbone,
         cut=plan.cut,
@@ -103,76 +145,88 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
         n_classes=len(dataset.classes),
         init=plan.schedule.init,
     )
-
-    make_folder = partial(run.new_run, dataset.root, backbone.name, options.output)
-    folder = Path(told(lambda: {"folder": str(make_folder())})["folder"])
-    record = Record(folder, network, planned, options, compute, views, started)
-    history: list[dict[str, Any]] = []
-    trained, result, spare = False, Fit(), None
-    with run.removed_if_empty(folder):
-        try:
-            for phase, cut, schedule in phases(plan, network):
-                cut_here = replace(network, cut=cut)
-                gathered = make_sources(
-                    FrozenForward(
-                        cut_here.prefix,
-                        backbone.preprocessing,
-                        compute,
-                        reporter,
-                        origin=backbone.origin,
-                    ),
-                    dataset,
-                    views=views,
-                    augmentation=augmentation,
-                    seed=options.seed,
-                    must_remember=schedule.optimizer == "lbfgs",
-                    checked=bool(history),
-                    cache=cache,
-                    reporter=reporter,
-                )
-                if options.calibrate and plan.schedule.optimizer != "lbfgs":
-                    gathered, spare = hold_out(gathered)
-                part, sources, dataset = cut_here, gathered, gathered.dataset
-                result = fit(
-                    part,
-                    sources.train,
-                    sources.val,
-                    schedule,
+    if origin.keeps_head(plan):
+        keep_head(origin, network)
+    record.planned, record.network, record.views = planned, network, views
+    record.begin(dataset, plan)
+    history = start.history
+    board = held.enter_context(
+        open_board(
+            options.log if first() else None, folder, start.epochs_done + 1, record.options_text()
+        )
+    )
+    trained, result, spare = start.trained, Fit(), None
+    try:
+        for index, (phase, cut, schedule) in enumerate(phases(plan, network)):
+            if index < start.phase:
+                continue
+            state = start.fit if index == start.phase else None
+            cut_here = replace(network, cut=cut)
+            gathered = make_sources(
+                FrozenForward(
+                    cut_here.prefix,
+                    backbone.preprocessing,
                     compute,
-                    phase=phase,
-                    seed=options.seed,
-                    reporter=reporter,
-                    to_beat=result.best_key,
-                    on_best=partial(record.checkpoint, dataset),
-                )
-                history += result.history
-                trained = trained or result.best_epoch is not None
-                if result.stopped in ("interrupted", "diverged"):
-                    break
-            if trained and options.calibrate and result.stopped in ("finished", "early"):
-                record.confidence = calibrate(
-                    part,
-                    sources.train,
-                    spare,
-                    result.strength,
-                    compute.reference(),
-                    seed=options.seed,
-                    reporter=reporter,
-                )
-            temperature = record.confidence.temperature
-            metrics = measure(part, sources, compute, reporter, temperature) if trained else {}
-        except KeyboardInterrupt:
-            # Between phases or while measuring: what was trained is worth more than its score.
-            if not trained:
-                raise
-            result.stopped = "interrupted"
-            metrics = unmeasured(dataset.classes)
-        if trained:
-            record.save(dataset, metrics, history, result, sources.remembered)
-        elif result.stopped == "interrupted":
-            raise KeyboardInterrupt
+                    reporter,
+                    origin=backbone.origin,
+                ),
+                dataset,
+                views=views,
+                augmentation=planned.augmentation,
+                mixing=None if phase == "head" else planned.mixing,
+                seed=options.seed,
+                must_remember=schedule.optimizer == "lbfgs",
+                checked=bool(history or state),
+                cache=cache,
+                reporter=reporter,
+            )
+            if options.calibrate and plan.schedule.optimizer != "lbfgs":
+                gathered, spare = hold_out(gathered)
+            part, sources, dataset = cut_here, gathered, gathered.dataset
+            result = fit(
+                part,
+                sources.train,
+                sources.val,
+                schedule,
+                compute,
+                phase=phase,
+                seed=options.seed,
+                reporter=reporter,
+                to_beat=result.best_key,
+                on_best=partial(record.keep_best, dataset),
+                on_row=board.row,
+                keep=partial(record.keep_state, dataset, index, history, trained),
+                state=state,
+            )
+            history = [*history, *result.history]
+            trained = trained or result.best_epoch is not None
+            if result.stopped in ("interrupted", "diverged"):
+                break
+        if trained and options.calibrate and result.stopped in ("finished", "early"):
+            record.confidence = calibrate(
+                part,
+                sources.train,
+                spare,
+                result.strength,
+                compute.reference(),
+                seed=options.seed,
+                reporter=reporter,
+            )
+        temperature = record.confidence.temperature
+        metrics = measure(part, sources, compute, reporter, temperature) if trained else {}
+    except KeyboardInterrupt:
+        # Between phases or while measuring: what was trained is worth more than its score. A run
+        # that goes on has it only in its checkpoint until the first phase has.
+        if not (trained and result.best):
+            raise
+        result.stopped = "interrupted"
+        metrics = unmeasured(dataset.classes)
+    if trained:
+        by_first(partial(record.save, dataset, metrics, history, result, sources.remembered))
+    elif result.stopped == "interrupted":
+        raise KeyboardInterrupt
     kept = f"; the best so far is saved in {folder}" if trained else ""
-    raise_if_lost(kept)
+    raise_if_lost(f"{kept}; tlcli finetune --resume {folder} goes on")
     if result.stopped == "diverged":
         raise UserError(
             f"{result.problem}, so training was stopped{kept}",
@@ -187,7 +241,7 @@ def _finetune(data: Path, options: Options, cache: FeatureCache, reporter: Repor
 
 
 def plan_lines(planned: Planned) -> list[str]:
-    """The plan in two lines."""
+    """The plan in three lines."""
     plan, seconds = planned.plan, planned.forecast_s.get("plan")
     about = f"; about {duration(seconds)}" if seconds is not None else ""
     trained = plan.trained if len(plan.trained) < 4 else (plan.trained[0], "...", plan.trained[-1])
@@ -196,6 +250,7 @@ def plan_lines(planned: Planned) -> list[str]:
     return [
         f"plan: {plan.case}; {what}{about}",
         f"why: {plan.why}",
+        f"training: {describe(plan.schedule)}",
     ]
 
 
@@ -208,7 +263,10 @@ def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, Schedule]]:
         # What has no pretrained weights belongs to the head: nothing frozen is random.
         cut = min(len(network.stages) - 1, network.backbone.pretrained)
         solvable = is_linear(network.backbone) and cut == len(network.stages) - 1
-        yield "head", cut, SCHEDULES["solve" if solvable else "head"][0]
+        head, asked = SCHEDULES["solve" if solvable else "head"][0], plan.schedule
+        # A solved head knows weights only, which come to the same as drawing.
+        balance = "weights" if solvable and asked.balance == "sampler" else asked.balance
+        yield "head", cut, replace(head, balance=balance, metric=asked.metric)
     yield "all" if plan.schedule.head_first else "", network.cut, plan.schedule
 
 
@@ -226,14 +284,29 @@ def measure(
     by already.
     """
     dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
-    compute, mixed = compute.reference(), compute.dtype is not None
-    forward = partial(FrozenForward, network.prefix, preprocessing, compute, reporter)
-    val = Recomputed(dataset.val, forward()) if mixed else sources.val
-    metrics = score(*answers(suffix, val, compute), dataset.classes, temperature)
+    fp32 = compute.reference()
+    forward = partial(FrozenForward, network.prefix, preprocessing, fp32, reporter)
+    mixed, val = sources.val_mixed, sources.val
+    if mixed is not None and not isinstance(val, Remembered):
+        val = Recomputed(dataset.val, forward())
+    logits, labels = answers(suffix, val, fp32)
+    metrics = score(logits, labels, dataset.classes, temperature)
+    if mixed is not None:
+        metrics["agreement"] = agreement(logits, answers(suffix, mixed, compute)[0], compute)
     if dataset.test:
         codes, labels, bad = remember(dataset.test, forward(), task="test", reporter=reporter)
         for path, why in bad.items():
             reporter.warn(f"test image left out: {path}: {why}")
         test = Remembered(codes, labels)
-        metrics["test"] = score(*answers(suffix, test, compute), dataset.classes, temperature)
+        metrics["test"] = score(*answers(suffix, test, fp32), dataset.classes, temperature)
     return metrics
+
+
+def agreement(reference: Tensor, mixed: Tensor, compute: Compute) -> dict[str, Any]:
+    """How many of n answers are the same in the run's numbers as in fp32.
+
+    Args:
+        reference, mixed: logits, float32 [n, classes].
+    """
+    same = int((reference.argmax(1) == mixed.argmax(1)).sum())
+    return {"numbers": compute.name, "n": len(reference), "same": same}

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.backbones import build, catalogue
+from tlcli.backbones import catalogue
 from tlcli.backbones.backbone import Backbone
-from tlcli.data.augment import AUGMENTATIONS, Augmentation
+from tlcli.data.augment import Augmentation
+from tlcli.data.colour import augmentation_for
 from tlcli.data.dataset import Dataset, scan
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
+from tlcli.recipes.continuing import begin_with, trained_further
 from tlcli.recipes.options import Options
 from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache, default_folder
@@ -22,6 +24,7 @@ from tlcli.transfer.distributed import first_here
 from tlcli.transfer.evidence import Evidence, Timing
 from tlcli.transfer.features import view_id
 from tlcli.transfer.forecast import forecast
+from tlcli.transfer.mixing import Mixing, make_mixing
 from tlcli.transfer.network import facts, is_linear
 from tlcli.transfer.plan import Plan, make_plan, needs_evidence
 from tlcli.transfer.sources import without
@@ -41,6 +44,7 @@ class Planned:
         forecast_s: seconds that each of the four cases would take on this machine, and under
             "plan" what this plan would.
         timing: of the measuring; None where there was none.
+        augmentation, mixing: of the training images; None where there is none.
     """
 
     backbone: str
@@ -49,6 +53,8 @@ class Planned:
     evidence: Evidence | None = None
     forecast_s: dict[str, float] = field(default_factory=dict)
     timing: Timing | None = None
+    augmentation: Augmentation | None = None
+    mixing: Mixing | None = None
 
     @property
     def reads(self) -> str | None:
@@ -115,7 +121,7 @@ def compare(
     """
     options, reporter = replace(options or Options(), **more), reporter or Reporter()
     options.check()
-    compute = device.choose(options.device, options.precision)
+    compute = device.choose(options.device, options.precision, options.compile)
     chosen = (
         [(options.model, options.weights)] if backbones is None else _at_hand(backbones, reporter)
     )
@@ -123,12 +129,13 @@ def compare(
     plans = []
     with feature_cache(options, reporter) as cache:
         for name, weights in chosen:
-            backbone = build.load(name, weights, reporter)
+            origin = begin_with(name, weights, dataset.classes, reporter)
             if len(chosen) > 1:
                 reporter.note(f"measuring {name}")
-            for line in backbone.notes:
+            for line in origin.backbone.notes:
                 reporter.note(line)
-            plans.append(decide(dataset, backbone, options, compute, cache, reporter, always=True))
+            made = decide(dataset, origin.backbone, options, compute, cache, reporter, always=True)
+            plans.append(replace(made, plan=trained_further(made.plan, origin)))
     return sorted(plans, key=lambda p: -(compared(p)["accuracy"] or 0.0))
 
 
@@ -178,13 +185,19 @@ def decide(
     reporter: Reporter,
     *,
     always: bool = False,
+    known: Plan | None = None,
 ) -> Planned:
     """Measure what the options leave open, and make the plan.
 
     Args:
         always: measure even where everything was set by hand.
+        known: the plan of a run that goes on: it stays, and nothing is measured.
     """
+    if known is not None:
+        return Planned(backbone.name, known, dataset, known.evidence)
     wish = options.wish()
+    augmentation = augmentation_for(options.transforms, dataset.train)
+    mixing = make_mixing(options.transforms)
     measured: Survey | None = None
     if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
         measured = survey(
@@ -214,10 +227,10 @@ def decide(
 
     made = make(wish)
     if measured is None:
-        return Planned(backbone.name, made, dataset)
+        return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
     sizes = {s.name: s.parameters for s in stages}
     plans = {case: make(Wish(case=case)) for case in CASES} | {"plan": made}
-    views = options.views or choose_views(None, made, AUGMENTATIONS[options.augment])
+    views = options.views or choose_views(None, made, augmentation)
     seconds = {
         name: forecast(
             p,
@@ -225,17 +238,25 @@ def decide(
             n_train=len(dataset.train),
             n_val=len(dataset.val),
             views=views,
-            cached=cached_views(p, measured, dataset, options, views),
+            cached=cached_views(p, measured, dataset, augmentation, options.seed, views),
             parameters=sum(sizes.get(stage, 0) for stage in p.trained),
             n_classes=len(dataset.classes),
+            mixed=mixing is not None and p.schedule.optimizer != "lbfgs",
         )
         for name, p in plans.items()
     }
-    return Planned(backbone.name, made, dataset, evidence, seconds, measured.timing)
+    return Planned(
+        backbone.name, made, dataset, evidence, seconds, measured.timing, augmentation, mixing
+    )
 
 
 def cached_views(
-    plan: Plan, measured: Survey, dataset: Dataset, options: Options, views: int
+    plan: Plan,
+    measured: Survey,
+    dataset: Dataset,
+    augmentation: Augmentation | None,
+    seed: int,
+    views: int,
 ) -> int:
     """How many of the views that `plan` remembers are in the cache already."""
     head_first = plan.cut == "none" and plan.schedule.head_first
@@ -244,15 +265,16 @@ def cached_views(
     shelf = measured.shelves.get(f"{cut}+pool" if plan.dropped else cut)
     if shelf is None:
         return 0
-    augmentation = AUGMENTATIONS[options.augment]
     wanted = [
-        *(view_id(s, augmentation, options.seed, v) for s in dataset.train for v in range(views)),
-        *(view_id(s, None, options.seed, 0) for s in dataset.val),
+        *(view_id(s, augmentation, seed, v) for s in dataset.train for v in range(views)),
+        *(view_id(s, None, seed, 0) for s in dataset.val),
     ]
     return sum(row in shelf for row in wanted)
 
 
-def choose_views(asked: int | None, plan: Plan, augmentation: Augmentation | None) -> int:
+def choose_views(
+    asked: int | None, plan: Plan, augmentation: Augmentation | None, mixing: Mixing | None = None
+) -> int:
     """How many views an image are remembered: a plain one, the others augmented.
 
     Raises:
@@ -260,13 +282,14 @@ def choose_views(asked: int | None, plan: Plan, augmentation: Augmentation | Non
     """
     if asked is None:
         return VIEWS if augmentation else 1
-    if plan.cut == "none" and not plan.schedule.head_first:
+    if (plan.cut == "none" or mixing) and not plan.schedule.head_first:
+        why = "mixed images have none" if mixing else "this plan freezes nothing"
         raise UsageError(
-            "--views is about remembered activations, and this plan freezes nothing",
+            f"--views is about remembered activations, and {why}",
             "leave it out; every epoch sees each image augmented anew",
         )
     if asked > 1 and augmentation is None:
-        raise UsageError(f"--views {asked} with --augment none would be the same view repeated")
+        raise UsageError(f"--views {asked} without --augment would be the same view repeated")
     return asked
 
 

@@ -2,21 +2,22 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
+from tlcli.data.augment import make_augmentation
 from tlcli.data.dataset import Dataset
 from tlcli.errors import UserError
+from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned
 from tlcli.transfer.agree import told
+from tlcli.transfer.mixing import make_mixing
 from tlcli.transfer.plan import Plan
-from tlcli.transfer.schedule import Schedule
 
 
-def decide_once(dataset: Dataset, backbone: str, make: Callable[[], Planned]) -> Planned:
+def decide_once(dataset: Dataset, options: Options, make: Callable[[], Planned]) -> Planned:
     """What `make` decides about `dataset`, which it is called for by the first process alone.
 
-    The others have the plan without the evidence, and the dataset without what was unreadable.
+    The others have the dataset without what was unreadable, and no forecast.
 
     Raises:
         UserError: this process sees other images than the first.
@@ -25,9 +26,15 @@ def decide_once(dataset: Dataset, backbone: str, make: Callable[[], Planned]) ->
 
     def decided() -> dict[str, Any]:
         made.append(make())
-        left = {sample.path for sample in _samples(made[0].dataset)}
-        gone = [i for i, s in enumerate(_samples(dataset)) if s.path not in left]
-        return {"images": _order(dataset), "plan": made[0].plan.to_dict(), "gone": gone}
+        planned = made[0]
+        left = {sample.path for sample in _samples(planned.dataset)}
+        return {
+            "images": _order(dataset),
+            "backbone": planned.backbone,
+            "plan": planned.plan.to_dict(),
+            "colours": getattr(planned.augmentation, "colours", None),
+            "gone": [i for i, s in enumerate(_samples(dataset)) if s.path not in left],
+        }
 
     heard = told(decided)
     if made:
@@ -39,7 +46,16 @@ def decide_once(dataset: Dataset, backbone: str, make: Callable[[], Planned]) ->
         )
     samples = _samples(dataset)
     gone = {samples[i].path: "unreadable for the first process" for i in heard["gone"]}
-    return Planned(backbone, _plan(heard["plan"]), dataset.without(gone) if gone else dataset)
+    plan = Plan.from_dict(heard["plan"])
+    colours = heard["colours"] and tuple(map(tuple, heard["colours"]))
+    return Planned(
+        heard["backbone"],
+        plan,
+        dataset.without(gone) if gone else dataset,
+        plan.evidence,
+        augmentation=make_augmentation(options.transforms, colours),
+        mixing=make_mixing(options.transforms),
+    )
 
 
 def _samples(dataset: Dataset) -> list[Any]:
@@ -50,10 +66,3 @@ def _order(dataset: Dataset) -> str:
     """The images' content, in order and by label."""
     text = "".join(f"{s.digest}{s.label} " for s in _samples(dataset))
     return hashlib.sha256(f"{len(dataset.train)} {text}".encode()).hexdigest()
-
-
-def _plan(content: dict[str, Any]) -> Plan:
-    """The plan that `Plan.to_dict` told, but for its evidence."""
-    known = {f.name: content[f.name] for f in fields(Plan)}
-    lists = {k: tuple(v) for k, v in known.items() if isinstance(v, list)}
-    return Plan(**known | lists | {"schedule": Schedule(**known["schedule"]), "evidence": None})

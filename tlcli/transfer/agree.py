@@ -35,6 +35,16 @@ def told(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return made if first() else json.loads(plain) | safetensors.torch.load(tensors)
 
 
+def by_first(do: Callable[[], None]) -> None:
+    """`do` in the first process; the others wait until it is done."""
+
+    def done() -> dict[str, Any]:
+        do()
+        return {}
+
+    told(done)
+
+
 def gathered(own: Any) -> list[Any]:
     """What each process has, JSON, in the order of their ranks."""
     if world() == 1:

@@ -24,9 +24,13 @@ from torch import Tensor
 
 from tlcli.events import Reporter
 
+# What rows are of, and how numpy spells it; bf16, which it lacks, as its bits.
+_SPELT = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<u2"}
+_TYPES = {np.dtype(spelt): dtype for dtype, spelt in _SPELT.items()}
+
 LIMIT = 8_000_000_000
 """Bytes that the cache may take on disk unless told otherwise."""
-SEGMENT = 64_000_000
+SEGMENT = 16_000_000
 """Bytes of rows that are gathered in memory before they are written."""
 STALE = 86_400.0
 """Seconds after which an unfinished file is taken for a dead run's."""
@@ -120,7 +124,7 @@ def row_id(digest: str, view: str) -> bytes:
 
 
 class Shelf:
-    """The rows of one kind; float32, all of one shape."""
+    """The rows of one kind, all of one shape and type: the one that they were computed in."""
 
     def __init__(self, cache: FeatureCache, folder: Path, key: str) -> None:
         self.cache = cache
@@ -130,6 +134,7 @@ class Shelf:
         self.paths: list[Path] = []
         self.where: dict[bytes, tuple[int, int]] = {}
         self.pending: dict[bytes, np.ndarray] = {}
+        self.pending_bytes = 0
         for path in sorted(folder.glob("*.npy")):
             self._open(path)
 
@@ -141,7 +146,7 @@ class Shelf:
             rows = np.load(path, mmap_mode="r")
         except (OSError, ValueError):
             return  # deleted by another run, or damaged: its rows are computed again
-        if rows.dtype.names != ("id", "row") or rows.ndim != 1:
+        if rows.dtype.names != ("id", "row") or rows.ndim != 1 or rows.dtype[1].base not in _TYPES:
             return
         ids = rows["id"].tobytes()
         for index in range(len(rows)):
@@ -150,15 +155,15 @@ class Shelf:
         self.paths.append(path)
 
     def fetch(self, rows: Sequence[bytes]) -> Tensor:
-        """float32 [len(rows), ...]; all must be there."""
+        """[len(rows), ...], as they were filed; all must be there."""
         for segment in {self.where[row][0] for row in rows if row in self.where}:
             with suppress(OSError):
                 os.utime(self.paths[segment])  # used now: the last to go
         first = self._row(rows[0])
-        out = np.empty((len(rows), *first.shape), np.float32)
+        out = np.empty((len(rows), *first.shape), first.dtype)
         for index, row in enumerate(rows):
             out[index] = self._row(row)
-        return torch.from_numpy(out)
+        return torch.from_numpy(out).view(_TYPES[first.dtype])
 
     def _row(self, row: bytes) -> np.ndarray:
         if row in self.pending:
@@ -168,17 +173,37 @@ class Shelf:
         return found
 
     def add(self, rows: Sequence[bytes], values: Tensor) -> None:
-        """File float32 [len(rows), ...] and write when there is enough of it."""
-        self.pending |= zip(rows, values.numpy(), strict=True)
-        if sum(v.nbytes for v in self.pending.values()) >= SEGMENT:
+        """File [len(rows), ...] and write when there is enough of it."""
+        plain = values.view(torch.uint16) if values.dtype is torch.bfloat16 else values
+        self.pending |= zip(rows, plain.numpy(), strict=True)
+        self.pending_bytes += values.nbytes
+        if self.pending_bytes >= SEGMENT:
             self.flush()
+
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What `remark` left here: plain JSON, of whoever computed the rows."""
+        try:
+            found = json.loads((self.folder / "remarks.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def remark(self, name: str, value: Any) -> None:
+        """Leave something beside the rows."""
+        if self.cache.broken or not self.folder.exists():
+            return
+        beside = self.folder / f".remarks-{time.time_ns():x}-{os.getpid():x}.part"
+        with self.cache.trying():
+            beside.write_text(json.dumps({**self.remarks, name: value}))
+            beside.replace(self.folder / "remarks.json")
 
     def flush(self) -> None:
         """Write what is pending as a segment of its own; it stays in memory where that fails."""
         if not self.pending or self.cache.broken:
             return
-        shape = next(iter(self.pending.values())).shape
-        segment = np.empty(len(self.pending), [("id", "V32"), ("row", "<f4", shape)])
+        first = next(iter(self.pending.values()))
+        segment = np.empty(len(self.pending), [("id", "V32"), ("row", first.dtype, first.shape)])
         for index, row in enumerate(self.pending.items()):
             segment[index] = row
         name = f"{time.time_ns():x}-{os.getpid():x}"
@@ -192,6 +217,6 @@ class Shelf:
                 np.save(file, segment)
             beside.replace(self.folder / f"{name}.npy")
             self._open(self.folder / f"{name}.npy")
-            self.pending = {}
+            self.pending, self.pending_bytes = {}, 0
         with suppress(OSError):
             beside.unlink(missing_ok=True)

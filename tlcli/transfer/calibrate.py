@@ -62,7 +62,7 @@ def hold_out(sources: Sources) -> tuple[Sources, Source | None]:
     train = sources.train
     spare = plain(train, aside.nonzero()[:, 0])
     if isinstance(train, Remembered):
-        rest: Source = Remembered(train.codes[~aside], train.labels[~aside], train.seed)
+        rest: Source = train.part((~aside).nonzero()[:, 0])
     else:
         kept = [sample for sample, out in zip(samples, aside.tolist(), strict=True) if not out]
         rest = replace(train, samples=kept)
@@ -72,7 +72,7 @@ def hold_out(sources: Sources) -> tuple[Sources, Source | None]:
 def plain(source: Source, chosen: Tensor) -> Source:
     """Those images of a source, without augmentation."""
     if isinstance(source, Remembered):
-        return Remembered(source.codes[chosen, :1], source.labels[chosen])
+        return source.plain(chosen)
     return Recomputed([source.samples[i] for i in chosen.tolist()], source.forward)
 
 
@@ -102,10 +102,15 @@ def calibrate(
         layer = network.final
         flat = train.codes.flatten(2)
         again = partial(left_out_logits, bias=layer.bias is not None, seed=seed)
-        logits = told(lambda: {"logits": again(flat, train.labels, len(layer.weight), strength)})[
-            "logits"
-        ]
-        labels, novelty, method = train.labels, learn(codes), f"{FOLDS}-fold"
+
+        def left_out() -> dict[str, Tensor]:
+            found = again(flat, train.labels, len(layer.weight), strength)
+            return {} if found is None else {"logits": found[0], "images": found[1]}
+
+        unseen = told(left_out)
+        if unseen:
+            logits, labels = unseen["logits"], train.labels[unseen["images"]]
+            novelty, method = learn(codes), f"{FOLDS}-fold"
     elif spare is not None:
         logits, labels = answers(suffix, spare, compute)
         novelty = learn_held_out(codes, outputs(body, spare, compute)[0])

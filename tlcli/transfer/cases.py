@@ -73,13 +73,17 @@ CASES: Mapping[str, Case] = {
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for by hand; None is "you choose"."""
+    """What was asked for by hand; None is "you choose".
+
+    `mixing` is the option that asks for mixed images, or "": those need training in steps.
+    """
 
     case: str | None = None
     size: str | None = None
     similarity: str | None = None
     freeze: str | None = None
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    mixing: str = ""
 
 
 def case_of(size: str, similarity: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,25 +12,53 @@ from tlcli.transfer.distributed import placed
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MOST_WORKERS = 8
+"""Forward passes that run beside each other on a CPU, at most: each holds a batch's activations."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the type that mixed precision uses on it; None is plain fp32."""
+    """A device and the type that mixed precision uses on it; None is plain fp32.
+
+    `compiled`: what is computed over and over goes through torch.compile.
+    """
 
     device: torch.device
     dtype: torch.dtype | None
+    compiled: bool = False
 
     @property
     def name(self) -> str:
         """For example "cpu fp32" or "cuda bf16"."""
         precision = next(k for k, v in _DTYPES.items() if v == self.dtype)
-        return f"{self.device.type} {precision}"
+        return f"{self.device.type} {precision}" + (" compiled" if self.compiled else "")
+
+    @property
+    def stored(self) -> torch.dtype:
+        """What frozen activations are computed to and kept in: nothing is lost on the way."""
+        return self.dtype or torch.float32
+
+    @property
+    def workers(self) -> int:
+        """How many batches of a frozen pass are computed beside each other.
+
+        On a CPU one a core, each on its own: threads that share a batch wait for each other, and
+        all the more where decoding takes turns with them.
+        """
+        return min(torch.get_num_threads(), MOST_WORKERS) if self.device.type == "cpu" else 1
+
+    @property
+    def threads(self) -> int:
+        """torch's threads of each of those; what numbers may depend on."""
+        return max(1, torch.get_num_threads() // self.workers)
 
     @property
     def batch_size(self) -> int:
-        """Images a batch of a forward pass: fixed, since fp32 results move with it by 1e-6."""
-        return 128 if self.device.type == "cuda" else 32
+        """Images a batch of a forward pass: fixed, since fp32 results move with it by 1e-6.
+
+        On a CPU, where a core computes a batch by itself, small ones stay in its caches.
+        """
+        return {"cuda": 128, "cpu": 16}.get(self.device.type, 32)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision where there is any, else a context that does nothing."""
@@ -39,7 +67,7 @@ class Compute:
 
     def reference(self) -> "Compute":
         """The same device in fp32, which metrics are of."""
-        return Compute(self.device, None)
+        return replace(self, dtype=None)
 
 
 @contextmanager
@@ -53,11 +81,17 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def choose(device: str = "auto", precision: str = "auto") -> Compute:
+def native_bf16() -> bool:
+    """Whether this CPU multiplies bf16 itself (AVX-512 BF16, AMX); elsewhere it is emulated."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+
+
+def choose(device: str = "auto", precision: str = "auto", compiled: bool = False) -> Compute:
     """The device of that name and its precision.
 
-    `auto` takes CUDA, then Apple's MPS, then the CPU; and bf16 (fp16 where that is lacking) on
-    CUDA, fp32 elsewhere.
+    `auto` takes CUDA, then Apple's MPS, then the CPU; and bf16 on CUDA (fp16 where that is
+    lacking) and on CPUs that have it natively, fp32 elsewhere.
 
     Raises:
         UsageError: unknown name.
@@ -82,4 +116,6 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
         precision = "fp32"
         if device == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return Compute(placed(torch.device(device)), _DTYPES[precision])
+        elif device == "cpu" and native_bf16():
+            precision = "bf16"
+    return Compute(placed(torch.device(device)), _DTYPES[precision], compiled)

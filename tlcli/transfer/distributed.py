@@ -118,7 +118,7 @@ def joined(reporter: Reporter) -> Iterator[Reporter]:
         before = {s: signal.signal(s, _stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield reporter if first() else Silent()
-    except (Lost, SystemExit):
+    except (KeyboardInterrupt, SystemExit):
         raise_if_lost()
         raise
     except UserError as error:

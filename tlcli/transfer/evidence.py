@@ -1,7 +1,7 @@
 """What was measured of a folder before deciding its case. Pure data, no torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 SAMPLE = 1000
@@ -106,6 +106,27 @@ class Evidence:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, figures to six digits."""
         return _rounded(asdict(self))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Evidence":
+        """What `to_dict` was made of, to six digits.
+
+        Raises:
+            TypeError: fields are missing or unknown.
+        """
+        found = cls(**content)
+        known = found.familiarity and Familiarity(**content["familiarity"])
+        return replace(
+            found,
+            familiarity=known or None,
+            sweep=tuple(StageScore(**stage) for stage in content["sweep"]),
+            curve=tuple(CurvePoint(**point) for point in content["curve"]),
+            pairs=tuple(
+                Pair(tuple(pair["classes"]), pair["confused"], pair["of"])
+                for pair in content["pairs"]
+            ),
+            notes=tuple(content["notes"]),
+        )
 
 
 def _rounded(value: Any) -> Any:

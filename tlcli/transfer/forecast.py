@@ -2,6 +2,7 @@
 
 from tlcli.transfer.evidence import Timing
 from tlcli.transfer.plan import Plan
+from tlcli.transfer.schedule import TRIES
 
 SOLVE = 2.6e-4
 """Seconds for each image view and class that solving a head takes, its cross-validation and its
@@ -22,6 +23,7 @@ def forecast(
     cached: int,
     parameters: int,
     n_classes: int,
+    mixed: bool = False,
 ) -> float:
     """Seconds that `plan` will take from here on, all its epochs counted.
 
@@ -29,12 +31,15 @@ def forecast(
         views: remembered views an image.
         cached: views that are in the cache already.
         parameters: that are trained.
+        mixed: the images are mixed, so that what is frozen is computed again each epoch.
     """
     share = timing.share.get(plan.cut, 0.0)
     steps = plan.schedule
     # The head first is one on the last codes, whatever is trained behind it.
     remembered = 1.0 if plan.cut == "none" and steps.head_first else share
-    seconds = SAVE + max(n_train * views + n_val - cached, 0) * timing.image * remembered
+    again = mixed and not steps.head_first
+    needed = 0 if again else max(n_train * views + n_val - cached, 0)
+    seconds = SAVE + needed * timing.image * remembered
     if steps.optimizer == "lbfgs" or steps.head_first:
         seconds += SOLVE * n_train * views * n_classes
     if steps.optimizer != "lbfgs":
@@ -42,6 +47,8 @@ def forecast(
         batches = -(-n_train // steps.batch_size)
         epoch = n_train * timing.step_image * behind + batches * timing.step * behind
         epoch += batches * UPDATE * parameters
+        epoch += (n_train + n_val) * timing.image * share if again else 0.0
+        seconds += epoch * TRIES / batches if steps.find_lr else 0.0
         seconds += steps.epochs * (epoch + n_val * timing.image * behind)
     return seconds
 

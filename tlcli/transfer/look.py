@@ -1,8 +1,9 @@
 """The measuring pass: every stage's pooled output for some images, by way of the cache."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 
 from tlcli.backbones.backbone import Backbone
 from tlcli.data.dataset import Sample
-from tlcli.data.load import load_batches
+from tlcli.data.decode import Unreadable
+from tlcli.data.load import Batch, load_batches
 from tlcli.events import Reporter
 from tlcli.transfer.cache import FeatureCache, row_id
 from tlcli.transfer.device import Compute
 from tlcli.transfer.evidence import Timing
-from tlcli.transfer.features import FORECAST_AFTER, PLAIN, FrozenForward
+from tlcli.transfer.features import FORECAST_AFTER, PLAIN
+from tlcli.transfer.forward import FrozenForward, beside
 from tlcli.transfer.network import Pool
 
 HEAD = "head"
@@ -109,9 +112,9 @@ class Look:
         loaded = load_batches(
             [samples[i].path for i in missing], self.forward.preprocessing, batch=batch
         )
-        for images, problems in loaded:
+        for outputs, problems in self._through(loaded):
             good = [k for k, problem in enumerate(problems) if problem is None]
-            self._keep([rows[missing[done + k]] for k in good], images, good)
+            self._keep([rows[missing[done + k]] for k in good], outputs, good)
             unreadable |= {p.path: p.why for p in problems if p is not None}
             done += len(problems)
             self.seconds = time.perf_counter() - started
@@ -130,7 +133,7 @@ class Look:
         self.seen = end
         there = [i for i in range(end) if self._have(rows[i])]
         return {
-            tap.name: shelf.fetch([rows[i] for i in there])
+            tap.name: shelf.fetch([rows[i] for i in there]).float()
             for tap, shelf in zip(self.taps, self.shelves, strict=True)
             if there
         }, unreadable
@@ -145,23 +148,34 @@ class Look:
         rows = [row_id(s.digest, view) for s in samples]
         missing = [i for i, row in enumerate(rows) if not self._have(row)]
         done = 0
-        for images, problems in load_batches(
+        loaded = load_batches(
             [samples[i].path for i in missing],
             self.forward.preprocessing,
             batch=self.forward.compute.batch_size,
-        ):
+        )
+        for outputs, problems in self._through(loaded, change):
             indices = missing[done : done + len(problems)]
-            self._keep([rows[i] for i in indices], change(images), list(range(len(problems))))
+            self._keep([rows[i] for i in indices], outputs, list(range(len(problems))))
             done += len(problems)
         return {
-            tap.name: shelf.fetch(rows) for tap, shelf in zip(self.taps, self.shelves, strict=True)
+            tap.name: shelf.fetch(rows).float()
+            for tap, shelf in zip(self.taps, self.shelves, strict=True)
         }
 
     def _have(self, row: bytes) -> bool:
         return all(row in shelf for shelf in self.shelves)
 
-    def _keep(self, rows: Sequence[bytes], images: Tensor, good: list[int]) -> None:
-        outputs = self.forward.every(images, self.pools)
+    def _through(
+        self, loaded: Iterable[Batch], change: Callable[[Tensor], Tensor] = lambda images: images
+    ) -> Iterator[tuple[list[Tensor], list[Unreadable | None]]]:
+        """Each stage's outputs for every batch, and which of its images are missing."""
+
+        def one(batch: Batch) -> tuple[list[Tensor], list[Unreadable | None]]:
+            return self.forward.every(change(batch[0]), self.pools), batch[1]
+
+        return beside(one, loaded, self.forward.compute)
+
+    def _keep(self, rows: Sequence[bytes], outputs: list[Tensor], good: list[int]) -> None:
         for tap, shelf in zip(self.taps, self.shelves, strict=True):
             shelf.add(rows, outputs[tap.index][good].cpu())
 
@@ -173,21 +187,32 @@ class Look:
 
     @torch.no_grad()
     def timing(self, samples: Sequence[Sample]) -> Timing:
-        """What an image and a training step cost here; some of `samples` are computed for it."""
+        """What an image and a training step cost here; some of `samples` are computed for it.
+
+        Where all of them were cached, what it came to when they were computed.
+        """
         batch = self.forward.compute.batch_size
-        paths = [s.path for s in samples[:batch]]
-        if self.computed < 2 * batch:
-            # All of it was cached, or too little to tell: one batch, after one to warm up.
+        enough = batch * self.forward.compute.workers
+        known = self.shelves[-1].remarks if not self.computed and self.shelves else {}
+        with suppress(KeyError, TypeError):  # of another version, or none
+            return Timing(**known["timing"])
+        if self.computed < 2 * enough:
+            # All of it was cached, or too little to tell: a batch a worker, after some to warm up.
+            paths = [s.path for s in samples[:enough]]
             for _ in range(2):
                 started = time.perf_counter()
-                for images, _ in load_batches(paths, self.forward.preprocessing, batch=batch):
-                    self.forward.every(images, self.pools)
-                self.seconds, self.computed = time.perf_counter() - started, batch
+                loaded = load_batches(paths, self.forward.preprocessing, batch=batch)
+                for _ in self._through(loaded):
+                    pass
+                self.seconds, self.computed = time.perf_counter() - started, len(paths)
         spent = self.forward.seconds
         total = sum(spent) or 1.0
         share = {s.name: sum(spent[: i + 1]) / total for i, s in enumerate(self.stages)}
         step, step_image = self._step()
-        return Timing(self.seconds / max(1, self.computed), share, step, step_image)
+        timing = Timing(self.seconds / max(1, self.computed), share, step, step_image)
+        if self.shelves:
+            self.shelves[-1].remark("timing", asdict(timing))
+        return timing
 
     @torch.enable_grad()
     def _step(self) -> tuple[float, float]:

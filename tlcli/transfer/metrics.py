@@ -16,10 +16,10 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """The 95% interval of a proportion (Wilson 1927): low and high; (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0
-    from scipy.stats import binomtest
-
-    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    z, p = 1.959963984540054, right / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + side) / (1 + z * z / n) for side in (-half, half))
+    return max(0.0, low), min(1.0, high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -52,21 +52,11 @@ def score(
         over the classes that have images), `per_class` (name to n, precision, recall, f1),
         `confusion` (rows: true class, columns: answer) and `calibration` (see `calibration`).
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    n, every = len(labels), list(range(len(classes)))
+    n, k = len(labels), len(classes)
     answers = logits.argmax(1)
-    truth, said = labels.numpy(), answers.numpy()
-    columns = (
-        precision_recall_fscore_support(truth, said, labels=every, zero_division=math.nan)
-        if n
-        else [[math.nan] * len(every)] * 3 + [[0] * len(every)]
-    )
-    per_class = {
-        name: {"n": int(support), **_known(precision=precision, recall=recall, f1=f1)}
-        for name, precision, recall, f1, support in zip(classes, *columns, strict=True)
-    }
-    recalls = [of["recall"] for of in per_class.values() if of["recall"] is not None]
+    confusion, figures = _figures(answers, labels, k)
+    per_class = dict(zip(classes, figures, strict=True))
+    recalls = [of["recall"] for of in figures if of["recall"] is not None]
     right = int((answers == labels).sum())
     top5 = (logits.topk(5, dim=1).indices == labels[:, None]).any(1) if len(classes) > 5 else None
     return {
@@ -76,11 +66,43 @@ def score(
         "loss": torch.nn.functional.cross_entropy(logits, labels).item() if n else None,
         "balanced_accuracy": sum(recalls) / len(recalls) if recalls else None,
         "per_class": per_class,
-        "confusion": confusion_matrix(truth, said, labels=every).tolist()
-        if n
-        else [[0] * len(every) for _ in every],
+        "confusion": confusion.tolist(),
         "calibration": calibration(logits, labels, temperature),
     }
+
+
+BY_CLASS = ("balanced_accuracy", "macro_f1")
+
+
+def by_class(metric: str, said: Tensor, labels: Tensor) -> float:
+    """One of `BY_CLASS` over the classes that have images: the mean recall, or the mean F1.
+
+    Args:
+        said, labels: answers and true classes, int64 [n], n > 0.
+    """
+    figures = _figures(said, labels, int(max(said.max(), labels.max())) + 1)[1]
+    name = "recall" if metric == "balanced_accuracy" else "f1"
+    of_each = [of[name] or 0.0 for of in figures if of["n"]]
+    return sum(of_each) / len(of_each)
+
+
+def _figures(
+    answers: Tensor, labels: Tensor, k: int
+) -> tuple[Tensor, list[dict[str, float | None]]]:
+    """The confusion matrix (rows: true class), and of each class n, precision, recall and F1."""
+    # scikit-learn has these too, but importing it takes longer than a run from the cache may.
+    confusion = torch.bincount(labels * k + answers, minlength=k * k).view(k, k)
+    hits, truth, said = (x.tolist() for x in (confusion.diag(), confusion.sum(1), confusion.sum(0)))
+    figures = [
+        {
+            "n": t,
+            "precision": _ratio(hit, s),
+            "recall": _ratio(hit, t),
+            "f1": _ratio(2 * hit, t + s),
+        }
+        for hit, t, s in zip(hits, truth, said, strict=True)
+    ]
+    return confusion, figures
 
 
 def calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
@@ -123,7 +145,7 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str,
 
 def _gaps(logits: Tensor, labels: Tensor) -> Tensor:
     """Of each image probability minus right (1 or 0), in the column of its bin: [n, BINS]."""
-    probability, answer = logits.softmax(1).max(1)
+    probability, answer = logits.softmax(1).nan_to_num(0).max(1)
     gap = probability - (answer == labels).double()
     place = (probability * BINS).long().clamp_max(BINS - 1)
     return torch.zeros(len(labels), BINS, dtype=torch.float64).scatter_(
@@ -140,9 +162,9 @@ def _share(name: str, right: int | None, n: int) -> dict[str, float | None]:
     return {name: right / n, f"{name}_low": low, f"{name}_high": high}
 
 
-def _known(**figures: float) -> dict[str, float | None]:
-    """None for what there was nothing to divide by."""
-    return {name: None if math.isnan(value) else float(value) for name, value in figures.items()}
+def _ratio(part: int, whole: int) -> float | None:
+    """None where there is nothing to divide by."""
+    return part / whole if whole else None
 
 
 def accuracy_text(metrics: Mapping[str, Any]) -> str:

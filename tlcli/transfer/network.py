@@ -83,6 +83,23 @@ def final_layer(head: nn.Module) -> nn.Linear | nn.Conv2d:
     return layers[-1]
 
 
+def set_dropout(network: Network, share: float | None) -> None:
+    """Leave out that share of the codes before the final layer in training; None: as it is.
+
+    State-dict names stay: a dropout has no tensors, and `Network.tensors` names by the model's own.
+    """
+    if share is None:
+        return
+    head = network.stages[-1]
+    steps = list(head.steps)
+    before = next(i for i, step in enumerate(steps) if network.final in list(step.modules()))
+    found = [step for step in steps[:before] if isinstance(step, nn.Dropout)]
+    if found:
+        found[-1].p = share
+    else:
+        head.steps = nn.Sequential(*steps[:before], nn.Dropout(share), *steps[before:])
+
+
 def facts(backbone: Backbone) -> list[StageFacts]:
     """What a plan needs to know of the backbone's stages."""
     return [
@@ -103,25 +120,38 @@ def build_network(
 
     Where `dropped`, the stages behind the cut go, and the new head reads the pooled activations
     of the last one kept. Changes `backbone`.
+
+    Raises:
+        ValueError: it has no stage of that name.
     """
     names = [s.name for s in backbone.stages]
     index = 0 if cut == "none" else names.index(cut) + 1
-    if not dropped:
+    if dropped:
+        kept = backbone.stages[:index]
+        pool, width = _pooled(backbone, kept)
+        network = Network(backbone, (*kept, pool, _new_head(width, n_classes)), index + 1, True)
+    elif backbone.ends is not None:
+        head = _new_head(final_layer(backbone.stages[-1]).weight.shape[1], n_classes)
+        network = Network(backbone, (*backbone.stages[:-1], head), index, True)
+    else:
         replace_head(backbone, n_classes)
         network = Network(backbone, backbone.stages, index, dropped=False)
-    else:
-        kept = backbone.stages[:index]
-        with torch.no_grad():
-            side = backbone.preprocessing.crop
-            codes = nn.Sequential(*kept).eval()(torch.zeros(1, 3, side, side))
-            layout = backbone.layout if codes.dim() > 2 else "flat"
-            pool = Stage("pool", "features", [Pool(layout)])
-            codes = pool(codes)
-        head = Stage(NEW_HEAD, "classifier", [nn.Linear(codes.shape[1], n_classes)])
-        network = Network(backbone, (*kept, pool, head), index + 1, dropped=True)
     if init != "default":
         _initialise(network, index, init)
     return network
+
+
+def _new_head(width: int, n_classes: int) -> Stage:
+    return Stage(NEW_HEAD, "classifier", [nn.Linear(width, n_classes)])
+
+
+@torch.no_grad()
+def _pooled(backbone: Backbone, kept: Sequence[Stage]) -> tuple[Stage, int]:
+    """A stage that pools what `kept` give, and how many numbers an image that is."""
+    side = backbone.preprocessing.crop
+    codes = nn.Sequential(*kept).eval()(torch.zeros(1, 3, side, side))
+    pool = Stage("pool", "features", [Pool(backbone.layout if codes.dim() > 2 else "flat")])
+    return pool, pool(codes).shape[1]
 
 
 def _initialise(network: Network, cut: int, init: str) -> None:

@@ -8,9 +8,15 @@ import torch
 from tlcli.transfer.network import Network
 from tlcli.transfer.schedule import Schedule
 
+FUSED = ("cpu", "cuda", "mps")
+
 
 def make_optimizer(network: Network, schedule: Schedule) -> torch.optim.Optimizer:
-    """Parameter groups by stage, earlier ones with smaller steps; no decay on vectors."""
+    """Parameter groups by stage, earlier ones with smaller steps; no decay on vectors.
+
+    One kernel updates all tensors of a kind where the device has such (the CPU too).
+    """
+    fused = network.final.weight.device.type in FUSED
     groups = []
     trained = network.stages[network.cut :]
     for depth, stage in enumerate(trained):
@@ -22,18 +28,37 @@ def make_optimizer(network: Network, schedule: Schedule) -> torch.optim.Optimize
                 decay = schedule.weight_decay if decayed else 0.0
                 groups.append({"params": mine, "lr": lr, "weight_decay": decay})
     if schedule.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum)
-    return torch.optim.AdamW(groups, lr=schedule.lr)
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, fused=fused)
+    return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
 def rate_factor(schedule: Schedule, per_epoch: int) -> Callable[[int], float]:
     """The learning rate at a step, as a share of the full one."""
     total = schedule.epochs * per_epoch
-    warm_up = max(1, per_epoch // 2)
+    warmup = min(max(1, round(schedule.warmup * per_epoch)) if schedule.warmup else 0, total)
+    rise, fall = SHAPES[schedule.lr_schedule]
 
-    def cosine(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / (warm_up + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+    def factor(step: int) -> float:
+        if step < warmup:
+            return rise((step + 1) / (warmup + 1))
+        return fall((step - warmup) / max(1, total - warmup))
 
-    return cosine if schedule.lr_schedule == "cosine" else lambda _: 1.0
+    return factor
+
+
+def _half_cosine(share: float) -> float:
+    """From 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _linear(share: float) -> float:
+    return 1 - share
+
+
+# How the rate rises (by the share of the warm-up that is behind) and what it does then.
+SHAPES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    "cosine": (float, _half_cosine),
+    "linear": (float, _linear),
+    "one-cycle": (lambda share: 1 / 25 + 24 / 25 * _half_cosine(1 - share), _half_cosine),
+    "constant": (float, lambda _: 1.0),
+}

@@ -5,7 +5,7 @@ What lies before the cut is frozen; what lies behind it is trained or, where the
 dropped for a new head. `docs/four-cases.md` tells it at length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -58,6 +58,24 @@ class Plan:
         """Plain JSON types."""
         evidence = self.evidence.to_dict() if self.evidence else None
         return {**asdict(replace(self, evidence=None)), "evidence": evidence}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Plan":
+        """What `to_dict` was made of.
+
+        Raises:
+            TypeError: fields are missing or unknown.
+        """
+        plan = cls(**content)
+        evidence = plan.evidence and Evidence.from_dict(content["evidence"])
+        return replace(
+            plan,
+            trained=tuple(plan.trained),
+            dropped=tuple(plan.dropped),
+            override=tuple(plan.override),
+            schedule=Schedule(**content["schedule"]),
+            evidence=evidence or None,
+        )
 
 
 NEW_HEAD = "new_head"
@@ -128,10 +146,16 @@ def make_plan(
     else:
         recipe = "solve" if drop or linear_head else "head"
     schedule, switched = choose_schedule(
-        recipe, wish.schedule, solvable=len(trained) == 1 and (drop or linear_head)
+        recipe,
+        wish.schedule,
+        solvable=len(trained) == 1 and (drop or linear_head),
+        mixing=wish.mixing,
+        n_train=n_train,
     )
     notes += switched
     if schedule.head_first and (index == len(stages) - 1 or wish.schedule.get("init")):
+        if wish.schedule.get("head_first"):
+            raise UsageError("--head-first and --init both say how the head starts", "drop one")
         schedule = replace(schedule, head_first=False)
     if wish.schedule.get("init") and not index:
         notes.append("--init starts the head from there, so it is not solved first")

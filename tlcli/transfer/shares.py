@@ -14,11 +14,16 @@ from torch import Tensor, nn
 
 from tlcli.errors import UsageError
 from tlcli.transfer.agree import gathered, union
+from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.distributed import rank, talking, world
+from tlcli.transfer.store import room
 
 T = TypeVar("T")
 
-Pass = Callable[..., tuple[Any, Tensor, dict[Path, str]]]
+MESSAGE = 32_000_000
+"""Bytes of activations that are sent at once."""
+
+Pass = Callable[..., tuple[list[Tensor], Tensor, dict[Path, str]]]
 
 
 def mine(items: Sequence[T]) -> Sequence[T]:
@@ -29,8 +34,8 @@ def mine(items: Sequence[T]) -> Sequence[T]:
 def sharded(remember: Pass) -> Pass:
     """A pass over samples of which each process makes its share and all get the whole.
 
-    `remember` takes the samples first and gives activations [n, ...] (or a list of such) and labels
-    [n] of those that are readable, in their order, and why the others are not. An image's numbers
+    `remember` takes the samples first and gives lists of activations [n, ...] and labels [n] of
+    those that are readable, in their order, and why the others are not. An image's numbers
     must not depend on which others it came with: they are the same bits whoever computes them.
     """
 
@@ -46,9 +51,8 @@ def sharded(remember: Pass) -> Pass:
         readable = torch.tensor([s.path not in bad for s in samples], dtype=torch.bool)
         row = readable.cumsum(0) - 1
         places = [row[r::many][readable[r::many]] for r in range(many)]
-        several = isinstance(codes, list)
-        all_codes = [_assembled(each, places) for each in (codes if several else [codes])]
-        return all_codes if several else all_codes[0], _assembled(labels, places), bad
+        cache = how.get("cache")
+        return [_assembled(c, places, cache) for c in codes], _assembled(labels, places), bad
 
     return together
 
@@ -72,22 +76,23 @@ def whole(rows: Tensor, n: int, batch: int) -> Tensor:
     return rows if len(rows) == n else _assembled(rows, _dealt(n, batch))
 
 
-def _assembled(rows: Tensor, places: Sequence[Tensor]) -> Tensor:
-    """Each rank's `rows` [m, ...] at its `places` in the whole."""
+def _assembled(rows: Tensor, places: Sequence[Tensor], cache: FeatureCache | None = None) -> Tensor:
+    """Each rank's `rows` [m, ...] at its `places` in the whole; of many, a mapped file."""
     kinds = gathered([list(rows.shape[1:]), str(rows.dtype).rpartition(".")[2]])
     # A process without rows does not know what they look like.
     shape, dtype = next((k for k, p in zip(kinds, places, strict=True) if len(p)), kinds[0])
-    whole = torch.empty(sum(map(len, places)), *shape, dtype=getattr(torch, dtype))
+    whole = room([sum(map(len, places)), *shape], getattr(torch, dtype), cache)
+    at_once = max(1, MESSAGE // max(1, whole[:1].nbytes))
     for source, there in enumerate(places):
-        if not len(there):
-            continue
-        part = rows.contiguous()
-        if source != rank():
-            part = torch.empty(len(there), *shape, dtype=whole.dtype)
-        with talking():
-            # As bytes: not every backend sends every type.
-            torch.distributed.broadcast(part.flatten().view(torch.uint8), source)
-        whole[there] = part
+        own = source == rank()
+        for number, some in enumerate(there.split(at_once) if len(there) else ()):
+            part = torch.empty(len(some), *shape, dtype=whole.dtype)
+            if own:
+                part = rows[number * at_once :][: len(some)].contiguous()
+            with talking():
+                # As bytes: not every backend sends every type.
+                torch.distributed.broadcast(part.flatten().view(torch.uint8), source)
+            whole[some] = part
     return whole
 
 
@@ -107,7 +112,12 @@ def parts(order: Tensor, batch: int) -> tuple[Tensor, int]:
     own = [
         b[rank() :: many] if len(b) >= many else b[[rank() % len(b)]] for b in order.split(batch)
     ]
-    return torch.cat(own), len(range(rank(), batch, many))
+    return torch.cat(own), part_size(batch)
+
+
+def part_size(batch: int) -> int:
+    """How many of a whole batch's images are this process' part."""
+    return len(range(rank(), batch, world()))
 
 
 def repeats(total: int) -> int:

@@ -2,151 +2,273 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from tlcli.events import Reporter
+from tlcli.transfer.average import Average
+from tlcli.transfer.balance import balanced_order, class_weights
 from tlcli.transfer.device import Compute
-from tlcli.transfer.distributed import rank
-from tlcli.transfer.network import Network
+from tlcli.transfer.distributed import rank, world
+from tlcli.transfer.find import Curve, find_rate
+from tlcli.transfer.gradients import Batch, Gradients
+from tlcli.transfer.modes import set_mode, thaw
+from tlcli.transfer.network import Network, set_dropout
 from tlcli.transfer.optimise import make_optimizer, rate_factor
-from tlcli.transfer.schedule import Schedule
-from tlcli.transfer.shares import divisor, level, parallel, parts, repeats, summed
+from tlcli.transfer.schedule import Schedule, unfrozen
+from tlcli.transfer.shares import level, parts, summed
 from tlcli.transfer.sources import Source
+from tlcli.transfer.state import laid_out_alike, random_state, set_random_state
 
 Row = dict[str, float | int | str | None]
 
-BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-MOMENTUM = 0.1
-"""How fast statistics that adapt follow the batches. TensorFlow's weights come with 0.01, of which
-a short training sees too little: what it validates with would still be ImageNet's."""
+READ_EVERY = 10
+"""Steps between looks at the loss on devices that compute ahead: each look waits for them."""
 
 
 class Diverged(Exception):
     """The loss became NaN or infinite; the text says where."""
 
 
+@dataclass
+class Part:
+    """How much of an epoch is done: batches, images, the sums over them, and the epoch's rate."""
+
+    lr: float
+    batches: int = 0
+    images: int = 0
+    loss: float = 0.0
+    right: float = 0.0
+
+
 class Steps:
     """The suffix in training: its optimizer, schedule and position.
 
-    All that the next epoch depends on is here, in the network's tensors, and in `epoch` and `seed`.
+    All that the next step depends on is here (`state_dict`), in the network's tensors, in
+    `schedule` and in `seed`.
+
+    Attributes:
+        gradients: adds those of a batch; its `forward` is the suffix, or a wrap of it.
+        epoch: the last that ended, or the one that is under way.
+        part: how much of that one is done; None between epochs.
+        on_step: called after a step, where the state may be taken.
+        curve: of the learning rate range test, where there was one.
     """
 
     def __init__(
         self, network: Network, n: int, schedule: Schedule, compute: Compute, seed: int
     ) -> None:
         self.network, self.schedule, self.compute = network, schedule, compute
-        self.suffix = parallel(network.suffix)
+        set_dropout(network, schedule.dropout)
+        self.suffix = network.suffix
+        self.gradients = Gradients(self.suffix, schedule, compute)
         self.n, self.seed, self.epoch = n, seed, 0
+        self.part: Part | None = None
+        self.on_step: Callable[[], None] = lambda: None
         self.batches = -(-n // schedule.batch_size)
-        self.optimizer = make_optimizer(network, schedule)
-        factor = rate_factor(schedule, -(-self.batches // schedule.accumulate))
+        self.per_epoch = -(-self.batches // schedule.accumulate)
+        self.average = (
+            None
+            if schedule.average == "none"
+            else Average(self.suffix, schedule.average, schedule.epochs, self.per_epoch)
+        )
+        self.unread = torch.zeros(2, device=compute.device)
+        self.curve: Curve = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """The optimizer and what goes with it, as before the first step."""
+        self.optimizer = make_optimizer(self.network, self.schedule)
+        factor = rate_factor(self.schedule, self.per_epoch)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
-        half = compute.dtype is torch.float16
-        self.scaler = torch.amp.GradScaler(compute.device.type, enabled=half)
+        half = self.compute.dtype is torch.float16
+        self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=half)
 
     def epochs(self, train: Source, phase: str, reporter: Reporter) -> Iterator[Row]:
         """The epochs that are left; a row after each.
 
+        While a row is looked at the network holds what is to be validated: the averaged tensors,
+        where the schedule asks for an average.
+
         Raises:
             Diverged: the loss is no number any more.
+            UserError: memory runs out with a single image, or no learning rate was found.
         """
-        while self.epoch < self.schedule.epochs:
-            self.epoch += 1
-            yield {"phase": phase, **self._one(train, phase, reporter)}
+        if self.schedule.balance == "weights":
+            n_classes = self.network.final.weight.shape[0]
+            weights = class_weights(train.labels, n_classes)
+            self.gradients.weights = weights.to(self.compute.device)
+        if self.schedule.find_lr:
+            self._find(train, reporter)
+        while self.part or self.epoch < self.schedule.epochs:
+            if self.average:
+                self.average.show(False)
+            self.epoch += self.part is None
+            row = {"phase": phase, **self._one(train, phase, reporter)}
+            level(self.suffix)
+            if self.average:
+                self.average.show(True)
+                level(self.suffix)  # the averaged statistics too
+            yield row
 
     def _one(self, train: Source, phase: str, reporter: Reporter) -> Row:
         started, epoch, n = time.perf_counter(), self.epoch, self.n
-        # What is drawn in an epoch, dropout's masks too, depends on the seed, the epoch and the
-        # process alone.
-        drawn = self.seed * 100_003 + epoch
-        torch.manual_seed(drawn + 7_919 * rank())
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(drawn))
-        set_mode(self.suffix, self.schedule.batchnorm)
-        lr = self.optimizer.param_groups[-1]["lr"]
-        loss_sum = right = 0.0
-        done = 0
+        order = self._order(train)
+        if self.part is None:
+            self._draw_anew(epoch)
+            self.part = Part(self.optimizer.param_groups[-1]["lr"])
+        self._set_modes()
+        part, before = self.part, self.part.images
+        ahead = self.compute.device.type != "cpu"
         task = f"training {phase}" if phase else "training"
         accumulate = self.schedule.accumulate
         # The last group of an epoch may hold fewer batches.
         short = self.batches % accumulate or accumulate
-        batches = train.batches(*parts(order, self.schedule.batch_size), epoch)
-        for step, (x, y) in enumerate(batches, 1):
-            group = short if step > self.batches - short else accumulate
-            total = min(self.schedule.batch_size, n - done)
-            value, answers = self._step(x, y, group, total, f"epoch {epoch}, batch {step}")
-            if step % accumulate == 0 or step == self.batches:
+        batches = train.batches(*parts(order[before:], self.schedule.batch_size), epoch)
+        group: list[Batch] = []
+        for step, batch in enumerate(batches, part.batches + 1):
+            group.append(batch)
+            size = short if step > self.batches - short else accumulate
+            total = min(self.schedule.batch_size, n - part.images)
+            self.unread += self.gradients.add(group, size, self.scaler, reporter, total)
+            part.batches, part.images = step, part.images + total
+            read = not ahead or step % READ_EVERY == 0 or step == self.batches
+            if read:
+                self._read()
+            if len(group) == size:
                 self._update()
-            done += total
-            loss_sum += value
-            right += answers
+                group = []
+                # To read takes all processes, and only the first looks at its state.
+                if step < self.batches and (read or world() == 1):
+                    self.on_step()
             reporter.progress(
                 task,
-                (epoch - 1) * n + done,
+                (epoch - 1) * n + part.images,
                 n * self.schedule.epochs,
-                loss=loss_sum / done,
-                top1=right / done,
+                loss=part.loss / part.images,
+                top1=part.right / part.images,
             )
-        level(self.suffix)
+        self.part = None
         return {
             "epoch": epoch,
-            "lr": lr,
-            "train_loss": loss_sum / n,
-            "train_top1": right / n,
-            "images_per_s": round(n / (time.perf_counter() - started), 1),
+            "lr": part.lr,
+            "train_loss": part.loss / n,
+            "train_top1": part.right / n,
+            "images_per_s": round((n - before) / (time.perf_counter() - started), 1),
         }
 
-    def _step(self, x: Tensor, y: Tensor, group: int, total: int, where: str) -> tuple[float, int]:
-        """Add a batch's gradients; of its `total` images the losses' sum and the right answers.
+    def _draw_anew(self, epoch: int) -> None:
+        """What is drawn in an epoch, dropout's masks too, depends on seed, epoch and process."""
+        torch.manual_seed(self.seed * 100_003 + epoch + 7_919 * rank())
 
-        `y` are classes, int64 [n], or shares of them, float [n, classes].
-        """
-        x, y = x.to(self.compute.device), y.to(self.compute.device)
-        with self.compute.autocast():
-            logits = self.suffix(x)
-            loss = F.cross_entropy(logits.float(), y)
-        truth = y if y.dim() == 1 else y.argmax(1)
-        right = int((logits.argmax(1) == truth).sum().item())
-        sums = torch.tensor([loss.item() * len(y), right], dtype=torch.float64) / repeats(total)
-        value, answers = summed(sums).tolist()
-        if not math.isfinite(value):
-            raise Diverged(f"the loss became {value} in {where}")
-        self.scaler.scale(loss * (len(y) / divisor(len(y), total)) / group).backward()
-        return value, round(answers)
+    def _order(self, train: Source) -> Tensor:
+        """The epoch's images, int64 [n]."""
+        draw = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        if self.schedule.balance == "sampler":
+            return balanced_order(train.labels, draw)
+        return torch.randperm(self.n, generator=draw)
+
+    def _set_modes(self) -> None:
+        """Train mode for what learns in the epoch; eval mode, without gradients, for the rest."""
+        stages = [s for s in self.network.stages[self.network.cut :] if list(s.parameters())]
+        learning = unfrozen(self.schedule, max(self.epoch, 1), len(stages))
+        set_mode(self.suffix, self.schedule.batchnorm)
+        thaw(stages, learning)
+
+    def _read(self) -> None:
+        """Bring the sums up to date; waits for the device."""
+        if self.part is None:
+            return
+        loss, right = summed(self.unread).tolist()
+        self.unread.zero_()
+        if not math.isfinite(loss):
+            where = f"epoch {self.epoch}, batch {self.part.batches}"
+            raise Diverged(f"the loss became {loss} in {where}")
+        self.part.loss += loss
+        self.part.right += right
 
     def _update(self) -> None:
+        self._apply()
+        self.scheduler.step()
+        if self.average:
+            self.average.update()
+
+    def _apply(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
+
+    def _find(self, train: Source, reporter: Reporter) -> None:
+        """Measure the learning rate, and put everything back as it was before."""
+        before = {k: v.clone() for k, v in self.suffix.state_dict().items()}
+        self._draw_anew(0)
+        self._set_modes()
+        order, size = self._order(train), self.schedule.batch_size
+        totals = cycle(map(len, order.split(size)))
+
+        def step(x: Tensor, y: Tensor) -> float:
+            total = next(totals)
+            sums = summed(self.gradients.add([(x, y)], 1, self.scaler, reporter, total))
+            self._apply()
+            return sums[0].item() / total
+
+        try:
+            found, self.curve = find_rate(
+                step,
+                # No epoch of the training has these views.
+                lambda number: train.batches(*parts(order, size), -1 - number),
+                self.optimizer,
+                reporter,
+            )
+        finally:
+            self.suffix.load_state_dict(before)
+        self.schedule = replace(self.schedule, lr=found, find_lr=False)
+        self._begin()
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the network's tensors; see `load_state_dict`."""
+        """All but the network's tensors, between steps: tensors and plain values."""
+        if world() == 1:
+            self._read()
+        drawn = random_state(self.compute)
         return {
             "epoch": self.epoch,
+            "part": self.part and {**asdict(self.part), "drawn": drawn},
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "rows": self.gradients.room.rows,
+            "lr": self.schedule.lr,
+            "curve": [list(point) for point in self.curve],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the epoch at which `state` was taken."""
-        self.epoch = state["epoch"]
+        """Go on behind the step at which `state` was taken, whether an epoch's last or not.
+
+        The network must hold the tensors that it held then.
+        """
+        self.epoch, part = state["epoch"], state["part"]
+        if part is not None:
+            self.part = Part(**{k: v for k, v in part.items() if k != "drawn"})
+            set_random_state(self.compute, part["drawn"])
+            if rank():  # that was the first process'
+                self._draw_anew(self.epoch)
+        # A rate that was found is not looked for again.
+        self.schedule = replace(self.schedule, lr=state["lr"], find_lr=False)
+        self.curve = [(lr, loss) for lr, loss in state["curve"]]
         self.optimizer.load_state_dict(state["optimizer"])
+        laid_out_alike(self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
+        # A run that is extended has another schedule now: its rate here is that one's.
+        rates = zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
+        for group, (base, factor) in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = base * factor(self.scheduler.last_epoch)
         self.scaler.load_state_dict(state["scaler"])
-
-
-def set_mode(suffix: nn.Module, batchnorm: str) -> None:
-    """Train mode, but for BatchNorm as the schedule says; see `Schedule.batchnorm`."""
-    suffix.train()
-    for module in suffix.modules():
-        if isinstance(module, BATCHNORM):
-            if batchnorm == "frozen":
-                module.eval()
-            else:
-                module.momentum = MOMENTUM
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.gradients.room.rows = state["rows"]

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,23 @@ from torch.nn import functional as F
 
 from tlcli.events import Reporter, duration
 from tlcli.transfer.agree import told
+from tlcli.transfer.balance import class_weights
 from tlcli.transfer.device import Compute
 from tlcli.transfer.distributed import watched
+from tlcli.transfer.find import Curve
 from tlcli.transfer.head import Solution, solve
+from tlcli.transfer.memory import Room
+from tlcli.transfer.metrics import BY_CLASS, by_class
 from tlcli.transfer.network import Network, final_layer
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.shares import share, whole
 from tlcli.transfer.sources import Remembered, Source
+from tlcli.transfer.state import to_device
 from tlcli.transfer.steps import Diverged, Row, Steps
+from tlcli.transfer.store import AT_ONCE
+
+NOTHING = (-math.inf, -math.inf)
+"""The key of a network that has not been validated."""
 
 
 @dataclass
@@ -32,19 +42,32 @@ class Fit:
         best_epoch: the one whose tensors are in `best`; None before the first has ended.
         best: the suffix's tensors by state-dict name, copied to the CPU; those it began with
             before the first epoch has ended.
-        best_key: top-1 and minus the loss on val of what `best` holds; more is better.
+        best_key: the schedule's metric and minus the loss on val of what `best` holds; more is
+            better.
+        worse: how many epochs in a row brought nothing better.
         stopped: "finished", "early" (patience), "interrupted" (Ctrl-C) or "diverged".
         problem: what diverged, and where.
         strength: the L2 penalty of a head that was solved.
+        lr_curve: rates and losses of the learning rate range test, where there was one, and
+            `found_lr`, what was picked.
     """
 
     history: list[dict[str, float | int | str | None]] = field(default_factory=list)
     best_epoch: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
-    best_key: tuple[float, float] = (-1.0, -math.inf)
+    best_key: tuple[float, float] = NOTHING
+    worse: int = 0
     stopped: str = "finished"
     problem: str = ""
     strength: float | None = None
+    lr_curve: Curve = field(default_factory=list)
+    found_lr: float | None = None
+
+
+State = dict[str, Any]
+"""A phase as it stands: what `fit` needs to go on as if it had never stopped."""
+Keep = Callable[[Callable[[], State], str], None]
+"""Is offered the state (made when called) after a "step", an "epoch" or the "last" epoch."""
 
 
 def fit(
@@ -57,14 +80,22 @@ def fit(
     phase: str,
     seed: int,
     reporter: Reporter,
-    to_beat: tuple[float, float] = (-1.0, -math.inf),
+    to_beat: tuple[float, float] = NOTHING,
     on_best: Callable[[], None] = lambda: None,
+    on_row: Callable[[Row], None] = lambda _: None,
+    keep: Keep = lambda _make, _when: None,
+    state: State | None = None,
 ) -> Fit:
-    """Train the suffix on the activations of `train`; keep the best epoch by top-1 on `val`.
+    """Train the suffix on the activations of `train`; keep the best epoch by a metric on `val`.
 
     Without images in `val` the last epoch counts as the best. Ctrl-C and a loss that is no
     number end the phase with what was best so far. On return the network holds the best.
     `to_beat` is the `best_key` that it begins with; what does not beat it is not kept.
+
+    Args:
+        on_row: hears of each epoch.
+        keep: saves the state, if it wants to. A head that is solved has none.
+        state: where to go on.
     """
     # Moving to a device or a memory format gives tensors new storage, so it comes first.
     suffix = network.suffix.to(compute.device).to(memory_format=torch.channels_last)
@@ -74,35 +105,51 @@ def fit(
     def copies() -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in trained.items()}
 
-    result = Fit(best=copies(), best_key=to_beat)
-    rows = (
-        _solve_head(network, train, result, phase, seed, reporter)
-        if schedule.optimizer == "lbfgs"
-        else Steps(network, len(train), schedule, compute, seed).epochs(train, phase, reporter)
-    )
-    worse = 0
-    started = time.perf_counter()
+    result, before, epochs, steps = Fit(best=copies(), best_key=to_beat), 0.0, 1, None
+    if schedule.optimizer == "lbfgs":
+        rows = _solve_head(network, train, result, schedule, phase, seed, reporter)
+    else:
+        steps, epochs = Steps(network, len(train), schedule, compute, seed), schedule.epochs
+        if state is not None:
+            before = _restore(state, trained, result, steps)
+        steps.on_step = lambda: keep(snapshot, "step")
+        rows = steps.epochs(train, phase, reporter)
+    started = time.perf_counter() - before
+    # Remembered val codes are of fp32, as the metrics are; to compute all of val so takes twice as
+    # long in every epoch.
+    judge = compute.reference() if isinstance(val, Remembered) else compute
+
+    def snapshot() -> State:
+        assert steps is not None
+        return _state(trained, result, steps, time.perf_counter() - started)
+
+    if schedule.patience and result.worse >= schedule.patience:
+        result.stopped, rows = "early", iter(())
     try:
         for row in watched(rows):
-            loss, top1 = _validate(suffix, val, compute)
+            figures = _validate(suffix, val, schedule.metric, judge)
+            loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
-            row |= {"val_loss": loss, "val_top1": top1}
+            row |= figures
             row["seconds"] = round(time.perf_counter() - started, 3)
             result.history.append(row)
-            epochs = 1 if schedule.optimizer == "lbfgs" else schedule.epochs
             reporter.note(_epoch_line(row, epochs))
-            key = (top1 or 0.0, -(loss or 0.0))
-            if top1 is None or key > result.best_key:
-                result.best_key, worse = key, 0
-                result.best_epoch = int(row["epoch"] or 0)
+            on_row(row)
+            key = _key(figures, schedule.metric)
+            if loss is None or key > result.best_key:
                 result.best = copies()
+                result.best_key, result.worse = key, 0
+                result.best_epoch = int(row["epoch"] or 0)
                 on_best()
             else:
-                worse += 1
-                if schedule.patience and worse >= schedule.patience:
-                    result.stopped = "early"
-                    break
+                result.worse += 1
+            early = 0 < schedule.patience <= result.worse
+            if schedule.optimizer != "lbfgs":
+                keep(snapshot, "last" if early or row["epoch"] == epochs else "epoch")
+            if early:
+                result.stopped = "early"
+                break
     except KeyboardInterrupt:
         result.stopped = "interrupted"
     except Diverged as error:
@@ -111,9 +158,39 @@ def fit(
     with torch.no_grad():
         for name, tensor in trained.items():
             tensor.copy_(result.best[name])
+    if steps is not None and steps.curve:
+        result.lr_curve, result.found_lr = steps.curve, steps.schedule.lr
     if len(result.history) > 1:
         reporter.note(_kept_line(result, schedule.patience))
     return result
+
+
+def _state(trained: dict[str, Tensor], result: Fit, steps: Steps, seconds: float) -> State:
+    """The trained tensors as they are and as they were best (None: as they are), and the rest."""
+    same = all(torch.equal(v.cpu(), result.best[k]) for k, v in trained.items())
+    return {
+        "now": dict(trained),
+        "best": None if same else result.best,
+        "best_epoch": result.best_epoch,
+        "best_key": list(result.best_key),
+        "worse": result.worse,
+        "history": result.history,
+        "seconds": seconds,
+        "steps": steps.state_dict(),
+    }
+
+
+@torch.no_grad()
+def _restore(state: State, trained: dict[str, Tensor], result: Fit, steps: Steps) -> float:
+    """Put everything back as it was when `_state` was taken; the seconds that had passed."""
+    for name, tensor in trained.items():
+        tensor.copy_(state["now"][name])
+    result.best = state["best"] or {k: v.detach().cpu().clone() for k, v in trained.items()}
+    result.best_epoch, result.worse = state["best_epoch"], state["worse"]
+    result.best_key = (state["best_key"][0], state["best_key"][1])
+    result.history = list(state["history"])
+    steps.load_state_dict(state["steps"])
+    return float(state["seconds"])
 
 
 def _kept_line(result: Fit, patience: int) -> str:
@@ -138,25 +215,40 @@ def _epoch_line(row: Row, epochs: int) -> str:
 
 
 def _solve_head(
-    network: Network, train: Source, result: Fit, phase: str, seed: int, reporter: Reporter
+    network: Network,
+    train: Source,
+    result: Fit,
+    schedule: Schedule,
+    phase: str,
+    seed: int,
+    reporter: Reporter,
 ) -> Iterator[Row]:
     """Set the final layer to the optimum of a linear head; one row."""
     if not isinstance(train, Remembered):
         raise TypeError("a head is solved on remembered codes")
-    if not torch.isfinite(train.codes).all():
+    if not all(part.isfinite().all() for part in train.codes.split(AT_ONCE)):
         raise Diverged("some activations at the cut are no finite numbers")
     started = time.perf_counter()
     layer = network.final
     n_classes = layer.weight.shape[0]
     codes = train.codes.flatten(2)
-    solved = partial(solve, codes, train.labels, n_classes, bias=layer.bias is not None, seed=seed)
+    weighted = schedule.balance == "weights"
+    solved = partial(
+        solve,
+        codes,
+        train.labels,
+        n_classes,
+        bias=layer.bias is not None,
+        seed=seed,
+        class_weights=class_weights(train.labels, n_classes) if weighted else None,
+    )
     solution = Solution(**told(lambda: vars(solved())))
     result.strength = solution.strength
     with torch.no_grad():
         layer.weight.copy_(solution.weight)
         if layer.bias is not None:
             layer.bias.copy_(solution.bias)
-    logits = codes[:, 0] @ solution.weight.T + solution.bias
+    logits = solution.logits(codes)
     seconds = time.perf_counter() - started
     reporter.note(
         f"head solved in {seconds:.1f} s: L2 penalty {solution.strength:g} by cross-validation, "
@@ -184,13 +276,23 @@ def outputs(module: nn.Module, source: Source, compute: Compute) -> tuple[Tensor
     In eval mode; both on the CPU.
     """
     module.eval()
-    made, labels = [], []
+    made, labels, room = [], [], Room()
     n, size = len(source), compute.batch_size
     for x, y in source.batches(share(n, size), size):
-        with compute.autocast():
-            made.append(module(x.to(compute.device)).float().cpu())
+        made.append(_rows(module, x, compute, room))
         labels.append(y)
     return whole(torch.cat(made), n, size), whole(torch.cat(labels), n, size)
+
+
+def _rows(module: nn.Module, x: Tensor, compute: Compute, room: Room) -> Tensor:
+    """`module` of `x`, float32 on the CPU; in parts where memory runs out."""
+    try:
+        with compute.autocast():
+            parts = x.split(room.rows or max(1, len(x)))
+            return torch.cat([module(to_device(p, compute.device)).float().cpu() for p in parts])
+    except RuntimeError as error:
+        room.halve(error, len(x))
+    return _rows(module, x, compute, room)
 
 
 def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
@@ -201,11 +303,22 @@ def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor
 
 
 def _validate(
-    suffix: nn.Module, val: Source | None, compute: Compute
-) -> tuple[float | None, float | None]:
-    """Mean cross entropy and top-1."""
+    suffix: nn.Module, val: Source | None, metric: str, compute: Compute
+) -> dict[str, float | None]:
+    """Mean cross entropy, top-1 and the metric that the best epoch is told by."""
+    figures: dict[str, float | None] = {"val_loss": None, "val_top1": None, f"val_{metric}": None}
     if val is None or not len(val):
-        return None, None
+        return figures
     logits, labels = answers(suffix, val, compute)
-    loss = F.cross_entropy(logits, labels).item()
-    return loss, (logits.argmax(1) == labels).float().mean().item()
+    said = logits.argmax(1)
+    figures["val_loss"] = F.cross_entropy(logits, labels).item()
+    figures["val_top1"] = (said == labels).float().mean().item()
+    if metric in BY_CLASS:
+        figures[f"val_{metric}"] = by_class(metric, said, labels)
+    return figures
+
+
+def _key(figures: Mapping[str, float | None], metric: str) -> tuple[float, float]:
+    """More is better; the loss decides between equals."""
+    value, loss = figures[f"val_{metric}"] or 0.0, figures["val_loss"] or 0.0
+    return (-loss if metric == "loss" else value), -loss

@@ -1,0 +1,227 @@
+"""The frozen forward: the same numbers whoever computes them, in fp32 and in bf16."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.test_cache import Notes
+from tlcli.backbones import build
+from tlcli.data.dataset import scan
+from tlcli.inference import predict
+from tlcli.transfer import device, features
+from tlcli.transfer.cache import FeatureCache
+from tlcli.transfer.device import Compute, choose, native_bf16
+from tlcli.transfer.forward import FrozenForward, beside
+from tlcli.transfer.sources import Remembered
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return build.load("efficientnet_lite0")
+
+
+@pytest.fixture(scope="module")
+def images():
+    draw = torch.Generator().manual_seed(0)
+    small = torch.randint(0, 256, (16, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    return nn.functional.interpolate(small.float(), size=224, mode="bilinear").to(torch.uint8)
+
+
+def made(backbone, compute, reporter=None):
+    stages = nn.Sequential(*backbone.stages[:-1])
+    return FrozenForward(stages, backbone.preprocessing, compute, reporter or Notes())
+
+
+def test_auto_is_bf16_where_the_cpu_has_it_and_nowhere_else(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "native_bf16", lambda: True)
+    assert choose("cpu").name == "cpu bf16"
+    assert choose("cpu").stored is torch.bfloat16
+    monkeypatch.setattr(device, "native_bf16", lambda: False)
+    assert choose("cpu").name == "cpu fp32"
+    assert choose("cpu", "bf16").name == "cpu bf16"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_place_in_a_batch_and_the_number_of_workers_change_no_bit(backbone, images, precision):
+    compute, reporter = choose("cpu", precision), Notes()
+    forward = made(backbone, compute, reporter)
+    first = forward(images)
+    assert first.dtype is compute.stored
+    assert not first.is_inference()
+    assert torch.equal(forward(images.flip(0)).flip(0), first)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert (compute.workers, compute.threads) == (3, 1)
+        for out in beside(forward, [images] * 5, compute):
+            assert torch.equal(out, first)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert not reporter.warnings
+
+
+def test_bf16_stays_near_fp32_and_its_reference_is_fp32(backbone, images):
+    forward = made(backbone, choose("cpu", "bf16"))
+    assert features.bytes_per_view(forward) == 1280 * 2
+    assert forward.unchecked  # a black image is no check
+    exact = forward.reference()
+    assert exact.compute.dtype is None
+    assert exact.reference() is exact
+    a, b = exact(images), forward(images).float()
+    assert 0 < (a - b).norm() / a.norm() < 0.1
+
+
+@pytest.mark.parametrize(("precision", "scale"), [("fp32", 1.01), ("bf16", 2.0)])
+def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, scale, monkeypatch):
+    from tlcli.transfer import forward as module
+
+    fast = module._fast
+    monkeypatch.setattr(
+        module, "_fast", lambda stage, compute: nn.Sequential(fast(stage, compute), Scaled(scale))
+    )
+    reporter = Notes()
+    forward = made(backbone, choose("cpu", precision), reporter)
+    out = forward(images)
+    assert len(reporter.warnings) == (1 if precision == "fp32" else 2)
+    assert "the fast forward in cpu fp32 differs" in reporter.warnings[-1]
+    plain = FrozenForward(forward.plain, backbone.preprocessing, choose("cpu", "fp32"), fold=False)
+    assert torch.equal(out, plain(images).to(out.dtype))
+
+
+def test_where_bf16_is_too_far_off_it_goes_on_in_fp32(backbone, images, monkeypatch):
+    from tlcli.transfer import forward as module
+
+    monkeypatch.setitem(module.PARITY, torch.bfloat16, 1e-4)
+    reporter = Notes()
+    forward = made(backbone, choose("cpu", "bf16"), reporter)
+    out = forward(images)
+    assert len(reporter.warnings) == 1
+    assert out.dtype is torch.bfloat16  # what is remembered has one type
+    assert torch.equal(out, made(backbone, choose("cpu", "fp32"))(images).bfloat16())
+
+
+class Scaled(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x * self.by
+
+
+def test_what_cannot_be_compiled_runs_uncompiled(backbone, images, monkeypatch):
+    def refuse(*_, **__):
+        def call(_):
+            raise RuntimeError("no compiler here\nand more")
+
+        class Refusing(nn.Module):
+            forward = staticmethod(call)
+
+        return Refusing()
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    reporter = Notes()
+    forward = made(backbone, choose("cpu", "fp32", compiled=True), reporter)
+    assert forward(images).shape == (16, 1280)
+    assert "cannot be compiled (no compiler here)" in reporter.warnings[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
+    backbone, flowers, tmp_path, monkeypatch, precision
+):
+    monkeypatch.setattr(features, "MAPPED_FROM", 1)
+    from tlcli.data.augment import AUGMENTATIONS
+
+    dataset = scan(flowers)
+    samples = dataset.train[:10]
+    stages = nn.Sequential(*backbone.stages[:2])
+    more = {"views": 2, "augmentation": AUGMENTATIONS["light"], "task": "x"}
+
+    def get(cache):
+        forward = FrozenForward(
+            stages, backbone.preprocessing, choose("cpu", precision), origin=backbone.origin
+        )
+        return features.remember(samples, forward, cache=cache, reporter=Notes(), **more)[0]
+
+    cache = FeatureCache(tmp_path, reporter=Notes())
+    computed, cached, plain = get(cache), get(cache), get(None)
+    assert torch.equal(computed, plain)
+    assert torch.equal(cached, plain)
+    assert plain.dtype is choose("cpu", precision).stored
+    rows = [path.stat().st_size for path in tmp_path.glob("*/*.npy")]
+    assert sum(rows) < plain.nbytes * 1.01
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]  # the mapped one is gone
+    (size,) = [int(line.split()[1]) for line in smaps() if line.startswith("Size")][:1]
+    assert size * 1024 >= plain.nbytes
+
+
+def smaps():
+    """What the kernel says of this process's largest mapping of a deleted file."""
+    from pathlib import Path
+
+    path = Path("/proc/self/smaps")
+    if not path.exists():
+        pytest.skip("needs /proc")
+    parts, lines = [], path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.endswith("(deleted)"):
+            parts.append(lines[number + 1 : number + 3])
+    return max(parts, key=lambda part: int(part[0].split()[1]), default=[])
+
+
+def test_an_unreadable_image_leaves_no_row(backbone, flowers, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "MAPPED_FROM", 1)
+    samples = list(scan(flowers).train[:5])
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"nothing")
+    samples[2] = type(samples[2])(bad, samples[2].label, "0" * 64)
+    stages = nn.Sequential(*backbone.stages[:2])
+    forward = FrozenForward(stages, backbone.preprocessing, choose("cpu"), origin=backbone.origin)
+    cache = FeatureCache(tmp_path / "cache", reporter=Notes())
+    more = {"task": "x", "reporter": Notes()}
+    codes, labels, why = features.remember(samples, forward, cache=cache, **more)
+    rest = [s for s in samples if s.path != bad]
+    good, *_ = features.remember(rest, forward, **more)
+    assert list(why) == [bad]
+    assert torch.equal(codes, good)
+    assert labels.tolist() == [s.label for s in rest]
+
+
+def test_a_part_of_remembered_codes_copies_none():
+    codes = torch.arange(24.0).view(6, 2, 2).bfloat16()
+    part = (
+        Remembered(codes, torch.arange(6)).part(torch.tensor([4, 1, 3])).part(torch.tensor([2, 0]))
+    )
+    assert part.codes is codes
+    [(x, y)] = part.plain(torch.arange(2)).batches(torch.arange(2), 8)
+    assert y.tolist() == [3, 4]
+    assert torch.equal(x, codes[[3, 4], 0].float())
+
+
+def test_training_in_bf16_says_how_many_answers_agree_and_predict_goes_by_that(
+    trained, monkeypatch
+):
+    bundle = str(trained.bundle)
+    if native_bf16():
+        agreement = trained.metrics["agreement"]
+        assert agreement["numbers"] == "cpu bf16"
+        assert agreement["same"] <= agreement["n"] == trained.metrics["n"]
+    member = predict.load(bundle, precision="fp32").members[0]
+    bf16 = Compute(torch.device("cpu"), torch.bfloat16)
+    monkeypatch.setattr(device, "choose", lambda *_: bf16)
+
+    def chosen(**agreement):
+        reporter = Notes()
+        told = {"numbers": "cpu bf16", **agreement}
+        one = type(member)(**{**member.__dict__, "agreement": told})
+        return predict._choose("cpu", "auto", [one], reporter).name, reporter.notes
+
+    assert chosen(n=200, same=199)[0] == "cpu bf16"
+    assert "99.5%" in chosen(n=200, same=199)[1][0]
+    assert chosen(n=200, same=197) == ("cpu fp32", [])
+    assert chosen(n=50, same=50) == ("cpu fp32", [])
+    assert chosen(n=200, same=201) == ("cpu fp32", [])
+    assert chosen(n="many", same=None) == ("cpu fp32", [])

@@ -1,0 +1,209 @@
+"""A chain of frozen stages as one fast function from images to activations."""
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.threads import in_order
+from tlcli.events import Reporter
+from tlcli.transfer.device import Compute
+from tlcli.transfer.network import Pool
+
+PARITY = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.08}
+"""How far from plain fp32 the fast forward may be in these numbers: the length of the difference of
+some images' activations over the length of the plain ones. With familiar images bf16 is at 0.04;
+where it is past 0.1, heads that are trained on it are worse (docs/decisions.md)."""
+CHECKED = 4
+"""Images of the first batch that are compared."""
+_KEY_VERSION = 2  # to be raised when the same key would come to mean other numbers
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class FrozenForward:
+    """A chain of frozen stages as one fast function from uint8 images to activations.
+
+    Eval mode, BatchNorm folded into the convolutions (on a copy), channels-last, in the numbers of
+    `compute`; compiled where it says so. The first batch is compared with the plain stages in
+    fp32; where they differ by more than `PARITY`, the fast forward in fp32 takes over, and where
+    that differs, the plain stages; and it is said.
+
+    `fold` False leaves the stages as they are, where making them fast takes longer than it saves.
+    `origin` says whose stages these are ("backbone", "weights"), for the cache; None: unknown.
+    """
+
+    def __init__(
+        self,
+        stages: nn.Sequential,
+        preprocessing: Preprocessing,
+        compute: Compute,
+        reporter: Reporter | None = None,
+        fold: bool = True,
+        origin: Mapping[str, str] | None = None,
+    ) -> None:
+        self.plain = stages.eval().to(compute.device).to(memory_format=torch.channels_last)
+        self.preprocessing = preprocessing
+        self.compute = compute
+        self.reporter = reporter or Reporter()
+        self.origin = origin
+        self.seconds = [0.0] * len(self.plain)
+        self.dtype = compute.stored if len(self.plain) else torch.float32
+        self.fold = fold
+        self.autocast = compute.autocast
+        self.unchecked = fold and len(self.plain) > 0
+        # Made when the first image comes: where all activations are cached, none does.
+        self.links: list[nn.Module] = list(self.plain)
+        self._checking = threading.Lock()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, h, w] to [n, ...] of type `dtype`, on the device; may be called by several
+        threads at once."""
+        with torch.inference_mode():
+            x = self._normalised(images)
+            with self.autocast():
+                for link in self.links:
+                    x = link(x)
+        # A copy, made outside: autograd takes no tensor of inference mode.
+        return x.to(self.dtype, copy=True)
+
+    def every(self, images: Tensor, pools: Sequence[nn.Module]) -> list[Tensor]:
+        """uint8 [n, 3, h, w] to the output of each stage through its pool, on the device.
+
+        What the next stage reads is what `__call__` would give it, so that a pooled activation
+        is the same number whichever of the two computed it. Adds to `seconds`, by stage.
+        """
+        outputs = []
+        with torch.inference_mode():
+            x = self._normalised(images)
+            for index, (link, pool) in enumerate(zip(self.links, pools, strict=True)):
+                started = time.perf_counter()
+                with self.autocast():
+                    x = link(x)
+                    # Pooling keeps what an in-place ReLU in the next stage would overwrite.
+                    outputs.append(pool(x).to(self.dtype, copy=True))
+                self.seconds[index] += time.perf_counter() - started
+        return outputs
+
+    def reference(self) -> "FrozenForward":
+        """The same in fp32, which metrics are of; itself where it is that already."""
+        if self.compute.dtype is None:
+            return self
+        fp32 = self.compute.reference()
+        return FrozenForward(
+            self.plain, self.preprocessing, fp32, self.reporter, origin=self.origin
+        )
+
+    def key(self, cut: str | None = None) -> dict[str, Any] | None:
+        """What the activations behind the stage named `cut` (the last one) depend on.
+
+        Beside the image and its view; plain JSON types. None where the origin is unknown.
+        """
+        if self.origin is None or not len(self.plain):
+            return None
+        return {
+            **self.origin,
+            "cut": cut or cut_name(self.plain),
+            "preprocessing": self.preprocessing.to_dict(),
+            "numbers": self.compute.name,
+            "machine": torch.backends.cpu.get_cpu_capability()
+            if self.compute.device.type == "cpu"
+            else torch.cuda.get_device_name()
+            if self.compute.device.type == "cuda"
+            else self.compute.device.type,
+            "threads": self.compute.threads,
+            "batch": self.compute.batch_size,
+            "torch": torch.__version__,
+            "version": _KEY_VERSION,
+        }
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        images = images.to(self.compute.device, non_blocking=True)
+        x = self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
+        with self._checking:
+            if self.unchecked:
+                self._check(x)
+        return x
+
+    def _check(self, x: Tensor) -> None:
+        """Take the first that is near enough to the plain stages in fp32: as asked, fp32, plain."""
+        # Compiled kernels are made for a whole batch.
+        plain = x = x if self.compute.compiled else x[:CHECKED]
+        for stage in self.plain:
+            plain = stage(plain)
+        asked, fp32 = self.compute, self.compute.reference()
+        for compute in dict.fromkeys((asked, fp32, replace(fp32, compiled=False))):
+            self.links = [_fast(stage, compute) for stage in self.plain]
+            self.autocast = compute.autocast
+            why = self._problem(x, plain, PARITY[compute.stored])
+            if not why:
+                break
+            self.reporter.warn(f"the fast forward in {compute.name} {why}; going on more slowly")
+        else:
+            self.links = list(self.plain)
+        self.unchecked = False
+
+    def _problem(self, x: Tensor, plain: Tensor, limit: float) -> str:
+        try:
+            with self.autocast():
+                for link in self.links:
+                    x = link(x)
+        except RuntimeError as error:
+            if not self.compute.compiled:
+                raise
+            return f"cannot be compiled ({str(error).strip().splitlines()[0]})"
+        difference = ((plain - x.float()).norm() / plain.norm().clamp_min(1e-6)).item()
+        if difference <= limit or not plain.isfinite().all():  # damaged weights: others tell
+            return ""
+        return f"differs from the plain one in fp32 by {difference:.1e} (limit {limit:.0e})"
+
+
+def beside(
+    function: Callable[[Item], Result], items: Iterable[Item], compute: Compute
+) -> Generator[Result, None, None]:
+    """`function` of each item, in order, in as many threads as `compute` has workers.
+
+    Each computes on its share of torch's threads, so that nobody waits for anybody.
+    """
+    if compute.workers == 1:
+        return (function(item) for item in items)
+    share = partial(torch.set_num_threads, compute.threads)
+    return in_order(
+        function, items, workers=compute.workers, ahead=compute.workers + 1, first=share
+    )
+
+
+def _fast(stage: nn.Module, compute: Compute) -> nn.Module:
+    """The stage for inference; itself where nothing is to be gained."""
+    made = stage
+    if any(isinstance(m, nn.BatchNorm2d) for m in stage.modules()):
+        from torch.fx.experimental.optimization import fuse
+
+        made = fuse(stage).to(memory_format=torch.channels_last)
+    layers = (nn.Conv2d, nn.Linear)
+    if compute.dtype is not None and any(isinstance(m, layers) for m in stage.modules()):
+        # Autocast would cast these for every batch anew.
+        made = copy.deepcopy(stage) if made is stage else made
+        for module in made.modules():
+            if isinstance(module, layers):
+                module.to(compute.dtype)
+    if compute.compiled:
+        options: dict[str, Any] = {"freezing": True}
+        made = torch.compile(made, dynamic=False, options=options)  # type: ignore[assignment]
+    return made
+
+
+def cut_name(stages: nn.Sequential) -> str:
+    """The last stage's name; "NAME+pool" where the maps of stage NAME are pooled by ours."""
+    names = [str(stage.name) for stage in stages]
+    pools = [m for m in stages[-1].modules() if isinstance(m, Pool)]
+    if not pools:
+        return names[-1]
+    return names[-2] if pools[0].layout == "flat" else f"{names[-2]}+pool"
