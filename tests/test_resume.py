@@ -104,6 +104,21 @@ def test_what_was_drawn_in_the_middle_of_an_epoch_is_drawn_again(flowers, tmp_pa
     assert same(straight, finetune(resume=tmp_path / "b"))
 
 
+def test_augmentation_averages_and_a_picked_rate_go_on_as_they_were(
+    flowers, lenet, tmp_path, monkeypatch
+):
+    several = {"augment": "standard,mixup", "average": "ema", "lr": "find", "balance": "sampler"}
+    options = lenet | several | {"checkpoint_minutes": 0}
+    straight = finetune(flowers, output=tmp_path / "a", **options)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        finetune(flowers, output=tmp_path / "b", **options)
+    assert same(straight, finetune(resume=tmp_path / "b"))
+    told = [json.loads((tmp_path / x / "run.json").read_text())["augmentation"] for x in "ab"]
+    assert told[0] == told[1]
+    assert told[0]["transforms"]["mixup"] == 0.2
+
+
 def straight_trained(trained):
     """The names of the tensors that a run has trained: the frozen ones are in no checkpoint."""
     from tlcli.inference.predict import open_bundle

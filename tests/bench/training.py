@@ -62,7 +62,7 @@ class Way:
 WAYS = (
     Way(SMALL, "--case small-similar"),
     Way(FULL, ALL + " --precision bf16"),
-    Way(RANDOM_HEAD, ALL + " --init default --precision bf16"),
+    Way(RANDOM_HEAD, ALL + " --no-head-first --precision bf16"),
     Way(MOBILENET_FULL, f"{MOBILE} {ALL} --precision bf16"),
     Way(FASTAI, "--weights {mobilenet} --mode fine_tune --epochs {epochs}", of_fastai=True),
     Way(FULL_FP32, ALL + " --precision fp32"),

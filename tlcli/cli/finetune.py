@@ -123,9 +123,10 @@ def command(
         rich_help_panel=TRAINING,
     ),
     augment: str = typer.Option(
-        "light",
+        None,
         help="none, light, standard or strong, and transforms by name, as light,vflip,rotate=30 "
         "(docs/augmentation.md lists them).",
+        rich_help_panel=TRAINING,
     ),
     views: int = typer.Option(
         None, help="Views an image that the frozen stages remember: a plain one, others augmented."

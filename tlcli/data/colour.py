@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 
 import torch
 from PIL import Image
@@ -31,8 +33,10 @@ def principal_colours(samples: Sequence[Sample]) -> Colours:
     its eigenvalue, as Krizhevsky et al. 2012 shift by. From up to `IMAGES` images, chosen by their
     content; equal images give equal numbers, whatever their order.
     """
-    chosen = sorted(samples, key=lambda sample: sample.digest)[:IMAGES]
-    pixels = [p for p in in_order(_pixels, chosen) if p is not None]
+    chosen = sorted(samples, key=lambda sample: sample.digest)
+    with closing(in_order(_pixels, chosen)) as decoded:
+        # Whether or not those that cannot be read were left out before.
+        pixels = list(islice((p for p in decoded if p is not None), IMAGES))
     if not pixels:
         return ((0.0, 0.0, 0.0),) * 3
     values, vectors = torch.linalg.eigh(torch.cat(pixels).T.cov(correction=0))

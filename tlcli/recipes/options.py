@@ -108,7 +108,7 @@ class Options:
     dropout: float | None = None
     balance: str | None = None
     init: str | None = None
-    augment: str = presets.DEFAULT
+    augment: str | None = None
     views: int | None = None
     val_fraction: float = 0.2
     seed: int = 0
@@ -145,7 +145,7 @@ class Options:
             UsageError: an unknown name, or numbers out of range; all of those are named.
             UserError: `output` holds something already.
         """
-        presets.parse(self.augment)
+        presets.parse(self.augment or presets.DEFAULT)
         if self.model in catalogue() or not Path(self.model).exists():
             find(self.model)
         for name, known in _NAMES.items():
@@ -169,15 +169,12 @@ class Options:
         if self.output is not None:
             check_free(self.output)
 
-    @property
-    def transforms(self) -> presets.Values:
-        """The strength of each transform that is on, by its name."""
-        return presets.parse(self.augment)
-
     def wish(self) -> Wish:
         """The part of it that the plan decides about."""
         names = {f.name for f in fields(Schedule)} & {f.name for f in fields(self)}
         schedule = {name: getattr(self, name) for name in sorted(names)}
-        mixing = ",".join(name for name in self.transforms if name in MIXING)
+        mixing = ",".join(
+            name for name in presets.parse(self.augment or presets.DEFAULT) if name in MIXING
+        )
         mixing = f"--augment {mixing}" if mixing else ""
         return Wish(self.case, self.size, self.similarity, self.freeze, schedule, mixing)

@@ -12,6 +12,7 @@ from tlcli.backbones.backbone import Backbone
 from tlcli.data.augment import Augmentation
 from tlcli.data.colour import augmentation_for
 from tlcli.data.dataset import Dataset, scan
+from tlcli.data.presets import parse
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
 from tlcli.recipes.continuing import begin_with, trained_further
@@ -194,10 +195,16 @@ def decide(
         known: the plan of a run that goes on: it stays, and nothing is measured.
     """
     if known is not None:
-        return Planned(backbone.name, known, dataset, known.evidence)
+        augmentation, mixing = _variation(known, dataset)
+        return Planned(
+            backbone.name,
+            known,
+            dataset,
+            known.evidence,
+            augmentation=augmentation,
+            mixing=mixing,
+        )
     wish = options.wish()
-    augmentation = augmentation_for(options.transforms, dataset.train)
-    mixing = make_mixing(options.transforms)
     measured: Survey | None = None
     if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
         measured = survey(
@@ -226,6 +233,7 @@ def decide(
         )
 
     made = make(wish)
+    augmentation, mixing = _variation(made, dataset)
     if measured is None:
         return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
     sizes = {s.name: s.parameters for s in stages}
@@ -248,6 +256,12 @@ def decide(
     return Planned(
         backbone.name, made, dataset, evidence, seconds, measured.timing, augmentation, mixing
     )
+
+
+def _variation(plan: Plan, dataset: Dataset) -> tuple[Augmentation | None, Mixing | None]:
+    """How the plan varies and mixes the training images."""
+    strengths = parse(plan.schedule.augment)
+    return augmentation_for(strengths, dataset.train), make_mixing(strengths)
 
 
 def cached_views(

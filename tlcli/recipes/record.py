@@ -15,6 +15,7 @@ from tlcli.artifacts.bundle import BundleMeta
 from tlcli.artifacts.files import Unwritable, write_json, write_text
 from tlcli.backbones.vision import torchvision
 from tlcli.data.dataset import Dataset
+from tlcli.data.presets import parse
 from tlcli.events import Reporter
 from tlcli.recipes.config import absolute, to_toml
 from tlcli.recipes.continuing import Origin
@@ -243,7 +244,7 @@ class Record:
             },
             "options": asked,
             "augmentation": {
-                "transforms": self.options.transforms,
+                "transforms": parse(planned.plan.schedule.augment) if planned else None,
                 "colours": getattr(planned and planned.augmentation, "colours", None),
             },
             "plan": told(planned.plan if planned else None),

@@ -43,6 +43,7 @@ class Schedule:
             many images of each class).
         init: of new layers: "default" (the layer's own), "uniform" (Glorot and Bengio 2010)
             or "normal" (mean 0, deviation 0.01, Krizhevsky et al. 2012).
+        augment: how training images are varied, as for `tlcli.data.presets.parse`.
     """
 
     optimizer: str = "adamw"
@@ -66,6 +67,7 @@ class Schedule:
     dropout: float | None = None
     balance: str = "none"
     init: str = "default"
+    augment: str = "light"
 
 
 FIND = "find"
@@ -90,6 +92,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 # What a step-wise optimizer reads and L-BFGS, which takes no steps over batches, does not.
 STEPWISE = frozenset(f.name for f in fields(Schedule)) - {
+    "augment",
     "optimizer",
     "head_first",
     "metric",
@@ -101,10 +104,17 @@ SCHEDULES: Mapping[str, tuple[Schedule, float]] = {
     "solve": (Schedule("lbfgs"), 0.01),
     "head": (Schedule(patience=8), 0.01),
     "part": (Schedule(lr=1e-4, epochs=12, patience=5), 1e-3),
-    # A head solved first fits the statistics that the weights came with, so those stay.
+    # A head solved first fits the statistics that the weights came with, so those stay. The images
+    # are cropped about as far as those were that the weights were trained on.
     "all": (
         Schedule(
-            lr=3e-4, epochs=8, patience=4, layer_decay=0.8, head_first=True, batchnorm="frozen"
+            lr=3e-4,
+            epochs=8,
+            patience=4,
+            layer_decay=0.8,
+            head_first=True,
+            batchnorm="frozen",
+            augment="flip,crop=0.15",
         ),
         5e-3,
     ),
@@ -237,4 +247,6 @@ def describe(schedule: Schedule) -> str:
         parts.append(f"label smoothing {schedule.label_smoothing:g}")
     if schedule.dropout is not None:
         parts.append(f"dropout {schedule.dropout:g}")
+    if schedule.augment != Schedule.augment:
+        parts.append(f"augmented by {schedule.augment}")
     return ", ".join(parts) + balance
