@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.distributed_worker import HOW
-from tlcli import load
+from tlcli import finetune, load
 from tlcli.transfer import agree, distributed, shares
 
 ROOT = Path(__file__).parent.parent
@@ -187,9 +187,62 @@ def test_a_killed_process_ends_the_job_with_what_was_best(running, tmp_path, ran
     assert text.count("error: another process of this job has ended") == 1, text
     assert "bug in tlcli" not in text
     assert "SIGKILL" in text
+    assert f"tlcli finetune --resume {tmp_path / 'run'} goes on" in text
     if rank:  # where it is not the first that died, it saves what there is
         assert f"the best so far is saved in {tmp_path / 'run'}" in text
         assert saved(tmp_path / "run") == "interrupted"
+
+
+def losses(folder):
+    """In training, by phase and epoch."""
+    rows = csv.DictReader((folder / "history.csv").open())
+    return {(row["phase"], row["epoch"]): float(row["train_loss"]) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def twelve(lenet):
+    """Options of a run of some seconds in two phases, without dropout and BatchNorm."""
+    return {**lenet, "epochs": 12, "patience": 0}
+
+
+@pytest.fixture(scope="module")
+def straight(flowers, twelve, tmp_path_factory):
+    return finetune(flowers, output=tmp_path_factory.mktemp("straight") / "run", **twelve)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("again", ["one process", "two processes"])
+def test_a_killed_process_leaves_a_run_that_goes_on(
+    straight, flowers, twelve, tmp_path, rank, again
+):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in twelve.items()]
+    with log.open("w") as file:
+        job = subprocess.Popen(
+            [*TORCHRUN, "-m", "tlcli", "finetune", flowers, *options, "-o", folder],
+            env=environment(tmp_path / "cache"),
+            stdout=file,
+            stderr=file,
+        )
+    while "epoch 3/12" not in log.read_text():
+        assert job.poll() is None, log.read_text()
+        time.sleep(0.02)
+    os.kill(processes(job)[rank], signal.SIGKILL)
+    assert job.wait(60) == 1
+    assert "error: another process of this job has ended" in log.read_text()
+    done = json.loads((folder / "run.json").read_text())
+    assert done["status"] == ("interrupted" if rank else "running")
+    if again == "two processes":
+        resumed = torchrun("--resume", folder, cache=tmp_path / "cache")
+        assert resumed.returncode == 0, resumed.stderr
+        assert f"{folder}: goes on " in resumed.stderr
+    else:
+        finetune(resume=folder)
+    assert saved(folder) == "finished"
+    # Every step is there once: the losses are those of one process that nothing has stopped.
+    assert losses(folder) == pytest.approx(losses(straight.folder), rel=0.02)
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
         cache = held.enter_context(feature_cache(options, reporter))
         record.begin(dataset, start.plan, start.state)
         make_plan = partial(decide, dataset, origin.backbone, options, compute, cache, reporter)
-        planned = decide_once(dataset, options, partial(make_plan, known=start.plan))
+        planned = decide_once(dataset, partial(make_plan, known=start.plan))
         if start.plan is None:
             planned = replace(planned, plan=trained_further(planned.plan, origin))
         for line in plan_lines(planned):

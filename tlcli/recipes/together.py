@@ -6,15 +6,15 @@ from typing import Any
 
 from tlcli.data.augment import make_augmentation
 from tlcli.data.dataset import Dataset
+from tlcli.data.presets import parse
 from tlcli.errors import UserError
-from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned
 from tlcli.transfer.agree import told
 from tlcli.transfer.mixing import make_mixing
 from tlcli.transfer.plan import Plan
 
 
-def decide_once(dataset: Dataset, options: Options, make: Callable[[], Planned]) -> Planned:
+def decide_once(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
     """What `make` decides about `dataset`, which it is called for by the first process alone.
 
     The others have the dataset without what was unreadable, and no forecast.
@@ -47,14 +47,15 @@ def decide_once(dataset: Dataset, options: Options, make: Callable[[], Planned])
     samples = _samples(dataset)
     gone = {samples[i].path: "unreadable for the first process" for i in heard["gone"]}
     plan = Plan.from_dict(heard["plan"])
+    strengths = parse(plan.schedule.augment)
     colours = heard["colours"] and tuple(map(tuple, heard["colours"]))
     return Planned(
         heard["backbone"],
         plan,
         dataset.without(gone) if gone else dataset,
         plan.evidence,
-        augmentation=make_augmentation(options.transforms, colours),
-        mixing=make_mixing(options.transforms),
+        augmentation=make_augmentation(strengths, colours),
+        mixing=make_mixing(strengths),
     )
 
 
