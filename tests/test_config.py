@@ -67,7 +67,7 @@ def test_paths_are_seen_from_the_file(tmp_path, monkeypatch):
     ("text", "said"),
     [
         ("epoch = 3", "'epoch' is not an option"),
-        ('lr = "fast"', "lr must be a number, not 'fast'"),
+        ('lr = "fast"', "--lr fast is neither a number nor find"),
         ("epochs = 2.5", "epochs must be a whole number"),
         ("epochs = true", "epochs must be a whole number"),
         ('calibrate = "no"', "calibrate must be true or false"),

@@ -152,7 +152,8 @@ def test_the_turned_default_backbone_answers_the_same(trained, tmp_path, flowers
 def test_the_scripts_run_on_pixels(small, pictures, tmp_path, suffix):
     input_name = "pixels" if suffix in (".pt2", ".onnx") else None
     done = export(small, output=tmp_path / f"it's \"{suffix}", input_name=input_name)
-    agree(answers_of(done.script, *pictures, cwd=tmp_path), small, pictures, 1e-5)
+    # 1e-4: tlcli decodes a large JPEG at a part of its size, the scripts do not
+    agree(answers_of(done.script, *pictures, cwd=tmp_path), small, pictures, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from torch import nn
 
 from tests.test_cache import Notes
 from tlcli.backbones import build
+from tlcli.data.augment import make_augmentation
 from tlcli.data.dataset import scan
+from tlcli.data.presets import parse
 from tlcli.inference import predict
 from tlcli.transfer import device, features
 from tlcli.transfer.cache import FeatureCache
@@ -133,12 +135,10 @@ def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
     backbone, flowers, tmp_path, monkeypatch, precision
 ):
     monkeypatch.setattr(features, "MAPPED_FROM", 1)
-    from tlcli.data.augment import AUGMENTATIONS
-
     dataset = scan(flowers)
     samples = dataset.train[:10]
     stages = nn.Sequential(*backbone.stages[:2])
-    more = {"views": 2, "augmentation": AUGMENTATIONS["light"], "task": "x"}
+    more = {"views": 2, "augmentation": make_augmentation(parse("light")), "task": "x"}
 
     def get(cache):
         forward = FrozenForward(

@@ -66,7 +66,7 @@ def contact_sheet(
     rows: list[Row] = []
     images: list[Tensor] = []
     labels: list[int] = []
-    for sample, image in _chosen(dataset):
+    for sample, image in _chosen(dataset, pre.least):
         pictures = [pre.centre(image)]
         for view in range(1, views + 1):
             rng = random.Random(f"{seed}:{sample.digest}:{view}")
@@ -84,7 +84,7 @@ def contact_sheet(
     return output
 
 
-def _chosen(dataset: Dataset) -> Iterator[tuple[Sample, Image.Image]]:
+def _chosen(dataset: Dataset, least: int) -> Iterator[tuple[Sample, Image.Image]]:
     """Readable training images, as many of each class as fit: those of the lowest hashes."""
     wanted = max(1, IMAGES // len(dataset.classes)) * min(IMAGES, len(dataset.classes))
     ranked: dict[int, list[Sample]] = {}
@@ -95,7 +95,7 @@ def _chosen(dataset: Dataset) -> Iterator[tuple[Sample, Image.Image]]:
     found = []
     for sample in order:
         try:
-            found.append((sample, decode(sample.path)))
+            found.append((sample, decode(sample.path, least)))
         except Unreadable:
             continue
         if len(found) == wanted:
