@@ -60,7 +60,7 @@ def ours(
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
     def step() -> float:
-        total = gradients.add([(x, y)], 1, scaler, Reporter())
+        total = gradients.add([(x, y)], 1, scaler, Reporter(), len(y))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return float(total[0].item())

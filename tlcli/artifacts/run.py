@@ -17,6 +17,7 @@ from typing import Any
 from tlcli.artifacts.checkpoint import STATE
 from tlcli.artifacts.files import parts, write_json, write_text
 from tlcli.errors import UserError
+from tlcli.transfer.distributed import first
 
 BUNDLE = "model.safetensors"
 CHECKPOINT = "checkpoint"
@@ -138,11 +139,15 @@ def state_file(folder: Path) -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder, which no second process may train in; what a killed one left half
-    written is removed. The lock ends with the process, however that ends.
+    written is removed. The lock ends with the process, however that ends. The first process of a
+    job holds it for all.
 
     Raises:
         UserError: another process holds it, or there is no such folder.
     """
+    if not first():
+        yield
+        return
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -166,6 +171,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def take_back(folder: Path) -> None:
     """Remove the folder of a run that came to nothing, unless others put something into it."""
+    if not first():
+        return
     for name in ("run.json", OPTIONS):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)

@@ -188,11 +188,14 @@ def command(
     from tlcli.cli.terminal import Terminal
     from tlcli.data.names import shown
     from tlcli.recipes.finetune import finetune
+    from tlcli.transfer.distributed import speaks
     from tlcli.transfer.metrics import accuracy_text
 
     given = {k: v for k, v in values.items() if is_given(context, k)}
     with Terminal(quiet) as terminal, stoppable() as stop:
         run = finetune(data, config=config, resume=resume, reporter=terminal, **given)
+    if not speaks():
+        return
     typer.echo(f"val accuracy {accuracy_text(run.metrics)}", err=True)
     if "test" in run.metrics:
         typer.echo(f"test accuracy {accuracy_text(run.metrics['test'])}", err=True)

@@ -34,7 +34,9 @@ def stoppable() -> Iterator[Stop]:
         typer.echo("terminated", err=True)
         raise typer.Exit(stop.code) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        # A job of several processes that is ending keeps its own.
+        if signal.getsignal(signal.SIGTERM) is terminated:
+            signal.signal(signal.SIGTERM, before)
 
 
 def is_given(context: typer.Context, name: str) -> bool:

@@ -11,10 +11,14 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """CPU cores this process may use: containers and taskset often give fewer than there are."""
+    """CPU cores this process may use: containers and taskset often give fewer than there are.
+
+    Its share of them, where torchrun started several processes on this machine.
+    """
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux only
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def in_order(

@@ -22,10 +22,13 @@ from tlcli.recipes.record import Record
 from tlcli.recipes.resume import check_same, reopen
 from tlcli.recipes.start import Start, anew
 from tlcli.recipes.stopping import resumable
+from tlcli.recipes.together import decide_once
 from tlcli.transfer import device
+from tlcli.transfer.agree import by_first, in_turn, told
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
 from tlcli.transfer.device import Compute, threads
+from tlcli.transfer.distributed import first, joined, raise_if_lost
 from tlcli.transfer.features import remember
 from tlcli.transfer.forecast import error_text
 from tlcli.transfer.forward import FrozenForward
@@ -82,17 +85,17 @@ def finetune(
         KeyboardInterrupt: interrupted before there was anything to save but the run folder, which
             can be resumed.
     """
-    reporter = reporter or Reporter()
     given = {**(options.given() if options else {}), **more}
-    if resume is None:
-        return _finetune(anew(data, config, given), reporter)
-    if config is not None:
-        raise UsageError("--resume goes on with the run's own options", "leave out --config")
-    folder = Path(resume)
-    with run.locked(folder):
-        start = reopen(folder, data, given)
-        with threads(start.threads):
-            return _finetune(start, reporter)
+    with joined(reporter or Reporter()) as reporter:
+        if resume is None:
+            return _finetune(anew(data, config, given), reporter)
+        if config is not None:
+            raise UsageError("--resume goes on with the run's own options", "leave out --config")
+        folder = Path(resume)
+        with run.locked(folder):
+            start = reopen(folder, data, given)
+            with threads(start.threads):
+                return _finetune(start, reporter)
 
 
 def _finetune(start: Start, reporter: Reporter) -> Run:
@@ -102,11 +105,13 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
         check_installed()
     scanned = scan_told(start.data, options, reporter)
     torch.manual_seed(options.seed)
-    origin = begin_with(options.model, options.weights, scanned.classes, reporter)
+    begin = partial(begin_with, options.model, options.weights, scanned.classes, reporter)
+    origin = in_turn(begin)
     for line in origin.backbone.notes:
         reporter.note(line)
     dataset = check_same(start, scanned, origin, reporter) if start.folder else scanned
-    folder = start.folder or run.new_run(scanned.root, origin.backbone.name, options.output)
+    make_folder = partial(run.new_run, scanned.root, origin.backbone.name, options.output)
+    folder = start.folder or Path(told(lambda: {"folder": str(make_folder())})["folder"])
     record = Record(folder, options, compute, scanned, origin, reporter, started, start.seconds)
     with ExitStack() as held:
         if start.folder is None:
@@ -114,9 +119,8 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
         held.enter_context(resumable(folder, start.folder is None, reporter))
         cache = held.enter_context(feature_cache(options, reporter))
         record.begin(dataset, start.plan, start.state)
-        planned = decide(
-            dataset, origin.backbone, options, compute, cache, reporter, known=start.plan
-        )
+        make_plan = partial(decide, dataset, origin.backbone, options, compute, cache, reporter)
+        planned = decide_once(dataset, partial(make_plan, known=start.plan))
         if start.plan is None:
             planned = replace(planned, plan=trained_further(planned.plan, origin))
         for line in plan_lines(planned):
@@ -147,7 +151,9 @@ def _train(
     record.begin(dataset, plan)
     history = start.history
     board = held.enter_context(
-        open_board(options.log, folder, start.epochs_done + 1, record.options_text())
+        open_board(
+            options.log if first() else None, folder, start.epochs_done + 1, record.options_text()
+        )
     )
     trained, result, spare = start.trained, Fit(), None
     try:
@@ -216,11 +222,12 @@ def _train(
         result.stopped = "interrupted"
         metrics = unmeasured(dataset.classes)
     if trained:
-        record.save(dataset, metrics, history, result, sources.remembered)
+        by_first(partial(record.save, dataset, metrics, history, result, sources.remembered))
     elif result.stopped == "interrupted":
         raise KeyboardInterrupt
+    kept = f"; the best so far is saved in {folder}" if trained else ""
+    raise_if_lost(f"{kept}; tlcli finetune --resume {folder} goes on")
     if result.stopped == "diverged":
-        kept = f"; the best so far is saved in {folder}" if trained else ""
         raise UserError(
             f"{result.problem}, so training was stopped{kept}",
             "is the weight file damaged? --precision fp32 may help too"

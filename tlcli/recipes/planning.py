@@ -21,6 +21,7 @@ from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache, default_folder
 from tlcli.transfer.cases import CASES, Wish
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import first_here
 from tlcli.transfer.evidence import Evidence, Timing
 from tlcli.transfer.features import view_id
 from tlcli.transfer.forecast import forecast
@@ -328,4 +329,5 @@ def feature_cache(options: Options, reporter: Reporter) -> Iterator[FeatureCache
     try:
         yield cache
     finally:
-        cache.trim()
+        if first_here():
+            cache.trim()

@@ -23,6 +23,7 @@ from tlcli.recipes.options import Options
 from tlcli.recipes.planning import Planned
 from tlcli.transfer.calibrate import Confidence
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import first
 from tlcli.transfer.network import Network
 from tlcli.transfer.plan import Plan
 from tlcli.transfer.train import Fit, State
@@ -36,7 +37,7 @@ SHARE = 0.1
 @dataclass
 class Record:
     """Writes a run's folder: what went in, the state and the best so far now and then, and
-    everything at the end.
+    everything at the end. Of a job's processes the first alone writes.
 
     Attributes:
         scanned: the dataset as it was found, unreadable images and all.
@@ -74,6 +75,8 @@ class Record:
             plan: None where it is not made yet.
             state: from which the run goes on: before run.json, which must not be ahead of it.
         """
+        if not first():
+            return
         if state is not None:
             checkpoint.save(run.state_file(self.folder), state)
         run.write_run(
@@ -98,7 +101,7 @@ class Record:
     def keep_best(self, dataset: Dataset) -> None:
         """Keep the network as it is now in checkpoint/, if the last copy is old enough."""
         now = time.perf_counter()
-        if now - max(self.best_saved, self.started) >= BEST_EVERY:
+        if first() and now - max(self.best_saved, self.started) >= BEST_EVERY:
             path = self.folder / run.CHECKPOINT / run.BUNDLE
             try:
                 bundle.save(path, self._network.tensors(), self.meta(dataset, {}))
@@ -126,6 +129,8 @@ class Record:
             make: gives the phase's state.
             when: after a "step", an "epoch", or the "last" epoch.
         """
+        if not first():
+            return
         now = time.perf_counter()
         pause = {
             "step": 60 * self.options.checkpoint_minutes,

@@ -10,6 +10,7 @@ from tlcli.artifacts import run
 from tlcli.artifacts.files import Unwritable
 from tlcli.errors import UserError
 from tlcli.events import Reporter
+from tlcli.transfer.distributed import raise_if_lost
 
 
 @contextmanager
@@ -17,6 +18,9 @@ def resumable(folder: Path, new: bool, reporter: Reporter) -> Iterator[None]:
     """Keep the folder of a run that is stopped, and say how it goes on.
 
     The folder of a new one that could not have been trained is taken back.
+
+    Raises:
+        UserError: what it ended by, with how it goes on; another process of the job, say.
     """
     how = f"tlcli finetune --resume {folder} goes on"
     try:
@@ -30,7 +34,8 @@ def resumable(folder: Path, new: bool, reporter: Reporter) -> Iterator[None]:
         if new and not (folder / run.BUNDLE).exists():
             run.take_back(folder)
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
+        raise_if_lost(f"; {how}")
         reporter.note(how)
         raise
     except (MemoryError, RuntimeError) as error:

@@ -1,6 +1,7 @@
 """Honest confidence: how sure the answers may be, learnt from images the network has not fitted."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.events import Reporter
+from tlcli.transfer.agree import told
 from tlcli.transfer.device import Compute
 from tlcli.transfer.head import FOLDS, left_out_logits
 from tlcli.transfer.network import Network
@@ -99,11 +101,15 @@ def calibrate(
     if strength is not None and isinstance(train, Remembered):
         layer = network.final
         flat = train.codes.flatten(2)
-        left_out = left_out_logits(
-            flat, train.labels, len(layer.weight), strength, bias=layer.bias is not None, seed=seed
-        )
-        if left_out is not None:
-            logits, labels = left_out[0], train.labels[left_out[1]]
+        again = partial(left_out_logits, bias=layer.bias is not None, seed=seed)
+
+        def left_out() -> dict[str, Tensor]:
+            found = again(flat, train.labels, len(layer.weight), strength)
+            return {} if found is None else {"logits": found[0], "images": found[1]}
+
+        unseen = told(left_out)
+        if unseen:
+            logits, labels = unseen["logits"], train.labels[unseen["images"]]
             novelty, method = learn(codes), f"{FOLDS}-fold"
     elif spare is not None:
         logits, labels = answers(suffix, spare, compute)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tlcli.errors import UserError, choice
+from tlcli.transfer.distributed import placed
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -117,4 +118,4 @@ def choose(device: str = "auto", precision: str = "auto", compiled: bool = False
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         elif device == "cpu" and native_bf16():
             precision = "bf16"
-    return Compute(torch.device(device), _DTYPES[precision], compiled)
+    return Compute(placed(torch.device(device)), _DTYPES[precision], compiled)

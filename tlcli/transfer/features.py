@@ -1,13 +1,11 @@
 """The activations of a frozen prefix, computed once a view and remembered."""
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +15,11 @@ from tlcli.data.load import Batch, load_batches
 from tlcli.events import Reporter, duration
 from tlcli.transfer.cache import FeatureCache, Shelf, row_id
 from tlcli.transfer.forward import FrozenForward, beside
+from tlcli.transfer.shares import sharded
+from tlcli.transfer.store import AT_ONCE, Store
 
 FORECAST_AFTER = 4
 """Batches from whose time the rest is forecast."""
-MAPPED_FROM = 32_000_000
-"""Bytes from which remembered activations lie in a file that is mapped, not in memory."""
-AT_ONCE = 256
-"""Rows that are moved at once."""
 PLAIN = "plain"
 """The view of an image that is not augmented."""
 
@@ -62,6 +58,7 @@ def remember(
     return codes, labels, unreadable
 
 
+@sharded
 def remember_each(
     samples: Sequence[Sample],
     forwards: Sequence[FrozenForward],
@@ -125,49 +122,6 @@ def remember_each(
     readable = torch.tensor([s.path not in unreadable for s in samples], dtype=torch.bool)
     codes = [rows.tensor(n, views, readable) for rows in store]
     return codes, labels if readable.all() else labels[readable], unreadable
-
-
-class Store:
-    """Rows [n, ...] that are put in any order: in memory, or of many in a mapped file."""
-
-    def __init__(self, n: int, cache: FeatureCache | None) -> None:
-        self.n = n
-        self.cache = cache
-        self.rows: Tensor | None = None
-
-    def put(self, where: Sequence[int], values: Tensor) -> None:
-        """Keep `values`, [len(where), ...]; the first say what shape and type all have."""
-        if self.rows is None:
-            self.rows = _room((self.n, *values.shape[1:]), values.dtype, self.cache)
-        self.rows[torch.tensor(where)] = values
-
-    def tensor(self, n: int, views: int, kept: Tensor) -> Tensor:
-        """The rows of the images that are `kept`, a bool [n], as [kept, views, ...]."""
-        if self.rows is None:
-            return torch.empty(0, views, 0)
-        codes = self.rows.view(n, views, *self.rows.shape[1:])
-        if kept.all():
-            return codes
-        done = 0
-        for some in kept.nonzero()[:, 0].split(AT_ONCE):  # within the mapped file, not beside it
-            codes[done : done + len(some)] = codes[some]
-            done += len(some)
-        return codes[:done]
-
-
-def _room(shape: tuple[int, ...], dtype: torch.dtype, cache: FeatureCache | None) -> Tensor:
-    """An uninitialised tensor; a mapped file where it is large and the disk has room for it."""
-    values = torch.Size(shape).numel()
-    if cache is not None and values * dtype.itemsize >= MAPPED_FROM:
-        with cache.trying():
-            cache.folder.mkdir(parents=True, exist_ok=True)
-            # It has no name, so that it is gone when the process is, however that ends.
-            with tempfile.TemporaryFile(dir=cache.folder) as file:
-                if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a bus error
-                    os.posix_fallocate(file.fileno(), 0, values * dtype.itemsize)
-                mapped = np.memmap(file, np.uint8, "r+", shape=(values * dtype.itemsize,))
-            return torch.from_numpy(mapped).view(dtype).view(shape)
-    return torch.empty(shape, dtype=dtype)
 
 
 def _shelf(forward: FrozenForward, cache: FeatureCache | None) -> Shelf | None:

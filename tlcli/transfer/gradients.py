@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tlcli.errors import UserError
 from tlcli.events import Reporter
 from tlcli.transfer.depthwise import quick_depthwise
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import world
 from tlcli.transfer.memory import Room
 from tlcli.transfer.schedule import Schedule
+from tlcli.transfer.shares import divisor, parallel, part_size, repeats
 from tlcli.transfer.state import to_device
 
 Batch = tuple[Tensor, Tensor]
@@ -29,10 +32,12 @@ class Gradients:
 
     def __init__(self, suffix: nn.Module, schedule: Schedule, compute: Compute) -> None:
         self.suffix, self.schedule, self.compute = suffix, schedule, compute
-        self.forward: Callable[[Tensor], Tensor] = suffix
+        self.forward: Callable[[Tensor], Tensor] = parallel(
+            suffix, changing=schedule.unfreeze == "gradual"
+        )
         self.compiled: Callable[[Tensor], Tensor] | None = None
         if compute.compiled:
-            self.compiled = torch.compile(suffix, dynamic=False)
+            self.compiled = torch.compile(self.forward, dynamic=False)
         self.weights: Tensor | None = None
         self.room = Room()
 
@@ -42,19 +47,32 @@ class Gradients:
         size: int,
         scaler: torch.amp.GradScaler,
         reporter: Reporter,
+        total: int,
     ) -> Tensor:
         """Add those of a group's newest batch, divided by the group's whole `size` in batches.
 
         Where memory runs out, the batch is computed in parts; the gradients are the same.
 
+        Args:
+            total: the batch's images in all processes of a job.
+
         Returns:
-            The sum of its losses and the number of right answers, float32 [2] on the device.
+            The sum of its losses and the number of right answers, float32 [2] on the device: this
+            process' share of those.
+
+        Raises:
+            UserError: memory ran out for one image, or in one of several processes.
         """
         rows = len(group[-1][1])
         try:
-            return self._backward(*group[-1], size, scaler)
+            return self._backward(*group[-1], size, scaler, total)
         except RuntimeError as error:
             self.room.halve(error, rows)
+            if world() > 1:  # the others would wait for as many backward passes
+                raise UserError(
+                    f"memory ran out for {rows} images, this process' part of a batch",
+                    "a smaller --batch-size, with --accumulate to make up for it",
+                ) from error
         smaller = ", which BatchNorm's statistics are of" * (self.schedule.batchnorm == "adapt")
         reporter.warn(
             f"memory ran out: batches of {rows} are computed in parts of {self.room.rows}{smaller}"
@@ -63,12 +81,14 @@ class Gradients:
         for parameter in self.suffix.parameters():
             parameter.grad = None
         for number in range(1, len(group)):
-            self.add(group[:number], size, scaler, reporter)
-        return self.add(group, size, scaler, reporter)
+            self.add(group[:number], size, scaler, reporter, total)
+        return self.add(group, size, scaler, reporter, total)
 
-    def _backward(self, x: Tensor, y: Tensor, size: int, scaler: torch.amp.GradScaler) -> Tensor:
+    def _backward(
+        self, x: Tensor, y: Tensor, size: int, scaler: torch.amp.GradScaler, total: int
+    ) -> Tensor:
         x, y = to_device(x, self.compute.device), to_device(y, self.compute.device)
-        total = torch.zeros(2, device=self.compute.device)
+        sums = torch.zeros(2, device=self.compute.device)
         rows = self.room.rows or len(y)
         for part, truth in zip(x.split(rows), y.split(rows), strict=True):
             with self.compute.autocast():
@@ -81,14 +101,14 @@ class Gradients:
                 label_smoothing=self.schedule.label_smoothing,
                 reduction="none",
             ).sum()
-            scaler.scale(loss / (len(y) * size)).backward()
+            scaler.scale(loss / (divisor(len(y), total) * size)).backward()
             right = truth if truth.dim() == 1 else truth.argmax(1)
-            total += torch.stack([loss.detach(), (logits.argmax(1) == right).sum()])
-        return total
+            sums += torch.stack([loss.detach(), (logits.argmax(1) == right).sum()])
+        return sums / repeats(total)
 
     def _logits(self, x: Tensor) -> Tensor:
         # Batches of another size, such as an epoch's last one, are not worth compiling for.
-        if self.compiled is not None and len(x) == self.schedule.batch_size:
+        if self.compiled is not None and len(x) == part_size(self.schedule.batch_size):
             return self.compiled(x)
         with quick_depthwise(self.compute):
             return self.forward(x)

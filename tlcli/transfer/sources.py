@@ -12,10 +12,12 @@ from tlcli.data.augment import Augmentation
 from tlcli.data.dataset import Dataset, Sample
 from tlcli.data.load import find_unreadable, load_batches
 from tlcli.events import Reporter
+from tlcli.transfer.agree import fair, union
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.features import bytes_per_view, memory_limit, remember, remember_each
 from tlcli.transfer.forward import FrozenForward
 from tlcli.transfer.mixing import Mixing, mix
+from tlcli.transfer.shares import mine
 
 
 @dataclass
@@ -155,7 +157,7 @@ def make_sources(
     n = len(dataset.train) * views + len(dataset.val)
     frozen = len(forward.plain) > 0
     needed = n * bytes_per_view(forward) if frozen else 0
-    limit = memory_limit() if cache is None else cache.limit
+    limit = fair(memory_limit() if cache is None else cache.limit)
     mixed = forward.compute.dtype is not None
     if not frozen or mixing or (needed > limit and not must_remember):
         if frozen and mixing:
@@ -168,7 +170,7 @@ def make_sources(
         if not checked:
             samples = [*dataset.train, *dataset.val]
             dataset = without(
-                dataset, find_unreadable([s.path for s in samples], reporter), reporter
+                dataset, union(find_unreadable(mine([s.path for s in samples]), reporter)), reporter
             )
         train = Recomputed(dataset.train, forward, augmentation, seed, mixing, len(dataset.classes))
         if needed and needed <= limit:  # only the training images are mixed

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from tlcli.events import Reporter
 from tlcli.transfer.average import Average
 from tlcli.transfer.balance import balanced_order, class_weights
 from tlcli.transfer.device import Compute
+from tlcli.transfer.distributed import rank, world
 from tlcli.transfer.find import Curve, find_rate
 from tlcli.transfer.gradients import Batch, Gradients
 from tlcli.transfer.modes import set_mode, thaw
 from tlcli.transfer.network import Network, set_dropout
 from tlcli.transfer.optimise import make_optimizer, rate_factor
 from tlcli.transfer.schedule import Schedule, unfrozen
+from tlcli.transfer.shares import level, parts, summed
 from tlcli.transfer.sources import Source
 from tlcli.transfer.state import laid_out_alike, random_state, set_random_state
 
@@ -107,16 +110,17 @@ class Steps:
                 self.average.show(False)
             self.epoch += self.part is None
             row = {"phase": phase, **self._one(train, phase, reporter)}
+            level(self.suffix)
             if self.average:
                 self.average.show(True)
+                level(self.suffix)  # the averaged statistics too
             yield row
 
     def _one(self, train: Source, phase: str, reporter: Reporter) -> Row:
         started, epoch, n = time.perf_counter(), self.epoch, self.n
         order = self._order(train)
         if self.part is None:
-            # What is drawn in an epoch, dropout's masks too, depends on seed and epoch alone.
-            torch.manual_seed(self.seed * 100_003 + epoch)
+            self._draw_anew(epoch)
             self.part = Part(self.optimizer.param_groups[-1]["lr"])
         self._set_modes()
         part, before = self.part, self.part.images
@@ -125,19 +129,22 @@ class Steps:
         accumulate = self.schedule.accumulate
         # The last group of an epoch may hold fewer batches.
         short = self.batches % accumulate or accumulate
-        batches = train.batches(order[before:], self.schedule.batch_size, epoch)
+        batches = train.batches(*parts(order[before:], self.schedule.batch_size), epoch)
         group: list[Batch] = []
         for step, batch in enumerate(batches, part.batches + 1):
             group.append(batch)
             size = short if step > self.batches - short else accumulate
-            self.unread += self.gradients.add(group, size, self.scaler, reporter)
-            part.batches, part.images = step, part.images + len(batch[1])
-            if not ahead or step % READ_EVERY == 0 or step == self.batches:
+            total = min(self.schedule.batch_size, n - part.images)
+            self.unread += self.gradients.add(group, size, self.scaler, reporter, total)
+            part.batches, part.images = step, part.images + total
+            read = not ahead or step % READ_EVERY == 0 or step == self.batches
+            if read:
                 self._read()
             if len(group) == size:
                 self._update()
                 group = []
-                if step < self.batches:
+                # To read takes all processes, and only the first looks at its state.
+                if step < self.batches and (read or world() == 1):
                     self.on_step()
             reporter.progress(
                 task,
@@ -154,6 +161,10 @@ class Steps:
             "train_top1": part.right / n,
             "images_per_s": round((n - before) / (time.perf_counter() - started), 1),
         }
+
+    def _draw_anew(self, epoch: int) -> None:
+        """What is drawn in an epoch, dropout's masks too, depends on seed, epoch and process."""
+        torch.manual_seed(self.seed * 100_003 + epoch + 7_919 * rank())
 
     def _order(self, train: Source) -> Tensor:
         """The epoch's images, int64 [n]."""
@@ -173,7 +184,7 @@ class Steps:
         """Bring the sums up to date; waits for the device."""
         if self.part is None:
             return
-        loss, right = self.unread.tolist()
+        loss, right = summed(self.unread).tolist()
         self.unread.zero_()
         if not math.isfinite(loss):
             where = f"epoch {self.epoch}, batch {self.part.batches}"
@@ -195,20 +206,22 @@ class Steps:
     def _find(self, train: Source, reporter: Reporter) -> None:
         """Measure the learning rate, and put everything back as it was before."""
         before = {k: v.clone() for k, v in self.suffix.state_dict().items()}
-        torch.manual_seed(self.seed * 100_003)
+        self._draw_anew(0)
         self._set_modes()
+        order, size = self._order(train), self.schedule.batch_size
+        totals = cycle(map(len, order.split(size)))
 
         def step(x: Tensor, y: Tensor) -> float:
-            total = self.gradients.add([(x, y)], 1, self.scaler, reporter)
+            total = next(totals)
+            sums = summed(self.gradients.add([(x, y)], 1, self.scaler, reporter, total))
             self._apply()
-            return total[0].item() / len(y)
+            return sums[0].item() / total
 
-        order, size = self._order(train), self.schedule.batch_size
         try:
             found, self.curve = find_rate(
                 step,
                 # No epoch of the training has these views.
-                lambda number: train.batches(order, size, -1 - number),
+                lambda number: train.batches(*parts(order, size), -1 - number),
                 self.optimizer,
                 reporter,
             )
@@ -219,7 +232,8 @@ class Steps:
 
     def state_dict(self) -> dict[str, Any]:
         """All but the network's tensors, between steps: tensors and plain values."""
-        self._read()
+        if world() == 1:
+            self._read()
         drawn = random_state(self.compute)
         return {
             "epoch": self.epoch,
@@ -242,6 +256,8 @@ class Steps:
         if part is not None:
             self.part = Part(**{k: v for k, v in part.items() if k != "drawn"})
             set_random_state(self.compute, part["drawn"])
+            if rank():  # that was the first process'
+                self._draw_anew(self.epoch)
         # A rate that was found is not looked for again.
         self.schedule = replace(self.schedule, lr=state["lr"], find_lr=False)
         self.curve = [(lr, loss) for lr, loss in state["curve"]]

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,18 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.events import Reporter, duration
+from tlcli.transfer.agree import told
 from tlcli.transfer.balance import class_weights
 from tlcli.transfer.device import Compute
-from tlcli.transfer.features import AT_ONCE
+from tlcli.transfer.distributed import watched
 from tlcli.transfer.find import Curve
-from tlcli.transfer.head import solve
+from tlcli.transfer.head import Solution, solve
 from tlcli.transfer.memory import Room
 from tlcli.transfer.metrics import BY_CLASS, by_class
 from tlcli.transfer.network import Network, final_layer
 from tlcli.transfer.schedule import Schedule
+from tlcli.transfer.shares import share, whole
 from tlcli.transfer.sources import Remembered, Source
 from tlcli.transfer.state import to_device
 from tlcli.transfer.steps import Diverged, Row, Steps
+from tlcli.transfer.store import AT_ONCE
 
 NOTHING = (-math.inf, -math.inf)
 """The key of a network that has not been validated."""
@@ -122,7 +126,7 @@ def fit(
     if schedule.patience and result.worse >= schedule.patience:
         result.stopped, rows = "early", iter(())
     try:
-        for row in rows:
+        for row in watched(rows):
             figures = _validate(suffix, val, schedule.metric, judge)
             loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):
@@ -229,7 +233,8 @@ def _solve_head(
     n_classes = layer.weight.shape[0]
     codes = train.codes.flatten(2)
     weighted = schedule.balance == "weights"
-    solution = solve(
+    solved = partial(
+        solve,
         codes,
         train.labels,
         n_classes,
@@ -237,6 +242,7 @@ def _solve_head(
         seed=seed,
         class_weights=class_weights(train.labels, n_classes) if weighted else None,
     )
+    solution = Solution(**told(lambda: vars(solved())))
     result.strength = solution.strength
     with torch.no_grad():
         layer.weight.copy_(solution.weight)
@@ -271,10 +277,11 @@ def outputs(module: nn.Module, source: Source, compute: Compute) -> tuple[Tensor
     """
     module.eval()
     made, labels, room = [], [], Room()
-    for x, y in source.batches(torch.arange(len(source)), compute.batch_size):
+    n, size = len(source), compute.batch_size
+    for x, y in source.batches(share(n, size), size):
         made.append(_rows(module, x, compute, room))
         labels.append(y)
-    return torch.cat(made), torch.cat(labels)
+    return whole(torch.cat(made), n, size), whole(torch.cat(labels), n, size)
 
 
 def _rows(module: nn.Module, x: Tensor, compute: Compute, room: Room) -> Tensor:
