@@ -92,6 +92,7 @@ def finetune(
         if config is not None:
             raise UsageError("--resume goes on with the run's own options", "leave out --config")
         folder = Path(resume)
+        folder = folder.parent if folder.name == run.BUNDLE else folder
         with run.locked(folder):
             start = reopen(folder, data, given)
             with threads(start.threads):
@@ -155,7 +156,7 @@ def _train(
             options.log if first() else None, folder, start.epochs_done + 1, record.options_text()
         )
     )
-    trained, result, spare = start.trained, Fit(), None
+    trained, result, spare = start.trained or origin.keeps_head(plan), Fit(), None
     try:
         for index, (phase, cut, schedule) in enumerate(phases(plan, network)):
             if index < start.phase:
@@ -197,6 +198,7 @@ def _train(
                 on_row=board.row,
                 keep=partial(record.keep_state, dataset, index, history, trained),
                 state=state,
+                known=origin.keeps_head(plan) and not history,
             )
             history = [*history, *result.history]
             trained = trained or result.best_epoch is not None

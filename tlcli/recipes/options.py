@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tlcli.artifacts.run import check_free
+from tlcli.artifacts.run import check_free, find_bundle
 from tlcli.backbones.catalogue import DEFAULT_MODEL, catalogue, find
 from tlcli.data import presets
 from tlcli.errors import UsageError, choice
@@ -146,7 +146,9 @@ class Options:
             UserError: `output` holds something already.
         """
         presets.parse(self.augment or presets.DEFAULT)
-        if self.model in catalogue() or not Path(self.model).exists():
+        if self.model not in catalogue() and len(Path(self.model).parts) > 1:
+            find_bundle(self.model)
+        elif self.model in catalogue() or not Path(self.model).exists():
             find(self.model)
         for name, known in _NAMES.items():
             value = getattr(self, name)

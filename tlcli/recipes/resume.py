@@ -18,6 +18,7 @@ from tlcli.recipes.options import Options
 from tlcli.recipes.record import versions
 from tlcli.recipes.start import Start, added
 from tlcli.transfer.plan import Plan
+from tlcli.transfer.schedule import prolonged
 
 FREE = ("cache", "cache_limit", "checkpoint_minutes", "log")
 """Options that may change when a run goes on: the result does not depend on them."""
@@ -67,6 +68,11 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
         )
     options = replace(options, **{k: v for k, v in given.items() if k in FREE})
     root = Path(data if data is not None else went_in["dataset"]["root"])
+    if data is None and not root.exists():
+        raise UserError(
+            f"the images of {folder} were in {root}, which is not there any more",
+            f"tlcli finetune DIR --resume {folder} says where they are now",
+        )
     return Start(root, options, folder, went_in, state, plan)
 
 
@@ -138,7 +144,7 @@ def _extended(
     last_phase = not schedule.head_first or state["phase"] > 0
     early = last_phase and 0 < schedule.patience <= fit["worse"]
     done = fit["steps"]["epoch"] if early else schedule.epochs
-    plan = replace(plan, schedule=replace(schedule, epochs=done + more))
+    plan = replace(plan, schedule=prolonged(schedule, done + more))
     fit = {**fit, "worse": 0} if last_phase else fit
     asked = {**state["run"]["options"], "epochs": plan.schedule.epochs}
     went_in = {**state["run"], "plan": plan.to_dict(), "options": asked}

@@ -145,7 +145,10 @@ class FrozenForward:
             why = self._problem(x, plain, PARITY[compute.stored])
             if not why:
                 break
-            self.reporter.warn(f"the fast forward in {compute.name} {why}; going on more slowly")
+            self.reporter.warn(
+                f"the quickest forward pass for these images, {compute.name}, {why}; "
+                "a slower one is taken, and the results are as good"
+            )
         else:
             self.links = list(self.plain)
         self.unchecked = False
@@ -162,7 +165,7 @@ class FrozenForward:
         difference = ((plain - x.float()).norm() / plain.norm().clamp_min(1e-6)).item()
         if difference <= limit or not plain.isfinite().all():  # damaged weights: others tell
             return ""
-        return f"differs from the plain one in fp32 by {difference:.1e} (limit {limit:.0e})"
+        return f"is off by {difference:.2%} (limit {limit:.1%})"
 
 
 def beside(

@@ -99,6 +99,9 @@ STEPWISE = frozenset(f.name for f in fields(Schedule)) - {
     "balance",
 }
 
+ALL_STAGES = frozenset({"unfreeze", "batchnorm", "layer_decay"})
+"""What says something of several stages."""
+
 # A name, the schedule with AdamW, and the learning rate that SGD with momentum takes instead.
 SCHEDULES: Mapping[str, tuple[Schedule, float]] = {
     "solve": (Schedule("lbfgs"), 0.01),
@@ -171,6 +174,13 @@ def choose_schedule(
     if asked.get("head_first") and (solvable or recipe in ("solve", "head", "scratch")):
         only = "nothing is pretrained" if recipe == "scratch" else "only the head is trained"
         raise UsageError(f"--head-first: {only}, so there is no second phase", "leave it out")
+    idle = sorted(ALL_STAGES & asked.keys()) if recipe in ("solve", "head") else []
+    if idle:
+        flags = ", ".join("--" + k.replace("_", "-") for k in idle)
+        raise UsageError(
+            f"{flags}: only the head is trained here",
+            "leave it out, or train more: --freeze STAGE, --case large-similar",
+        )
     asking = ["--" + k.replace("_", "-") for k in stepwise] + ([mixing] if mixing else [])
     flags = ", ".join(asking)
     if optimizer == "lbfgs":
@@ -205,6 +215,14 @@ def choose_schedule(
             "the learning rate would never be reached",
         )
     return schedule, notes
+
+
+def prolonged(schedule: Schedule, epochs: int) -> Schedule:
+    """The schedule over so many epochs, with a warm-up that was a share of them growing along."""
+    share = WARMUPS.get(schedule.lr_schedule)
+    derived = share is not None and schedule.warmup == round(share * schedule.epochs, 3)
+    warmup = round(share * epochs, 3) if derived and share is not None else schedule.warmup
+    return replace(schedule, epochs=epochs, warmup=warmup)
 
 
 def unfrozen(schedule: Schedule, epoch: int, stages: int) -> int:

@@ -228,6 +228,7 @@ def without(dataset: Dataset, unreadable: dict[Path, str], reporter: Reporter) -
     if not unreadable:
         return dataset
     left = dataset.without(unreadable)
-    for warning in left.warnings[len(dataset.warnings) :]:
-        reporter.warn(warning)
+    for warning in left.warnings:
+        if warning not in dataset.warnings:
+            reporter.warn(warning)
     return left

@@ -85,6 +85,7 @@ def fit(
     on_row: Callable[[Row], None] = lambda _: None,
     keep: Keep = lambda _make, _when: None,
     state: State | None = None,
+    known: bool = False,
 ) -> Fit:
     """Train the suffix on the activations of `train`; keep the best epoch by a metric on `val`.
 
@@ -96,6 +97,7 @@ def fit(
         on_row: hears of each epoch.
         keep: saves the state, if it wants to. A head that is solved has none.
         state: where to go on.
+        known: the network answers already, so that no epoch counts that is worse.
     """
     # Moving to a device or a memory format gives tensors new storage, so it comes first.
     suffix = network.suffix.to(compute.device).to(memory_format=torch.channels_last)
@@ -119,6 +121,12 @@ def fit(
     # long in every epoch.
     judge = compute.reference() if isinstance(val, Remembered) else compute
 
+    if known and state is None:
+        figures = _validate(suffix, val, schedule.metric, judge)
+        result.best_key = _key(figures, schedule.metric)
+        if figures["val_top1"] is not None:
+            reporter.note(f"before training: {_val_text(figures, schedule.metric)}")
+
     def snapshot() -> State:
         assert steps is not None
         return _state(trained, result, steps, time.perf_counter() - started)
@@ -134,7 +142,7 @@ def fit(
             row |= figures
             row["seconds"] = round(time.perf_counter() - started, 3)
             result.history.append(row)
-            reporter.note(_epoch_line(row, epochs))
+            reporter.note(_epoch_line(row, epochs, schedule.metric))
             on_row(row)
             key = _key(figures, schedule.metric)
             if loss is None or key > result.best_key:
@@ -160,7 +168,7 @@ def fit(
             tensor.copy_(result.best[name])
     if steps is not None and steps.curve:
         result.lr_curve, result.found_lr = steps.curve, steps.schedule.lr
-    if len(result.history) > 1:
+    if len(result.history) > 1 or (result.history and result.best_epoch is None):
         reporter.note(_kept_line(result, schedule.patience))
     return result
 
@@ -200,14 +208,19 @@ def _kept_line(result: Fit, patience: int) -> str:
     return f"{early}kept: {kept}"
 
 
-def _epoch_line(row: Row, epochs: int) -> str:
+def _val_text(row: Mapping[str, Any], metric: str) -> str:
+    """As "val 91.4% (loss 0.312)", with the metric that counts where it is another."""
+    value = row.get(f"val_{metric}") if metric in BY_CLASS else None
+    chosen = "" if value is None else f", {metric.replace('_', ' ')} {value:.1%}"
+    return f"val {row['val_top1']:.1%} (loss {row['val_loss']:.3f}{chosen})"
+
+
+def _epoch_line(row: Row, epochs: int, metric: str) -> str:
     """An epoch's outcome for a person."""
     epoch, seconds = int(row["epoch"] or 1), float(row["seconds"] or 0.0)
     remaining = seconds / epoch * (epochs - epoch)
     left = f", about {duration(remaining)} left" if remaining >= 5 else ""
-    val = ""
-    if row["val_top1"] is not None:
-        val = f", val {row['val_top1']:.1%} (loss {row['val_loss']:.3f})"
+    val = "" if row["val_top1"] is None else f", {_val_text(row, metric)}"
     return (
         f"epoch {epoch}/{epochs}: train {row['train_top1']:.1%} "
         f"(loss {row['train_loss']:.3f}){val}, {row['images_per_s']:.0f} images/s{left}"
