@@ -57,6 +57,7 @@ def main() -> None:
     lines += ["", "## The feature pass against its bound", "", *whole(asked.rounds, cores)]
     lines += ["", "## The head", "", *heads()]
     lines += ["", "## Starting", "", *starts(asked.rounds)]
+    print("\n".join(lines), flush=True)  # what follows takes long, and this should not be lost
     lines += ["", "## Memory of the feature pass", "", *memory()]
     text = "\n".join(lines).replace("{load}", f"{os.getloadavg()[0]:.1f}") + "\n"
     (ROOT / "docs" / "speed-parts.md").write_text(text)
@@ -218,7 +219,8 @@ def _pass(n: int) -> None:
     Of the network the first stages only, whose output is pooled to 1,280 numbers: memory is what
     is measured, and the rest of it takes an hour.
     """
-    from tlcli.data.augment import AUGMENTATIONS
+    from tlcli.data.augment import make_augmentation
+    from tlcli.data.presets import parse
     from tlcli.transfer.cache import FeatureCache
 
     class Wide(nn.Module):
@@ -242,7 +244,7 @@ def _pass(n: int) -> None:
             highest = max(highest, int(anonymous.split()[1]))
 
     with tempfile.TemporaryDirectory() as folder:
-        cache, light = FeatureCache(Path(folder)), AUGMENTATIONS["light"]
+        cache, light = FeatureCache(Path(folder)), make_augmentation(parse("light"))
         codes, *_ = remember(
             samples, forward, task="x", views=2, augmentation=light, cache=cache,
             reporter=Watching(),

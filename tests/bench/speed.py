@@ -16,7 +16,6 @@ the page says it.
 import argparse
 import csv
 import json
-import re
 import shutil
 import statistics
 import sys
@@ -120,40 +119,10 @@ def frozen_fastai(options: argparse.Namespace, folder: Path) -> Parts:  # noqa: 
     yield FASTAI, done.took() | json.loads(done.stdout)
 
 
-def processes(options: argparse.Namespace, folder: Path) -> Parts:
-    """The feature pass by one process on one core, and by two of one thread each on two."""
-    two = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2)
-    for name, module, cores in (("one process", (), {0}), ("two processes", two, None)):
-        with tempfile.TemporaryDirectory(dir=folder) as here:
-            done = tlcli(
-                *("finetune", options.data, "--case", "small-similar", "--augment", "none"),
-                *("-o", Path(here, "run")),
-                module=module,
-                threads=1,
-                cores=cores,
-                TLCLI_CACHE=Path(here, "cache"),
-            )
-            record = tried(Path(here, "run"), done)
-        yield name, record | {"pass_s": pass_seconds(done.stderr)}
-
-
-def pass_seconds(said: str) -> float:
-    """Of "features: 1000 images in 18.4 s" and "val features: ...", both added up.
-
-    Raises:
-        Failed: one of them is not there.
-    """
-    found = dict(re.findall(r"\b((?:val )?features): \d+ images in ([\d.]+) s", said))
-    if len(found) != 2:
-        raise Failed(f"no feature passes in what the command said: {found}")
-    return round(sum(map(float, found.values())), 2)
-
-
 MEASUREMENTS = (
     Measurement("start-up", 5, start_up),
     Measurement(DEFAULT, 3, lambda o, f: cold_and_warm(DEFAULT, o, f)),
     Measurement("mobilenet_v2", 3, lambda o, f: cold_and_warm("mobilenet_v2", o, f)),
-    Measurement("processes", 3, processes),
     Measurement("step", 1, step),
     Measurement("fastai", 1, frozen_fastai),
     Measurement("tutorial", 1, frozen_tutorial),

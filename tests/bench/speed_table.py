@@ -21,7 +21,7 @@ and its median counts; what is slow once. Cold is with an empty feature cache, w
 once more. The tutorial is PyTorch's transfer-learning tutorial written out
 (`tests/bench/tutorial.py`), frozen or with everything trained; fastai is its `vision_learner` with
 its own defaults (`tests/bench/fastai_contender.py`). Rates of training are of training alone,
-validation not counted. One process on one core is told to use that core only."""
+validation not counted."""
 
 
 def latest(outcomes: list[Record]) -> dict[str, list[Record]]:
@@ -113,12 +113,6 @@ TARGETS = (
         "{:.2f}x",
         at_most=True,
     ),
-    Target(
-        "feature pass: two processes of one thread each against one on one core",
-        lambda t: t.ratio("one process", "two processes", "pass_s"),
-        1.7,
-        "{:.2f}x",
-    ),
 )
 
 
@@ -144,8 +138,6 @@ def part_row(name: str, records: list[Record]) -> str:
     notes = []
     if "images_per_s" in last:
         notes.append(f"{statistics.median(r['images_per_s'] for r in records):.1f} images/s")
-    if "pass_s" in last:
-        notes.append(f"feature passes {statistics.median(r['pass_s'] for r in records):.1f} s")
     if "epochs" in last:
         seconds_each = last.get("fit_s") or sum(e["train_s"] + e["val_s"] for e in last["epochs"])
         n = len(last["epochs"])
