@@ -20,7 +20,7 @@ REMARKS = {
 What limits where a target is missed:
 
 - The targets were set where the tutorial's loop saw 7 images a second. Here it sees 45 and fastai's
-  23, with today's PyTorch, and 30 times as fast would be 5.3 s: importing PyTorch takes 3.8 of them,
+  23, with today's PyTorch; 30 times as fast would be 5.3 s, of which importing PyTorch takes 3.8,
   and decoding the images once on two cores would take the rest three times over.
 - MobileNetV2's activations of these images are too far from fp32's in bf16 (docs/speed.md), so its
   pass is in fp32.
