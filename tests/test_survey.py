@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.test_cache import Notes
+from tlcli import finetune
 from tlcli.artifacts import bundle
 from tlcli.artifacts.run import BUNDLE as bundle_name
 from tlcli.backbones import build
@@ -195,6 +196,15 @@ def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch):
     )
     assert 8 <= found.evidence.sampled < len(dataset.train)
     assert "is slow here" in notes.notes[0]
+
+
+def test_a_second_view_that_takes_too_long_is_left_out_and_said(tmp_path, flowers, monkeypatch):
+    monkeypatch.setattr(planning, "VIEW_LIMIT", 1e-6)
+    monkeypatch.setattr("tlcli.recipes.finetune.VIEW_LIMIT", 1e-6)
+    notes = Notes()
+    done = finetune(flowers, output=tmp_path / "run", size="small", reporter=notes)
+    assert json.loads((done.folder / "run.json").read_text())["views"] == 1
+    assert any("only the plain view" in note and "--views 2" in note for note in notes.notes)
 
 
 def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flowers, monkeypatch):

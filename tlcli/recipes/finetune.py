@@ -17,7 +17,15 @@ from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter, duration
 from tlcli.recipes.continuing import begin_with, keep_head, trained_further
 from tlcli.recipes.options import Options
-from tlcli.recipes.planning import Planned, choose_views, decide, feature_cache, scan_told
+from tlcli.recipes.planning import (
+    VIEW_LIMIT,
+    Planned,
+    choose_views,
+    decide,
+    feature_cache,
+    scan_told,
+    view_seconds,
+)
 from tlcli.recipes.record import Record
 from tlcli.recipes.resume import check_same, reopen
 from tlcli.recipes.start import Start, anew
@@ -136,7 +144,13 @@ def _train(
     options, compute, reporter = record.options, record.compute, record.reporter
     origin, backbone, folder = record.origin, record.origin.backbone, record.folder
     plan, dataset, decided = planned.plan, planned.dataset, time.perf_counter()
-    views = start.views or choose_views(options.views, plan, planned.augmentation, planned.mixing)
+    variation = planned.augmentation, planned.mixing
+    pass_s = told(lambda: {"s": view_seconds(plan, planned.timing, len(dataset.train))})["s"]
+    views = start.views or choose_views(options.views, plan, *variation, pass_s)
+    if views == 1 and options.views is None and pass_s > VIEW_LIMIT and planned.augmentation:
+        reporter.note(
+            f"only the plain view of each image: another takes {duration(pass_s)} (--views 2)"
+        )
     # Whatever was drawn on the way here: a run that goes on has measured nothing.
     torch.manual_seed(options.seed)
     network = build_network(

@@ -33,6 +33,8 @@ from tlcli.transfer.survey import Survey, survey
 
 VIEWS = 2
 """Remembered views an image with augmentation: the plain one and a drawn one."""
+VIEW_LIMIT = 600.0
+"""Seconds that the pass over the drawn views may take; where it would be more, there are none."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,9 @@ def decide(
         return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
     sizes = {s.name: s.parameters for s in stages}
     plans = {case: make(Wish(case=case)) for case in CASES} | {"plan": made}
-    views = options.views or choose_views(None, made, augmentation)
+    views = options.views or choose_views(
+        None, made, augmentation, seconds=view_seconds(made, measured.timing, len(dataset.train))
+    )
     seconds = {
         name: forecast(
             p,
@@ -286,16 +290,31 @@ def cached_views(
     return sum(row in shelf for row in wanted)
 
 
+def view_seconds(plan: Plan, timing: Timing | None, n_train: int) -> float:
+    """What one view of all training images takes up to the plan's cut; 0 where it is not known."""
+    remembers = plan.cut != "none" or plan.schedule.head_first
+    if timing is None or not remembers:
+        return 0.0
+    return n_train * timing.image * timing.share.get(plan.cut, 1.0)
+
+
 def choose_views(
-    asked: int | None, plan: Plan, augmentation: Augmentation | None, mixing: Mixing | None = None
+    asked: int | None,
+    plan: Plan,
+    augmentation: Augmentation | None,
+    mixing: Mixing | None = None,
+    seconds: float = 0.0,
 ) -> int:
     """How many views an image are remembered: a plain one, the others augmented.
+
+    Args:
+        asked: by hand; None: two, or one where `seconds`, a view's forecast, are too many.
 
     Raises:
         UsageError: views were asked for, but nothing is remembered or nothing differs.
     """
     if asked is None:
-        return VIEWS if augmentation else 1
+        return VIEWS if augmentation and seconds <= VIEW_LIMIT else 1
     if (plan.cut == "none" or mixing) and not plan.schedule.head_first:
         why = "mixed images have none" if mixing else "this plan freezes nothing"
         raise UsageError(
