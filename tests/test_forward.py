@@ -10,7 +10,7 @@ from tlcli.data.augment import make_augmentation
 from tlcli.data.dataset import scan
 from tlcli.data.presets import parse
 from tlcli.inference import predict
-from tlcli.transfer import device, features
+from tlcli.transfer import device, features, store
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.device import Compute, choose, native_bf16
 from tlcli.transfer.forward import FrozenForward, beside
@@ -87,7 +87,9 @@ def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, 
     forward = made(backbone, choose("cpu", precision), reporter)
     out = forward(images)
     assert len(reporter.warnings) == (1 if precision == "fp32" else 2)
-    assert "the fast forward in cpu fp32 differs" in reporter.warnings[-1]
+    assert (
+        "the quickest forward pass for these images, cpu fp32, is off by" in reporter.warnings[-1]
+    )
     plain = FrozenForward(forward.plain, backbone.preprocessing, choose("cpu", "fp32"), fold=False)
     assert torch.equal(out, plain(images).to(out.dtype))
 
@@ -134,7 +136,7 @@ def test_what_cannot_be_compiled_runs_uncompiled(backbone, images, monkeypatch):
 def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
     backbone, flowers, tmp_path, monkeypatch, precision
 ):
-    monkeypatch.setattr(features, "MAPPED_FROM", 1)
+    monkeypatch.setattr(store, "MAPPED_FROM", 1)
     dataset = scan(flowers)
     samples = dataset.train[:10]
     stages = nn.Sequential(*backbone.stages[:2])
@@ -173,7 +175,7 @@ def smaps():
 
 
 def test_an_unreadable_image_leaves_no_row(backbone, flowers, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "MAPPED_FROM", 1)
+    monkeypatch.setattr(store, "MAPPED_FROM", 1)
     samples = list(scan(flowers).train[:5])
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"nothing")

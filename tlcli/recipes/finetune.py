@@ -39,7 +39,7 @@ from tlcli.transfer.device import Compute, threads
 from tlcli.transfer.distributed import first, joined, raise_if_lost
 from tlcli.transfer.features import remember
 from tlcli.transfer.forecast import error_text
-from tlcli.transfer.forward import FrozenForward
+from tlcli.transfer.forward import FrozenForward, probe_of
 from tlcli.transfer.metrics import score
 from tlcli.transfer.network import Network, build_network, is_linear
 from tlcli.transfer.plan import Plan
@@ -184,6 +184,7 @@ def _train(
                     compute,
                     reporter,
                     origin=backbone.origin,
+                    probe=probe_of(dataset.train, backbone.preprocessing),
                 ),
                 dataset,
                 views=views,

@@ -4,6 +4,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tlcli.data.dataset import Sample
+from tlcli.data.decode import Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.threads import in_order
 from tlcli.events import Reporter
@@ -37,6 +40,8 @@ class FrozenForward:
     that differs, the plain stages; and it is said.
 
     `fold` False leaves the stages as they are, where making them fast takes longer than it saves.
+    `probe` gives the images that are compared instead of the first batch, so that the outcome
+    depends neither on what is cached nor on which thread or process was first.
     `origin` says whose stages these are ("backbone", "weights"), for the cache; None: unknown.
     """
 
@@ -48,12 +53,14 @@ class FrozenForward:
         reporter: Reporter | None = None,
         fold: bool = True,
         origin: Mapping[str, str] | None = None,
+        probe: Callable[[], Tensor] | None = None,
     ) -> None:
         self.plain = stages.eval().to(compute.device).to(memory_format=torch.channels_last)
         self.preprocessing = preprocessing
         self.compute = compute
         self.reporter = reporter or Reporter()
         self.origin = origin
+        self.probe = probe
         self.seconds = [0.0] * len(self.plain)
         self.dtype = compute.stored if len(self.plain) else torch.float32
         self.fold = fold
@@ -98,7 +105,12 @@ class FrozenForward:
             return self
         fp32 = self.compute.reference()
         return FrozenForward(
-            self.plain, self.preprocessing, fp32, self.reporter, origin=self.origin
+            self.plain,
+            self.preprocessing,
+            fp32,
+            self.reporter,
+            origin=self.origin,
+            probe=self.probe,
         )
 
     def key(self, cut: str | None = None) -> dict[str, Any] | None:
@@ -125,12 +137,17 @@ class FrozenForward:
         }
 
     def _normalised(self, images: Tensor) -> Tensor:
-        images = images.to(self.compute.device, non_blocking=True)
-        x = self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
+        x = self._ready(images)
         with self._checking:
             if self.unchecked:
-                self._check(x)
+                # Compiled kernels are made for a whole batch.
+                probe = None if self.probe is None or self.compute.compiled else self.probe()
+                self._check(x if probe is None or not len(probe) else self._ready(probe))
         return x
+
+    def _ready(self, images: Tensor) -> Tensor:
+        images = images.to(self.compute.device, non_blocking=True)
+        return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
 
     def _check(self, x: Tensor) -> None:
         """Take the first that is near enough to the plain stages in fp32: as asked, fp32, plain."""
@@ -166,6 +183,22 @@ class FrozenForward:
         if difference <= limit or not plain.isfinite().all():  # damaged weights: others tell
             return ""
         return f"is off by {difference:.2%} (limit {limit:.1%})"
+
+
+def probe_of(samples: Sequence[Sample], preprocessing: Preprocessing) -> Callable[[], Tensor]:
+    """The readable ones of lowest digest, uint8 [`CHECKED`, 3, h, w], when they are asked for."""
+
+    def images() -> Tensor:
+        found: list[Tensor] = []
+        for sample in sorted(samples, key=lambda sample: sample.digest):
+            with suppress(Unreadable):
+                found.append(preprocessing.fit(decode(sample.path, preprocessing.least)))
+            if len(found) == CHECKED:
+                break
+        side = preprocessing.crop
+        return torch.stack(found) if found else torch.empty(0, 3, side, side, dtype=torch.uint8)
+
+    return images
 
 
 def beside(

@@ -16,6 +16,7 @@ from tlcli.transfer import familiarity, probe
 from tlcli.transfer.cache import FeatureCache, Shelf
 from tlcli.transfer.device import Compute, threads
 from tlcli.transfer.evidence import SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
+from tlcli.transfer.forward import probe_of
 from tlcli.transfer.look import Look
 
 PER_CLASS = 10
@@ -62,6 +63,7 @@ def survey(
         seed: of the sample and the folds.
     """
     look = Look(backbone, compute, cache, reporter or Reporter())
+    look.forward.probe = probe_of(samples, backbone.preprocessing)
     chosen = choose(samples, size, seed)
     outputs, unreadable = look.at(chosen)
     chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
