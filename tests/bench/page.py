@@ -34,7 +34,9 @@ What a second process gains on a feature pass: [distributed-speed.md](distribute
 There was no GPU to measure on.""",
     "training": """\
 This is unfinished where folds are missing: training everything takes three minutes a fold, and
-`python -m tests.bench.training --threads 1` goes on where it was. The augmentation and the
+`python -m tests.bench.training --threads 1` goes on where it was. Two runs (everything on fold 3, a
+random head on fold 2) were halted for a while, so their seconds say nothing; the CPU's do. The
+augmentation and the
 BatchNorm policy of `large-similar` were chosen on one of these folds (docs/decisions.md), so its
 advantage is flattered by a little.""",
 }
