@@ -1,6 +1,7 @@
 """What several tests share: real images, a real run, and where the shared data lies."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from typer.testing import CliRunner
 # The cache of who runs the tests is not theirs to fill.
 CACHE = tempfile.TemporaryDirectory(prefix="tlcli-tests-")
 os.environ["TLCLI_CACHE"] = CACHE.name
+
+# What a script starts in its background ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
