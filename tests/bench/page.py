@@ -26,7 +26,7 @@ What limits where a target is missed:
   pass is in fp32.
 - A warm run has no image to compute; it imports, reads, solves the head by cross-validation, once
   more for the left-out answers of the calibration, and fits the novelty measure.
-- Of a training step on one thread `python -m tests.bench.step` has 2.9 times the plain loop. On two,
+- `python -m tests.bench.step` has 2.9 times the plain loop for a training step on one thread. On two,
   it seems that the threads of an operation wait for each other and for those that decode; that has
   not been profiled.
 
