@@ -27,8 +27,8 @@ What limits where a target is missed:
 - A warm run has no image to compute; it imports, reads, solves the head by cross-validation, once
   more for the left-out answers of the calibration, and fits the novelty measure.
 - `python -m tests.bench.step` has 2.9 times the plain loop for a training step on one thread. On
-  two, it seems that the threads of an operation wait for each other and for those that decode; that has
-  not been profiled.
+  two, it seems that the threads of an operation wait for each other and for those that
+  decode; that has not been profiled.
 
 What a second process gains on a feature pass: [distributed-speed.md](distributed-speed.md).
 There was no GPU to measure on.""",
