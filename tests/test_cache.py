@@ -61,7 +61,7 @@ def test_what_is_not_yet_written_can_be_fetched(cache):
 
 
 def test_long_passes_are_written_on_the_way(cache, monkeypatch):
-    monkeypatch.setattr(caching, "SEGMENT", 1000)
+    monkeypatch.setattr(caching, "SEGMENT", 1280)
     shelf = cache.shelf({"cut": "a"})
     for start in range(0, 100, 10):
         shelf.add(rows(start, 10), torch.ones(10, 16))
