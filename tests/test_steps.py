@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import stochastic_depth
 
 from tlcli.backbones.stages import Stage
 from tlcli.errors import UserError
@@ -15,6 +16,9 @@ from tlcli.events import Reporter
 from tlcli.transfer import gradients
 from tlcli.transfer.depthwise import quick_depthwise
 from tlcli.transfer.device import Compute
+from tlcli.transfer.gradients import Gradients
+from tlcli.transfer.lanes import _Drawn
+from tlcli.transfer.modes import set_mode
 from tlcli.transfer.network import Network
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.sources import Remembered
@@ -440,3 +444,70 @@ def test_mixed_precision_on_the_cpu_trains_with_them(monkeypatch):
     _, _, rows = run(replace(PLAIN, epochs=8), compute=compute)
     assert calls == [compute] * 40
     assert rows[-1]["train_loss"] < 0.8 * rows[0]["train_loss"]
+
+
+@pytest.fixture
+def two_threads():
+    """Of torch's, so that parts of a batch are computed beside each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+FROZEN = replace(PLAIN, epochs=2, batch_size=16, batchnorm="frozen")
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_parts_of_a_batch_beside_each_other_have_its_gradients():
+    assert Gradients(toy().suffix, FROZEN, CPU).lanes.most == 2
+    beside = run(FROZEN)[0]
+    torch.set_num_threads(1)
+    alone = run(FROZEN)[0]
+    for name, mine in state(beside).items():
+        torch.testing.assert_close(mine, state(alone)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_lanes_draw_does_not_depend_on_which_was_first():
+    found = [state(run(FROZEN, toy(dropout=0.5))[0]) for _ in range(6)]
+    assert all(same(found[0], other) == set(other) for other in found)
+    other = state(run(FROZEN, toy(dropout=0.1))[0])
+    assert not torch.equal(found[0]["2.steps.3.weight"], other["2.steps.3.weight"])
+
+
+def test_lanes_drop_as_many_as_they_should():
+    with _Drawn(torch.Generator().manual_seed(0)):
+        dropped = F.dropout(torch.ones(10_000), 0.3, True)
+        kept = stochastic_depth(torch.ones(10_000, 1), 0.3, "row")
+        assert torch.equal(F.dropout(torch.ones(3), 0.3, False), torch.ones(3))
+    for x in (dropped, kept):
+        assert (x == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
+        assert x.mean().item() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_batchnorm_that_learns_and_heads_on_codes_take_the_whole_batch():
+    network = toy()
+    network.freeze()
+    lanes = Gradients(network.suffix, PLAIN, CPU).lanes
+    assert lanes.of(torch.zeros(32, 3, 8, 8)) == 1
+    set_mode(network.suffix, "frozen")
+    assert lanes.of(torch.zeros(32, 3, 8, 8)) == 2
+    assert lanes.of(torch.zeros(15, 3, 8, 8)) == 1
+    assert lanes.of(torch.zeros(32, 6)) == 1
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_lanes_leave_alone_what_does_not_learn():
+    network = toy()
+    network.freeze()
+    set_mode(network.suffix, "frozen")
+    network.stages[0].requires_grad_(False)
+    gradients = Gradients(network.suffix, FROZEN, CPU)
+    x, y = torch.randn(16, 3, 8, 8), torch.arange(16) % 3
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for times in (1, 2):
+        gradients.add([(x, y)] * times, 1, scaler, Heard(), 16)
+    assert network.stages[0].steps[0].weight.grad is None
+    assert network.final.weight.grad.abs().sum() > 0

@@ -1,11 +1,17 @@
 """A training step of the default backbone against the plain loop's: `python -m tests.bench.step`.
 
 The plain loop is that of PyTorch's transfer learning tutorial with all layers trained: fp32, images
-as NCHW, SGD with momentum. All contenders take turns in one process on one thread, on the same
-random images; medians of CPU seconds, since other work on the machine does not count there.
+as NCHW, SGD with momentum. The contenders take turns, each in a process of its own, on the same
+random images; medians. On one thread CPU seconds count, since other work on the machine does not
+matter there; on several those of the clock.
+
+`--model NAME`, `--threads N` (as many as there are cores, where not said).
 """
 
+import argparse
+import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,17 +20,23 @@ import torch
 from torch import nn
 
 from tlcli.backbones import build
+from tlcli.data.threads import usable_cores
 from tlcli.events import Reporter
-from tlcli.transfer.device import Compute
+from tlcli.transfer.device import choose
 from tlcli.transfer.gradients import Gradients
 from tlcli.transfer.modes import set_mode
 from tlcli.transfer.network import Network, build_network
 from tlcli.transfer.optimise import make_optimizer
 from tlcli.transfer.schedule import Schedule
 
-BATCH, ROUNDS = 32, 3
-CPU = torch.device("cpu")
-MIXED = torch.bfloat16
+BATCH, ROUNDS, STEPS = 32, 3, 3
+CONTENDERS = {
+    "plain loop": ("", ""),
+    "tlcli, fp32": ("fp32", "adapt"),
+    "tlcli, bf16": ("bf16", "adapt"),
+    "tlcli, bf16, BatchNorm frozen": ("bf16", "frozen"),
+}
+"""The precision and what BatchNorm does."""
 
 
 def network(name: str) -> Network:
@@ -49,13 +61,14 @@ def plain(name: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
 
 
 def ours(
-    name: str, x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype | None, batchnorm: str
+    name: str, x: torch.Tensor, y: torch.Tensor, precision: str, batchnorm: str
 ) -> Callable[[], object]:
+    compute = choose("cpu", precision)
     schedule = Schedule(lr=1e-5, batchnorm=batchnorm)
     made = network(name)
     suffix = made.suffix.to(memory_format=torch.channels_last)
     set_mode(suffix, batchnorm)
-    gradients = Gradients(suffix, schedule, Compute(CPU, dtype))
+    gradients = Gradients(suffix, schedule, compute)
     optimizer = make_optimizer(made, schedule)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
@@ -68,31 +81,47 @@ def ours(
     return step
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    name = sys.argv[1] if len(sys.argv) > 1 else "efficientnet_lite0"
+def seconds(name: str, contender: str, threads: int) -> list[float]:
+    """Of each step but the first, which warms up."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     side = build.build(name).preprocessing.crop
     x, y = torch.randn(BATCH, 3, side, side), torch.randint(5, (BATCH,))
-    contenders = {
-        "plain loop": plain(name, x, y),
-        "tlcli, fp32": ours(name, x, y, None, "adapt"),
-        "tlcli, bf16": ours(name, x, y, MIXED, "adapt"),
-        "tlcli, bf16, BatchNorm frozen": ours(name, x, y, MIXED, "frozen"),
-    }
-    seconds: dict[str, list[float]] = {key: [] for key in contenders}
-    for turn in range(ROUNDS + 1):
-        for key, step in contenders.items():
-            started = time.process_time()
-            step()
-            if turn:  # the first is for warming up
-                seconds[key].append(time.process_time() - started)
-    base = statistics.median(seconds["plain loop"])
-    print(f"{name}, a step of {BATCH} images, torch {torch.__version__}, one thread\n")
-    print("| | CPU seconds a step | times as fast |\n|---|---|---|")
-    for key, values in seconds.items():
+    precision, batchnorm = CONTENDERS[contender]
+    step = ours(name, x, y, precision, batchnorm) if precision else plain(name, x, y)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    took = []
+    for _ in range(STEPS + 1):
+        started = clock()
+        step()
+        took.append(clock() - started)
+    return took[1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="efficientnet_lite0")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(seconds(asked.model, asked.one, asked.threads)))
+        return
+    took: dict[str, list[float]] = {key: [] for key in CONTENDERS}
+    again = [sys.executable, "-m", "tests.bench.step", "--model", asked.model]
+    for _ in range(ROUNDS):
+        for key in CONTENDERS:
+            command = [*again, "--threads", str(asked.threads), "--one", key]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            took[key] += json.loads(done.stdout.splitlines()[-1])
+    base = statistics.median(took["plain loop"])
+    kind = "CPU seconds" if asked.threads == 1 else "seconds"
+    where = f"torch {torch.__version__}, {asked.threads} threads"
+    print(f"{asked.model}, a step of {BATCH} images, {where}\n")
+    print(f"| | {kind} a step | images/s | times as fast |\n|---|---|---|---|")
+    for key, values in took.items():
         median = statistics.median(values)
-        print(f"| {key} | {median:.2f} | {base / median:.2f} |")
+        print(f"| {key} | {median:.2f} | {BATCH / median:.1f} | {base / median:.2f} |")
 
 
 if __name__ == "__main__":

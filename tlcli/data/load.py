@@ -6,6 +6,7 @@ from contextlib import closing
 from itertools import chain, islice, repeat
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tlcli.data.augment import Augmentation, augmented
@@ -70,15 +71,16 @@ def _batches(
     with closing(loaded):
         outcomes = chain.from_iterable(loaded)
         while group := list(islice(outcomes, batch)):
-            images = torch.zeros(batch, 3, side, side, dtype=torch.uint8)
+            # By numpy: torch's threads would meet for every picture, in the decoders' way.
+            images = np.zeros((batch, 3, side, side), np.uint8)
             problems: list[Unreadable | None] = []
             for row, outcome in enumerate(group):
                 if isinstance(outcome, Unreadable):
                     problems.append(outcome)
                 else:
-                    images[row] = outcome
+                    images[row] = outcome.numpy()
                     problems.append(None)
-            yield images, problems
+            yield torch.from_numpy(images), problems
 
 
 def find_unreadable(paths: Sequence[Path], reporter: Reporter | None = None) -> dict[Path, str]:

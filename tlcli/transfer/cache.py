@@ -136,7 +136,7 @@ class Shelf:
         self.pending: dict[bytes, np.ndarray] = {}
         # Where pending rows lie. Rows that each had memory of their own between the pictures' would
         # leave gaps that no picture fits in: of 20,000 images they were half a gigabyte.
-        self.room = np.empty(0)
+        self.room: np.ndarray = np.empty(0)
         self.filled = 0
         for path in sorted(folder.glob("*.npy")):
             self._open(path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tlcli.errors import UserError, choice
+from tlcli.transfer.allocator import keep_memory
 from tlcli.transfer.distributed import placed
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -112,6 +113,8 @@ def choose(device: str = "auto", precision: str = "auto", compiled: bool = False
             f"--device {device}: torch {torch.__version__} finds no such device here",
             f"this machine has: {', '.join(there)}",
         )
+    if device == "cpu":
+        keep_memory()
     if precision == "auto":
         precision = "fp32"
         if device == "cuda":

@@ -17,7 +17,7 @@ from tlcli.data.decode import Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.threads import in_order
 from tlcli.events import Reporter
-from tlcli.transfer.device import Compute
+from tlcli.transfer.device import Compute, threads
 from tlcli.transfer.network import Pool
 
 PARITY = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.08}
@@ -206,14 +206,16 @@ def beside(
 ) -> Generator[Result, None, None]:
     """`function` of each item, in order, in as many threads as `compute` has workers.
 
-    Each computes on its share of torch's threads, so that nobody waits for anybody.
+    Each computes on its share of torch's threads, so that nobody waits for anybody; until the last
+    result is taken whoever takes them has that share too.
     """
-    if compute.workers == 1:
-        return (function(item) for item in items)
-    share = partial(torch.set_num_threads, compute.threads)
-    return in_order(
-        function, items, workers=compute.workers, ahead=compute.workers + 1, first=share
-    )
+    n, share = compute.workers, compute.threads
+    if n == 1:
+        yield from map(function, items)
+        return
+    first = partial(torch.set_num_threads, share)
+    with threads(share):
+        yield from in_order(function, items, workers=n, ahead=n + 1, first=first)
 
 
 def _fast(stage: nn.Module, compute: Compute) -> nn.Module:

@@ -11,6 +11,7 @@ from tlcli.events import Reporter
 from tlcli.transfer.depthwise import quick_depthwise
 from tlcli.transfer.device import Compute
 from tlcli.transfer.distributed import world
+from tlcli.transfer.lanes import Lanes, Sums
 from tlcli.transfer.memory import Room
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.shares import divisor, parallel, part_size, repeats
@@ -28,6 +29,7 @@ class Gradients:
         compiled: the same through torch.compile, where that is asked for.
         weights: what an image of each class counts for, float32 [classes]; None: the same.
         room: how many images at a time there is memory for.
+        lanes: on a CPU, parts of the batch beside each other.
     """
 
     def __init__(self, suffix: nn.Module, schedule: Schedule, compute: Compute) -> None:
@@ -40,6 +42,7 @@ class Gradients:
             self.compiled = torch.compile(self.forward, dynamic=False)
         self.weights: Tensor | None = None
         self.room = Room()
+        self.lanes = Lanes(suffix, compute)
 
     def add(
         self,
@@ -90,21 +93,49 @@ class Gradients:
         x, y = to_device(x, self.compute.device), to_device(y, self.compute.device)
         sums = torch.zeros(2, device=self.compute.device)
         rows = self.room.rows or len(y)
+        share = divisor(len(y), total) * size
         for part, truth in zip(x.split(rows), y.split(rows), strict=True):
-            with self.compute.autocast():
-                logits = self._logits(part).float()
-            # Summed here, not by cross_entropy, whose weighted mean would depend on the batch.
-            loss = F.cross_entropy(
-                logits,
-                truth,
-                weight=self.weights,
-                label_smoothing=self.schedule.label_smoothing,
-                reduction="none",
-            ).sum()
-            scaler.scale(loss / (divisor(len(y), total) * size)).backward()
-            right = truth if truth.dim() == 1 else truth.argmax(1)
-            sums += torch.stack([loss.detach(), (logits.argmax(1) == right).sum()])
+            n = self.lanes.of(part)
+            if n == 1:
+                loss, found = self._loss(part, truth)
+                scaler.scale(loss / share).backward()
+            else:
+                found = self._in_lanes(part, truth, share, n)
+            sums += found
         return sums / repeats(total)
+
+    def _in_lanes(self, x: Tensor, y: Tensor, share: float, n: int) -> Tensor:
+        learning = [p for p in self.suffix.parameters() if p.requires_grad]
+
+        def compute(part: Tensor, truth: Tensor) -> Sums:
+            loss, found = self._loss(part, truth)
+            return torch.autograd.grad(loss / share, learning, allow_unused=True), found
+
+        gradients, found = self.lanes.sums(compute, x, y, n)
+        for parameter, gradient in zip(learning, gradients, strict=True):
+            if gradient is None:
+                continue
+            if parameter.grad is None:
+                # In the parameter's memory format, which fused optimizers rely on.
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            else:
+                parameter.grad.add_(gradient)
+        return found
+
+    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses' sum, and it beside the number of right answers, without a graph."""
+        with self.compute.autocast():
+            logits = self._logits(x).float()
+        # Summed here, not by cross_entropy, whose weighted mean would depend on the batch.
+        loss = F.cross_entropy(
+            logits,
+            y,
+            weight=self.weights,
+            label_smoothing=self.schedule.label_smoothing,
+            reduction="none",
+        ).sum()
+        right = y if y.dim() == 1 else y.argmax(1)
+        return loss, torch.stack([loss.detach(), (logits.argmax(1) == right).sum()])
 
     def _logits(self, x: Tensor) -> Tensor:
         # Batches of another size, such as an epoch's last one, are not worth compiling for.
