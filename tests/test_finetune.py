@@ -13,6 +13,7 @@ from tlcli.backbones import build
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
 from tlcli.inference.predict import open_bundle
+from tlcli.transfer import calibrate as calibration
 
 
 class Notes(Reporter):
@@ -90,10 +91,23 @@ def test_small_different_drops_the_stages_behind_the_cut(two_classes, tmp_path):
     assert right == pytest.approx(run.metrics["top1"])
 
 
+def test_images_kept_aside_for_calibration_are_out_of_both_phases(
+    two_classes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(calibration, "FEWEST", 2)
+    monkeypatch.setattr(calibration, "SHARE", 0.4)
+    run = finetune(two_classes, case="large-similar", epochs=1, output=tmp_path / "run")
+    assert open_bundle(run.bundle)[1].calibration["method"] == "held-out"
+    rows = list(csv.DictReader((run.folder / "history.csv").open()))
+    assert [r["phase"] for r in rows] == ["head", "all"]
+    assert float(rows[0]["train_top1"]) == 1
+
+
 def test_large_similar_solves_the_head_then_trains_everything(two_classes, tmp_path):
     run = finetune(two_classes, case="large-similar", epochs=2, output=tmp_path / "both")
     rows = list(csv.DictReader((run.folder / "history.csv").open()))
     assert [r["phase"] for r in rows] == ["head", "all", "all"]
+    assert float(rows[0]["train_top1"]) == 1
     # the best of both phases is kept, also where training everything made it worse
     worse = finetune(
         two_classes, case="large-similar", epochs=1, optimizer="sgd", lr=9.0, output=tmp_path / "w"

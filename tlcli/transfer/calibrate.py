@@ -100,7 +100,7 @@ def calibrate(
     logits = None
     if strength is not None and isinstance(train, Remembered):
         layer = network.final
-        flat = train.codes.flatten(2)
+        flat = train.own().flatten(2)
         again = partial(left_out_logits, bias=layer.bias is not None, seed=seed)
 
         def left_out() -> dict[str, Tensor]:

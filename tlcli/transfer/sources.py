@@ -53,6 +53,10 @@ class Remembered:
             rows = indices if self.rows is None else self.rows[indices]
             yield self.codes[rows, view[indices]].float(), self.labels[indices]
 
+    def own(self) -> Tensor:
+        """The activations of its images, [n, views, ...]; a copy where they are not all."""
+        return self.codes if self.rows is None else self.codes[self.rows]
+
     def part(self, chosen: Tensor) -> "Remembered":
         """Some of the images, int64 [k], without a copy of their codes."""
         rows = chosen if self.rows is None else self.rows[chosen]

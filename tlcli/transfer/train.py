@@ -239,12 +239,12 @@ def _solve_head(
     """Set the final layer to the optimum of a linear head; one row."""
     if not isinstance(train, Remembered):
         raise TypeError("a head is solved on remembered codes")
-    if not all(part.isfinite().all() for part in train.codes.split(AT_ONCE)):
+    codes = train.own().flatten(2)
+    if not all(part.isfinite().all() for part in codes.split(AT_ONCE)):
         raise Diverged("some activations at the cut are no finite numbers")
     started = time.perf_counter()
     layer = network.final
     n_classes = layer.weight.shape[0]
-    codes = train.codes.flatten(2)
     weighted = schedule.balance == "weights"
     solved = partial(
         solve,
