@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -369,3 +371,17 @@ def test_python_may_give_paths_as_strings(two_classes, tmp_path):
     assert run.folder == tmp_path / "run"
     with pytest.raises(UsageError, match="whole number"):
         finetune(two_classes, epochs=1.5)
+
+
+def test_training_and_predicting_do_without_the_import_of_torchs_compiler(two_classes, tmp_path):
+    """A second, which is most of what a run with everything cached takes beyond its imports."""
+    code = (
+        "import sys, tlcli\n"
+        f"run = tlcli.finetune({str(two_classes)!r}, output={str(tmp_path / 'run')!r})\n"
+        f"tlcli.finetune({str(two_classes)!r}, case='large-similar', epochs=1, "
+        f"output={str(tmp_path / 'all')!r})\n"
+        "tlcli.load(run.folder).predict([next(iter(sys.argv[1:]))])\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    image = next(two_classes.glob("val/*/*"))
+    subprocess.run([sys.executable, "-c", code, str(image)], check=True)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from PIL import Image, ImageOps
-from torchvision.transforms.v2 import functional as F
 
 from tlcli.data.preprocessing import Preprocessing, to_tensor
 
@@ -14,6 +13,8 @@ def _plain(image: Image.Image, pre: Preprocessing) -> list[Image.Image]:
 
 
 def _five(image: Image.Image, pre: Preprocessing) -> list[Image.Image]:
+    from torchvision.transforms.v2 import functional as F  # a second of importing
+
     *corners, centre = F.five_crop(pre.resized(image), [pre.crop, pre.crop])
     return [centre, *corners]
 

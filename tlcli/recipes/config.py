@@ -1,7 +1,6 @@
 """Options in a file: every run writes its own, and `--config` reads one."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -52,6 +51,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is not TOML.
         UsageError: unknown names, or values of another kind; all of them are told.
     """
+    import tomllib  # takes 0.2 s to import, and few runs read options
+
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
         content = tomllib.loads(text)

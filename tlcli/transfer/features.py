@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -131,7 +132,12 @@ def _shelf(forward: FrozenForward, cache: FeatureCache | None) -> Shelf | None:
 
 def view_id(sample: Sample, augmentation: Augmentation | None, seed: int, view: int) -> bytes:
     """Under what a view of an image is cached; view 0 is the plain one."""
-    return row_id(sample.digest, f"{augmentation}:{seed}:{view}" if view else PLAIN)
+    return row_id(sample.digest, f"{_text(augmentation)}:{seed}:{view}" if view else PLAIN)
+
+
+@lru_cache(8)  # it is asked for with every view
+def _text(augmentation: Augmentation | None) -> str:
+    return str(augmentation)
 
 
 def view_key(sample: Sample, seed: int, view: int) -> str:

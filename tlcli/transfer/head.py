@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tlcli.data.threads import in_order
 from tlcli.transfer.device import threads
+from tlcli.transfer.lean import optim
 
 STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """L2 penalties that cross-validation chooses from, strong to weak (warm starts go that way)."""
@@ -22,8 +23,8 @@ CHUNK = 4_000_000
 HELD = 1_000_000_000
 """Bytes of standardised codes that are kept; more are standardised anew for every step."""
 FOLDS = 5
-ROUGH_STEPS = 30
-"""L-BFGS steps for each penalty that is tried: enough to tell them apart."""
+ROUGH_STEPS = 15
+"""L-BFGS steps for each penalty that is tried: enough to tell them apart (docs/decisions.md)."""
 STEPS = 300
 
 Start = tuple[Tensor, Tensor]
@@ -246,7 +247,7 @@ def _fit(
     w.grad, b.grad = to_w, to_b = torch.zeros_like(w), torch.zeros_like(b)
     weights = [problem.weights[y] for _, y in problem.chunks(without)]
     total = torch.cat(weights).sum() * problem.codes.shape[1]
-    optimizer = torch.optim.LBFGS(
+    optimizer = optim.LBFGS(
         [w, b] if problem.bias else [w],
         max_iter=steps,
         tolerance_grad=1e-5,

@@ -4,12 +4,13 @@ import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tlcli.transfer.device import threads
+from tlcli.data.threads import in_order
 
 DIRECTIONS = 32
 """Directions whose variance is kept one by one; more tell nothing more (docs/decisions.md)."""
@@ -111,13 +112,11 @@ def learn(codes: Tensor) -> Novelty | None:
     x = unit(codes)
     # Every fifth one, so that sorted classes fall into all folds alike.
     fold = torch.arange(n) % FOLDS
-    distances = []
-    for left_out in range(FOLDS):
-        part = _gaussian(x[fold != left_out])
-        if part is None:
-            return None
-        distances.append(part.distance(x[fold == left_out]))
-    return with_threshold(_gaussian(x), torch.cat(distances))
+    parts = [x, *(x[fold != left_out] for left_out in range(FOLDS))]
+    # Each on one thread: on a busy machine several that share one take a hundred times as long.
+    found, *others = in_order(_gaussian, parts, first=partial(torch.set_num_threads, 1))
+    distances = [part.distance(x[fold == left_out]) for left_out, part in enumerate(others) if part]
+    return with_threshold(found, torch.cat(distances)) if len(distances) == FOLDS else None
 
 
 def learn_held_out(codes: Tensor, spare: Tensor) -> Novelty | None:
@@ -151,10 +150,10 @@ def _gaussian(x: Tensor) -> Novelty | None:
     x -= mean
     # A direction needs some images to be told from chance.
     k = max(1, min(DIRECTIONS, n // 8, d - 1))
-    # By way of the smaller of the two Gram matrices, on one thread: a full decomposition of the
-    # codes takes ten times as long, and on a busy machine a hundred times.
-    with threads(1):
-        values, vectors = torch.linalg.eigh(x @ x.T if n < d else x.T @ x)
+    # By way of the smaller of the two Gram matrices: a full decomposition of the codes takes ten
+    # times as long. In fp32, since only the directions that vary most are of use.
+    gram = x @ x.T if n < d else x.T @ x
+    values, vectors = (found.double() for found in torch.linalg.eigh(gram.float()))
     variances = values.flip(0)[:k].clamp_min(0) / n
     largest = vectors.flip(1)[:, :k].T
     directions = (

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable
 
-import torch
-
+from tlcli.transfer.lean import optim
 from tlcli.transfer.network import Network
 from tlcli.transfer.schedule import Schedule
 
 FUSED = ("cpu", "cuda", "mps")
 
 
-def make_optimizer(network: Network, schedule: Schedule) -> torch.optim.Optimizer:
+def make_optimizer(network: Network, schedule: Schedule) -> optim.Optimizer:
     """Parameter groups by stage, earlier ones with smaller steps; no decay on vectors.
 
     One kernel updates all tensors of a kind where the device has such (the CPU too).
@@ -28,8 +27,8 @@ def make_optimizer(network: Network, schedule: Schedule) -> torch.optim.Optimize
                 decay = schedule.weight_decay if decayed else 0.0
                 groups.append({"params": mine, "lr": lr, "weight_decay": decay})
     if schedule.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, fused=fused)
-    return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
+        return optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, fused=fused)
+    return optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
 def rate_factor(schedule: Schedule, per_epoch: int) -> Callable[[int], float]:

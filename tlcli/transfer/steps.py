@@ -17,6 +17,7 @@ from tlcli.transfer.device import Compute
 from tlcli.transfer.distributed import rank, world
 from tlcli.transfer.find import Curve, find_rate
 from tlcli.transfer.gradients import Batch, Gradients
+from tlcli.transfer.lean import optim
 from tlcli.transfer.modes import set_mode, thaw
 from tlcli.transfer.network import Network, set_dropout
 from tlcli.transfer.optimise import make_optimizer, rate_factor
@@ -85,7 +86,7 @@ class Steps:
         """The optimizer and what goes with it, as before the first step."""
         self.optimizer = make_optimizer(self.network, self.schedule)
         factor = rate_factor(self.schedule, self.per_epoch)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.scheduler = optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         half = self.compute.dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=half)
 
