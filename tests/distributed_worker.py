@@ -15,11 +15,11 @@ from torch import nn
 from tlcli.errors import UserError
 from tlcli.events import Reporter
 from tlcli.transfer import agree, distributed, shares
+from tlcli.transfer.answers import outputs
 from tlcli.transfer.device import Compute
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.sources import Remembered
 from tlcli.transfer.steps import Steps
-from tlcli.transfer.train import outputs
 
 CPU = Compute(torch.device("cpu"), None)
 

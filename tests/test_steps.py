@@ -14,6 +14,7 @@ from tlcli.backbones.stages import Stage
 from tlcli.errors import UserError
 from tlcli.events import Reporter
 from tlcli.transfer import gradients
+from tlcli.transfer.answers import outputs
 from tlcli.transfer.depthwise import quick_depthwise
 from tlcli.transfer.device import Compute
 from tlcli.transfer.gradients import Gradients
@@ -23,7 +24,7 @@ from tlcli.transfer.network import Network
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.sources import Remembered
 from tlcli.transfer.steps import Steps
-from tlcli.transfer.train import fit, outputs
+from tlcli.transfer.train import fit
 
 CPU = Compute(torch.device("cpu"), None)
 PLAIN = Schedule(epochs=3, batch_size=4, warmup=0.0, lr=0.01)

@@ -9,43 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tlcli.artifacts import run
 from tlcli.artifacts.board import check_installed, open_board
 from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter, duration
 from tlcli.recipes.continuing import begin_with, keep_head, trained_further
+from tlcli.recipes.measuring import measure, unmeasured
 from tlcli.recipes.options import Options
-from tlcli.recipes.planning import (
-    VIEW_LIMIT,
-    Planned,
-    choose_views,
-    decide,
-    feature_cache,
-    scan_told,
-    view_seconds,
-)
+from tlcli.recipes.planning import Planned, decide, feature_cache, scan_told
 from tlcli.recipes.record import Record
 from tlcli.recipes.resume import check_same, reopen
 from tlcli.recipes.start import Start, anew
 from tlcli.recipes.stopping import resumable
 from tlcli.recipes.together import decide_once
+from tlcli.recipes.views import VIEW_LIMIT, choose_views, view_seconds
 from tlcli.transfer import device
 from tlcli.transfer.agree import by_first, in_turn, told
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
-from tlcli.transfer.device import Compute, threads
+from tlcli.transfer.device import threads
 from tlcli.transfer.distributed import first, joined, raise_if_lost
-from tlcli.transfer.features import remember
 from tlcli.transfer.forecast import error_text
 from tlcli.transfer.forward import FrozenForward, probe_of
-from tlcli.transfer.metrics import score
 from tlcli.transfer.network import Network, build_network, is_linear
 from tlcli.transfer.plan import Plan
 from tlcli.transfer.schedule import SCHEDULES, Schedule, describe
-from tlcli.transfer.sources import Recomputed, Remembered, Sources, make_sources
-from tlcli.transfer.train import Fit, answers, fit
+from tlcli.transfer.sources import make_sources
+from tlcli.transfer.train import Fit, fit
 
 
 @dataclass(frozen=True)
@@ -285,45 +276,3 @@ def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, Schedule]]:
         balance = "weights" if solvable and asked.balance == "sampler" else asked.balance
         yield "head", cut, replace(head, balance=balance, metric=asked.metric)
     yield "all" if plan.schedule.head_first else "", network.cut, plan.schedule
-
-
-def unmeasured(classes: tuple[str, ...]) -> dict[str, Any]:
-    """The score of no images."""
-    return score(torch.empty(0, len(classes)), torch.empty(0, dtype=torch.int64), classes)
-
-
-def measure(
-    network: Network, sources: Sources, compute: Compute, reporter: Reporter, temperature: float
-) -> dict[str, Any]:
-    """The score on the validation images, and under "test" on the test images if there are any.
-
-    In fp32 whatever the training's precision was. `temperature` is what the logits were divided
-    by already.
-    """
-    dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
-    fp32 = compute.reference()
-    forward = partial(FrozenForward, network.prefix, preprocessing, fp32, reporter)
-    mixed, val = sources.val_mixed, sources.val
-    if mixed is not None and not isinstance(val, Remembered):
-        val = Recomputed(dataset.val, forward())
-    logits, labels = answers(suffix, val, fp32)
-    metrics = score(logits, labels, dataset.classes, temperature)
-    if mixed is not None:
-        metrics["agreement"] = agreement(logits, answers(suffix, mixed, compute)[0], compute)
-    if dataset.test:
-        codes, labels, bad = remember(dataset.test, forward(), task="test", reporter=reporter)
-        for path, why in bad.items():
-            reporter.warn(f"test image left out: {path}: {why}")
-        test = Remembered(codes, labels)
-        metrics["test"] = score(*answers(suffix, test, fp32), dataset.classes, temperature)
-    return metrics
-
-
-def agreement(reference: Tensor, mixed: Tensor, compute: Compute) -> dict[str, Any]:
-    """How many of n answers are the same in the run's numbers as in fp32.
-
-    Args:
-        reference, mixed: logits, float32 [n, classes].
-    """
-    same = int((reference.argmax(1) == mixed.argmax(1)).sum())
-    return {"numbers": compute.name, "n": len(reference), "same": same}

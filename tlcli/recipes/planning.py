@@ -17,24 +17,19 @@ from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
 from tlcli.recipes.continuing import begin_with, trained_further
 from tlcli.recipes.options import Options
+from tlcli.recipes.views import cached_views, choose_views, view_seconds
 from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache, default_folder
 from tlcli.transfer.cases import CASES, Wish
 from tlcli.transfer.device import Compute
 from tlcli.transfer.distributed import first_here
 from tlcli.transfer.evidence import Evidence, Timing
-from tlcli.transfer.features import view_id
 from tlcli.transfer.forecast import forecast
 from tlcli.transfer.mixing import Mixing, make_mixing
 from tlcli.transfer.network import facts, is_linear
 from tlcli.transfer.plan import Plan, make_plan, needs_evidence
 from tlcli.transfer.sources import without
 from tlcli.transfer.survey import Survey, survey
-
-VIEWS = 2
-"""Remembered views an image with augmentation: the plain one and a drawn one."""
-VIEW_LIMIT = 600.0
-"""Seconds that the pass over the drawn views may take; where it would be more, there are none."""
 
 
 @dataclass(frozen=True)
@@ -266,64 +261,6 @@ def _variation(plan: Plan, dataset: Dataset) -> tuple[Augmentation | None, Mixin
     """How the plan varies and mixes the training images."""
     strengths = parse(plan.schedule.augment)
     return augmentation_for(strengths, dataset.train), make_mixing(strengths)
-
-
-def cached_views(
-    plan: Plan,
-    measured: Survey,
-    dataset: Dataset,
-    augmentation: Augmentation | None,
-    seed: int,
-    views: int,
-) -> int:
-    """How many of the views that `plan` remembers are in the cache already."""
-    head_first = plan.cut == "none" and plan.schedule.head_first
-    sweep = measured.evidence.sweep
-    cut = sweep[-1].name if head_first and sweep else plan.cut
-    shelf = measured.shelves.get(f"{cut}+pool" if plan.dropped else cut)
-    if shelf is None:
-        return 0
-    wanted = [
-        *(view_id(s, augmentation, seed, v) for s in dataset.train for v in range(views)),
-        *(view_id(s, None, seed, 0) for s in dataset.val),
-    ]
-    return sum(row in shelf for row in wanted)
-
-
-def view_seconds(plan: Plan, timing: Timing | None, n_train: int) -> float:
-    """What one view of all training images takes up to the plan's cut; 0 where it is not known."""
-    remembers = plan.cut != "none" or plan.schedule.head_first
-    if timing is None or not remembers:
-        return 0.0
-    return n_train * timing.image * timing.share.get(plan.cut, 1.0)
-
-
-def choose_views(
-    asked: int | None,
-    plan: Plan,
-    augmentation: Augmentation | None,
-    mixing: Mixing | None = None,
-    seconds: float = 0.0,
-) -> int:
-    """How many views an image are remembered: a plain one, the others augmented.
-
-    Args:
-        asked: by hand; None: two, or one where `seconds`, a view's forecast, are too many.
-
-    Raises:
-        UsageError: views were asked for, but nothing is remembered or nothing differs.
-    """
-    if asked is None:
-        return VIEWS if augmentation and seconds <= VIEW_LIMIT else 1
-    if (plan.cut == "none" or mixing) and not plan.schedule.head_first:
-        why = "mixed images have none" if mixing else "this plan freezes nothing"
-        raise UsageError(
-            f"--views is about remembered activations, and {why}",
-            "leave it out; every epoch sees each image augmented anew",
-        )
-    if asked > 1 and augmentation is None:
-        raise UsageError(f"--views {asked} without --augment would be the same view repeated")
-    return asked
 
 
 def scan_told(data: Path, options: Options, reporter: Reporter) -> Dataset:

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from tlcli.events import Reporter
 from tlcli.transfer.agree import told
+from tlcli.transfer.answers import answers, outputs
 from tlcli.transfer.device import Compute
 from tlcli.transfer.head import FOLDS, left_out_logits
 from tlcli.transfer.network import Network
 from tlcli.transfer.novelty import Novelty, learn, learn_held_out, spread
 from tlcli.transfer.sources import Recomputed, Remembered, Source, Sources
-from tlcli.transfer.train import answers, outputs
 
 SHARE, FEWEST, MOST = 0.1, 30, 1000
 """Of the training images of a plan that trains by steps, so many are kept aside: a tenth, up to

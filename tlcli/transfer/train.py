@@ -8,23 +8,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tlcli.events import Reporter, duration
 from tlcli.transfer.agree import told
+from tlcli.transfer.answers import key_of, validate
 from tlcli.transfer.balance import class_weights
 from tlcli.transfer.device import Compute
 from tlcli.transfer.distributed import watched
 from tlcli.transfer.find import Curve
 from tlcli.transfer.head import Solution, solve
-from tlcli.transfer.memory import Room
-from tlcli.transfer.metrics import BY_CLASS, by_class
-from tlcli.transfer.network import Network, final_layer
+from tlcli.transfer.metrics import BY_CLASS
+from tlcli.transfer.network import Network
 from tlcli.transfer.schedule import Schedule
-from tlcli.transfer.shares import share, whole
 from tlcli.transfer.sources import Remembered, Source
-from tlcli.transfer.state import to_device
 from tlcli.transfer.steps import Diverged, Row, Steps
 from tlcli.transfer.store import AT_ONCE
 
@@ -122,8 +120,8 @@ def fit(
     judge = compute.reference() if isinstance(val, Remembered) else compute
 
     if known and state is None:
-        figures = _validate(suffix, val, schedule.metric, judge)
-        result.best_key = _key(figures, schedule.metric)
+        figures = validate(suffix, val, schedule.metric, judge)
+        result.best_key = key_of(figures, schedule.metric)
         if figures["val_top1"] is not None:
             reporter.note(f"before training: {_val_text(figures, schedule.metric)}")
 
@@ -135,7 +133,7 @@ def fit(
         result.stopped, rows = "early", iter(())
     try:
         for row in watched(rows):
-            figures = _validate(suffix, val, schedule.metric, judge)
+            figures = validate(suffix, val, schedule.metric, judge)
             loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
@@ -144,7 +142,7 @@ def fit(
             result.history.append(row)
             reporter.note(_epoch_line(row, epochs, schedule.metric))
             on_row(row)
-            key = _key(figures, schedule.metric)
+            key = key_of(figures, schedule.metric)
             if loss is None or key > result.best_key:
                 result.best = copies()
                 result.best_key, result.worse = key, 0
@@ -275,63 +273,3 @@ def _solve_head(
         "train_top1": (logits.argmax(1) == train.labels).float().mean().item(),
         "images_per_s": round(len(train) / max(seconds, 1e-9), 1),
     }
-
-
-def n_outputs(suffix: nn.Module) -> int:
-    """How many classes the last layer of `suffix` tells apart."""
-    return final_layer(suffix).weight.shape[0]
-
-
-@torch.no_grad()
-def outputs(module: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
-    """What `module` makes of a source's activations, float32 [n, ...], and labels, int64 [n].
-
-    In eval mode; both on the CPU.
-    """
-    module.eval()
-    made, labels, room = [], [], Room()
-    n, size = len(source), compute.batch_size
-    for x, y in source.batches(share(n, size), size):
-        made.append(_rows(module, x, compute, room))
-        labels.append(y)
-    return whole(torch.cat(made), n, size), whole(torch.cat(labels), n, size)
-
-
-def _rows(module: nn.Module, x: Tensor, compute: Compute, room: Room) -> Tensor:
-    """`module` of `x`, float32 on the CPU; in parts where memory runs out."""
-    try:
-        with compute.autocast():
-            parts = x.split(room.rows or max(1, len(x)))
-            return torch.cat([module(to_device(p, compute.device)).float().cpu() for p in parts])
-    except RuntimeError as error:
-        room.halve(error, len(x))
-    return _rows(module, x, compute, room)
-
-
-def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
-    """Logits, float32 [n, classes], and labels, int64 [n], both on the CPU; eval mode."""
-    if not len(source):
-        return torch.empty(0, n_outputs(suffix)), torch.empty(0, dtype=torch.int64)
-    return outputs(suffix, source, compute)
-
-
-def _validate(
-    suffix: nn.Module, val: Source | None, metric: str, compute: Compute
-) -> dict[str, float | None]:
-    """Mean cross entropy, top-1 and the metric that the best epoch is told by."""
-    figures: dict[str, float | None] = {"val_loss": None, "val_top1": None, f"val_{metric}": None}
-    if val is None or not len(val):
-        return figures
-    logits, labels = answers(suffix, val, compute)
-    said = logits.argmax(1)
-    figures["val_loss"] = F.cross_entropy(logits, labels).item()
-    figures["val_top1"] = (said == labels).float().mean().item()
-    if metric in BY_CLASS:
-        figures[f"val_{metric}"] = by_class(metric, said, labels)
-    return figures
-
-
-def _key(figures: Mapping[str, float | None], metric: str) -> tuple[float, float]:
-    """More is better; the loss decides between equals."""
-    value, loss = figures[f"val_{metric}"] or 0.0, figures["val_loss"] or 0.0
-    return (-loss if metric == "loss" else value), -loss
