@@ -199,7 +199,7 @@ def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch):
 
 
 def test_a_second_view_that_takes_too_long_is_left_out_and_said(tmp_path, flowers, monkeypatch):
-    monkeypatch.setattr(planning, "VIEW_LIMIT", 1e-6)
+    monkeypatch.setattr("tlcli.recipes.views.VIEW_LIMIT", 1e-6)
     monkeypatch.setattr("tlcli.recipes.finetune.VIEW_LIMIT", 1e-6)
     notes = Notes()
     done = finetune(flowers, output=tmp_path / "run", size="small", reporter=notes)

@@ -54,9 +54,9 @@ CASES: Mapping[str, Case] = {
         "none",
         False,
         "all",
-        "the head first, then everything",
-        "many images of a familiar kind: enough to train everything, the head first, "
-        "then all with smaller steps for earlier stages",
+        "everything, with smaller steps for earlier stages",
+        "many images of a familiar kind: enough to train everything, with smaller steps for "
+        "earlier stages",
     ),
     "large-different": Case(
         "large",

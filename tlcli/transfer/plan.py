@@ -172,6 +172,8 @@ def make_plan(
             told = "a new head on the last codes, which no earlier stage beats"
         if index == pretrained < len(stages) - 1 and not drop and where != "none":
             told = "all that has no pretrained weights is trained"
+        if schedule.head_first:
+            told += ", the head first"
         probes = sweep_text(evidence, stages[index - 1].name if drop else None) if evidence else ""
         told = ", ".join(t for t in (probes, told) if t) if case.size == "small" else told
         said = f"{said}: {case_name}, {told if wish.freeze is None else by_hand}"

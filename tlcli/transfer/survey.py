@@ -25,6 +25,8 @@ of every class, it is one of some classes."""
 SHARES = (0.1, 0.25, 0.5, 1.0)
 """Of the sample's images, for the learning curve."""
 PAIRS = 5
+LITTLE = 0.01
+"""A gain of accuracy by twice the images that is called little, if it is surely below."""
 
 
 @dataclass
@@ -174,11 +176,12 @@ def _with_curve_and_pairs(evidence: Evidence, best: Probed, classes: Sequence[st
     gain, error = curve[-1].ahead_of(curve[-2])
     told = f"doubling the images to {points[-1].images} gained {100 * gain:.1f} points"
     told = f"{told} (+- {200 * error:.1f})"
-    grows = (
-        f"{told}: more images would help"
-        if gain > 2 * error
-        else f"{told}: no gain that can be told from chance; more of the same would help little"
-    )
+    if gain > 2 * error:
+        grows = f"{told}: more images would help"
+    elif gain + 2 * error < LITTLE:
+        grows = f"{told}: more of the same would help little"
+    else:
+        grows = f"{told}: that may be chance, and these are too few to say"
     wrong = best.probe.predicted != best.labels
     of = [classes[label] for label in best.classes.tolist()]
     mistaken = torch.stack([best.labels[wrong], best.probe.predicted[wrong]], 1)
