@@ -16,10 +16,12 @@ from tlcli.data.decode import Unreadable
 from tlcli.data.load import Batch, load_batches
 from tlcli.events import Reporter
 from tlcli.transfer.cache import FeatureCache, row_id
+from tlcli.transfer.depthwise import quick_depthwise
 from tlcli.transfer.device import Compute
 from tlcli.transfer.evidence import Timing
 from tlcli.transfer.features import FORECAST_AFTER, PLAIN
 from tlcli.transfer.forward import FrozenForward, beside
+from tlcli.transfer.lanes import Lanes, Sums
 from tlcli.transfer.network import Pool
 
 HEAD = "head"
@@ -30,7 +32,7 @@ PATIENCE = 180.0
 WIDEST = 8192
 """Numbers an image beyond which a stage's output is not probed."""
 STEP_BATCH = 8
-"""Images of the training step that is timed."""
+"""Images of the training step that is timed, for each that is computed beside others."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class Look:
         enough = batch * self.forward.compute.workers
         known = self.shelves[-1].remarks if not self.computed and self.shelves else {}
         with suppress(KeyError, TypeError):  # of another version, or none
-            return Timing(**known["timing"])
+            return Timing(**known["costs"])
         if self.computed < 2 * enough:
             # All of it was cached, or too little to tell: a batch a worker, after some to warm up.
             paths = [s.path for s in samples[:enough]]
@@ -211,7 +213,7 @@ class Look:
         step, step_image = self._step()
         timing = Timing(self.seconds / max(1, self.computed), share, step, step_image)
         if self.shelves:
-            self.shelves[-1].remark("timing", asdict(timing))
+            self.shelves[-1].remark("costs", asdict(timing))
         return timing
 
     @torch.enable_grad()
@@ -221,21 +223,29 @@ class Look:
         In eval mode, so that no running statistics move; the weights do not change.
         """
         compute, side = self.forward.compute, self.backbone.preprocessing.crop
-        stages = nn.Sequential(*self.stages)
+        stages = nn.Sequential(*self.stages).eval()
         parameters = list(stages.parameters())
         frozen = [p for p in parameters if not p.requires_grad]
         stages.requires_grad_(True)
+        lanes = Lanes(stages, compute)
+
+        def gradients(x: Tensor, _: Tensor) -> Sums:
+            with compute.autocast(), quick_depthwise(compute):
+                loss = stages(x).float().mean()
+            return torch.autograd.grad(loss, parameters, allow_unused=True), loss.detach()
+
+        few, many = 2 * lanes.most, STEP_BATCH * lanes.most
         seconds = []
-        for n in (2, STEP_BATCH, 2):  # the first warms up
+        for n in (many, few, many):  # the first warms up
             x = torch.zeros(n, 3, side, side, device=compute.device)
+            x = x.contiguous(memory_format=torch.channels_last)
             started = time.perf_counter()
-            with compute.autocast():
-                loss = stages(x.contiguous(memory_format=torch.channels_last)).float().mean()
-            torch.autograd.grad(loss, parameters, allow_unused=True)
+            lanes.sums(gradients, x, torch.zeros(n), lanes.most)
             if compute.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
         for parameter in frozen:
             parameter.requires_grad_(False)
-        image = max(seconds[1] - seconds[2], 0.0) / (STEP_BATCH - 2) or seconds[1] / STEP_BATCH
-        return max(seconds[2] - 2 * image, 0.0), image
+        _, small, large = seconds
+        image = max(large - small, 0.0) / (many - few) or large / many
+        return max(small - few * image, 0.0), image
