@@ -39,6 +39,7 @@ from tests.bench.training_table import (
     FULL,
     FULL_FP32,
     MOBILENET_FULL,
+    PLANNED,
     RANDOM_HEAD,
     SMALL,
     latest,
@@ -62,6 +63,7 @@ class Way:
 WAYS = (
     Way(SMALL, "--case small-similar"),
     Way(FULL, ALL + " --precision bf16"),
+    Way(PLANNED, "--case large-similar --no-calibrate --precision bf16"),
     Way(RANDOM_HEAD, ALL + " --no-head-first --precision bf16"),
     Way(MOBILENET_FULL, f"{MOBILE} {ALL} --precision bf16"),
     Way(FASTAI, "--weights {mobilenet} --mode fine_tune --epochs {epochs}", of_fastai=True),

@@ -30,7 +30,7 @@ _TYPES = {np.dtype(spelt): dtype for dtype, spelt in _SPELT.items()}
 
 LIMIT = 8_000_000_000
 """Bytes that the cache may take on disk unless told otherwise."""
-SEGMENT = 16_000_000
+SEGMENT = 8_000_000
 """Bytes of rows that are gathered in memory before they are written."""
 STALE = 86_400.0
 """Seconds after which an unfinished file is taken for a dead run's."""

@@ -93,7 +93,7 @@ def remember_each(
         forwards[0].preprocessing,
         batch=compute.batch_size,
         augmentation=augmentation,
-        keys=[[view_key(samples[i], seed, row % views) for row in missing[i]] for i in missing],
+        keys=([view_key(samples[i], seed, row % views) for row in missing[i]] for i in missing),
     )
 
     def compute_batch(batch: Batch) -> tuple[list[Tensor], Batch]:

@@ -121,7 +121,12 @@ SCHEDULES: Mapping[str, tuple[Schedule, float]] = {
         ),
         5e-3,
     ),
-    "reinit": (Schedule(lr=1e-3, epochs=15, patience=5, layer_decay=0.9), 1e-2),
+    # Images of another kind may not be mirrored: many are of writing, or of something that has a
+    # left and a right.
+    "reinit": (
+        Schedule(lr=1e-3, epochs=15, patience=5, layer_decay=0.9, augment="crop=0.7,rotate=10"),
+        1e-2,
+    ),
     "scratch": (Schedule(lr=1e-3, epochs=30, patience=10), 1e-2),
 }
 
