@@ -1,5 +1,8 @@
 """The frozen forward: the same numbers whoever computes them, in fp32 and in bf16."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -227,3 +230,26 @@ def test_training_in_bf16_says_how_many_answers_agree_and_predict_goes_by_that(
     assert chosen(n=50, same=50) == ("cpu fp32", [])
     assert chosen(n=200, same=201) == ("cpu fp32", [])
     assert chosen(n="many", same=None) == ("cpu fp32", [])
+
+
+def test_memory_is_kept_from_batch_to_batch():
+    """Each page that the system gives anew is a fault."""
+    code = (
+        "import resource, torch\n"
+        "from tlcli.transfer.device import choose\n"
+        "from tlcli.transfer.allocator import keep_memory\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(10):\n"
+        "        torch.ones(16_000_000)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "fresh = faults()\n"
+        "choose('cpu')\n"
+        "faults()\n"
+        "print(fresh, faults(), keep_memory())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    fresh, kept, told = done.stdout.split()
+    if told != "True":
+        pytest.skip("this C library has no mallopt")
+    assert int(kept) < int(fresh) / 5

@@ -10,17 +10,18 @@ NEVER = 2**31 - 1
 
 
 @cache
-def keep_memory() -> None:
-    """Let glibc keep freed memory for this process; elsewhere nothing is done.
+def keep_memory() -> bool:
+    """Let glibc keep freed memory for this process; elsewhere nothing is done, and it is False.
 
     By itself it gives the large blocks of each batch back to the system, which fills new ones with
     zeros page by page: about a third of the time of a training step or of a frozen pass. All
     threads share one arena, since memory that is kept in another thread's is of no use.
     """
     if not sys.platform.startswith("linux"):
-        return
+        return False
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell is None:  # another C library
-        return
+        return False
     for option, value in ((TRIM_THRESHOLD, NEVER), (MMAP_THRESHOLD, NEVER // 2), (ARENA_MAX, 1)):
         tell(option, value)
+    return True
