@@ -87,13 +87,16 @@ def remember_each(
             if shelf is not None:
                 rows.put(some, shelf.fetch([names[row] for row in some]))
 
-    missing = {image: list(rows) for image, rows in groupby(todo, lambda row: row // views)}
+    def missing() -> Iterator[tuple[int, Iterator[int]]]:
+        """The images of which views are to be computed, and those views' rows."""
+        return groupby(todo, lambda row: row // views)
+
     loaded = load_batches(
-        [samples[i].path for i in missing],
+        (samples[i].path for i, _ in missing()),
         forwards[0].preprocessing,
         batch=compute.batch_size,
         augmentation=augmentation,
-        keys=([view_key(samples[i], seed, row % views) for row in missing[i]] for i in missing),
+        keys=([view_key(samples[i], seed, row % views) for row in rows] for i, rows in missing()),
     )
 
     def compute_batch(batch: Batch) -> tuple[list[Tensor], Batch]:
