@@ -1,6 +1,7 @@
 """Training in steps on a toy of three stages: each option does what it says."""
 
 import math
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -512,3 +513,33 @@ def test_lanes_leave_alone_what_does_not_learn():
         gradients.add([(x, y)] * times, 1, scaler, Heard(), 16)
     assert network.stages[0].steps[0].weight.grad is None
     assert network.final.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_scaled_gradients_are_not_dealt_to_lanes():
+    """fp16 on a CPU: the scaler must have scaled what it unscales."""
+    compute = Compute(torch.device("cpu"), torch.float16)
+    network, _, rows = run(replace(FROZEN, epochs=6), compute=compute)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    torch.set_num_threads(1)
+    alone, _, _ = run(replace(FROZEN, epochs=6), compute=compute)
+    for name, mine in state(network).items():
+        torch.testing.assert_close(mine, state(alone)[name])
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_where_memory_runs_out_in_a_lane_all_are_waited_for():
+    lanes = Gradients(toy().suffix, FROZEN, CPU).lanes
+    ended = []
+
+    def compute(x, _):
+        if x.sum() == 0:
+            raise RuntimeError("out of memory")
+        time.sleep(0.2)
+        ended.append(True)
+        return [None], x.sum()
+
+    x = torch.cat([torch.zeros(8, 3), torch.ones(8, 3)])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        lanes.sums(compute, x, torch.zeros(16), 2)
+    assert ended == [True]

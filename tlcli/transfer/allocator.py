@@ -6,7 +6,8 @@ from functools import cache
 
 # From glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
-NEVER = 2**31 - 1
+NEVER, MOST_OF_OLD = 2**31 - 1, 2**25
+"""Bytes; before 2.35 a threshold of mapped blocks was refused above 32 MB."""
 
 
 @cache
@@ -22,6 +23,8 @@ def keep_memory() -> bool:
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell is None:  # another C library
         return False
-    for option, value in ((TRIM_THRESHOLD, NEVER), (MMAP_THRESHOLD, NEVER // 2), (ARENA_MAX, 1)):
-        tell(option, value)
+    if not tell(MMAP_THRESHOLD, NEVER // 2):
+        tell(MMAP_THRESHOLD, MOST_OF_OLD)
+    tell(TRIM_THRESHOLD, NEVER)
+    tell(ARENA_MAX, 1)
     return True

@@ -95,7 +95,8 @@ class Gradients:
         rows = self.room.rows or len(y)
         share = divisor(len(y), total) * size
         for part, truth in zip(x.split(rows), y.split(rows), strict=True):
-            n = self.lanes.of(part)
+            # Scaled gradients (fp16) are the scaler's to unscale, once and together.
+            n = 1 if scaler.is_enabled() else self.lanes.of(part)
             if n == 1:
                 loss, found = self._loss(part, truth)
                 scaler.scale(loss / share).backward()

@@ -2,7 +2,7 @@
 operation, where they would wait for each other hundreds of times a step."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -61,8 +61,10 @@ class Lanes:
             with _Drawn(torch.Generator().manual_seed(seed)):
                 return compute(part, truth)
 
-        parts = x.tensor_split(n), y.tensor_split(n)
-        [(total, sums), *others] = self._pool.map(one, seeds, *parts)
+        parts = zip(seeds, x.tensor_split(n), y.tensor_split(n), strict=True)
+        jobs = [self._pool.submit(one, *part) for part in parts]
+        wait(jobs)  # all of them: where memory runs out in one, the others still hold theirs
+        [(total, sums), *others] = [job.result() for job in jobs]
         total = list(total)
         for gradients, more in others:
             sums = sums + more
