@@ -3,6 +3,8 @@
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -337,3 +339,22 @@ def test_every_published_file_names_its_hash() -> None:
     for entry in catalogue().values():
         for published in weights._published(entry).values():
             assert published.file.endswith(f"-{published.digits}.pth")
+
+
+@pytest.mark.parametrize("name", ["swin_t", "vit_b_32", "maxvit_t"])
+def test_networks_are_built_whatever_lies_in_memory(name):
+    """`trunc_normal_` draws again what is beyond its limits, but nothing is drawn."""
+    code = (
+        "import torch\n"
+        "from tlcli.backbones.meta import uninitialised\n"
+        "from tlcli.backbones.vision import torchvision\n"
+        "def used(make):\n"
+        "    def made(*args, **how):\n"
+        "        found = make(*args, **how)\n"
+        "        return found.fill_(9e30) if found.is_floating_point() else found\n"
+        "    return made\n"
+        "torch.empty, torch.empty_like = used(torch.empty), used(torch.empty_like)\n"
+        "with uninitialised():\n"
+        f"    torchvision.models.get_model({name!r}, weights=None)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 _FROM_VALUES = {torch.arange, torch.tensor}
-_DRAWN = {torch.Tensor.normal_, torch.Tensor.uniform_}
+_DRAWN: set[Callable[..., Any]] = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
+_REDRAWN = {torch.Tensor.normal_, torch.Tensor.uniform_}
+"""By `trunc_normal_`, until all is within limits: what lies in memory might never be."""
 
 
 class _NothingDrawn(TorchFunctionMode):
@@ -24,7 +27,9 @@ class _NothingDrawn(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _DRAWN:
-            return args[0]
+            return args[0] if args else kwargs["tensor"]
+        if func in _REDRAWN:
+            return args[0].zero_()
         if func in _FROM_VALUES:
             kwargs.setdefault("device", "cpu")
         return func(*args, **kwargs)
