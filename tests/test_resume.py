@@ -488,3 +488,20 @@ def test_a_full_disk_costs_checkpoints_and_leaves_what_can_be_resumed(
     assert "Traceback" not in told
     assert {p.name for p in folder.iterdir()} <= {"run.json", "options.toml", "checkpoint"}
     assert same(whole, finetune(resume=folder))
+
+
+def test_what_killed_writers_left_goes_with_the_next_start(tmp_path):
+    """Ours and safetensors' own; nothing else."""
+    (tmp_path / "checkpoint").mkdir()
+    left = [
+        ".run.json.x1.part.json",
+        "checkpoint/.tmpdsjtcq",
+        "checkpoint/.state.a.part.safetensors",
+    ]
+    kept = ["run.json", ".notes", "checkpoint/state.safetensors"]
+    for name in left + kept:
+        (tmp_path / name).write_text("")
+    with run.locked(tmp_path):
+        pass
+    there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert there == set(kept)

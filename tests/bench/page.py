@@ -19,16 +19,14 @@ REMARKS = {
     "speed": """\
 What limits where a target is missed:
 
-- The targets were set where the tutorial's loop saw 7 images a second and fastai's frozen epochs took
-  346 s. With today's PyTorch both are several times as quick on the same two cores, while a cold run
-  imports PyTorch (1.7 s, without its compiler), decodes each image twice (for the plan with its plain
-  view, then for the drawn one), and computes 2,000 training views in bf16 and 400 validation images in
-  fp32 and bf16. That alone is more than a thirtieth of the tutorial's time.
+- A cold run imports PyTorch (1.7 s, without its compiler), decodes each image twice (for the plan
+  in its plain view, then for the drawn one), and computes 2,000 training views in bf16 and 400
+  validation images in fp32 and in bf16. A thirtieth of the tutorial's time is less than that.
 - MobileNetV2's activations of these images are too far from fp32's in bf16 (docs/speed.md), so its
   pass is in fp32, and its warm run asks the guard once more.
 
-`python -m tests.bench.step` on a quiet machine, two threads, images/s: the plain loop 9.4, tlcli in fp32
-33.4, in bf16 47.5, and with BatchNorm frozen 56.8 (6.0 times the plain loop).
+`python -m tests.bench.step` on two threads, nothing else running, images/s: the plain loop 9.4,
+tlcli in fp32 33.4, in bf16 47.5, with BatchNorm frozen 56.8 (6.0 times the plain loop).
 
 What a second process gains on a feature pass: [distributed-speed.md](distributed-speed.md).
 There was no GPU to measure on.""",

@@ -66,8 +66,12 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[st
 
 
 def parts(folder: Path) -> list[Path]:
-    """What processes that were killed, or are at work, have half written below `folder`."""
-    return [*folder.glob(".*.part*"), *folder.glob("*/.*.part*")]
+    """What processes that were killed, or are at work, have half written below `folder`.
+
+    Beside our own parts those that safetensors (from 0.8) writes for itself.
+    """
+    patterns = (".*.part*", ".tmp??????")
+    return [p for where in ("", "*/") for end in patterns for p in folder.glob(f"{where}{end}")]
 
 
 def write_text(path: Path, text: str) -> None:
