@@ -23,8 +23,8 @@ What limits where a target is missed:
   in its plain view, then for the drawn one), and computes 2,000 training views in bf16 and 400
   validation images in fp32 and in bf16. A thirtieth of the tutorial's time is less than that.
 - MobileNetV2's activations of these images are too far from fp32's in bf16 (docs/speed.md), so its
-  pass is in fp32, and its warm run asks the guard once more. A step was measured on a busier machine
-  than the rest.
+  pass is in fp32, and its warm run asks the guard once more.
+- The images a second of everything trained are of a busier machine than the rest.
 
 `python -m tests.bench.step` on two threads, nothing else running, images/s: the plain loop 9.4,
 tlcli in fp32 33.4, in bf16 47.5, with BatchNorm frozen 56.8 (6.0 times the plain loop).
