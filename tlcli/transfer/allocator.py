@@ -15,8 +15,9 @@ def keep_memory() -> bool:
     """Let glibc keep freed memory for this process; elsewhere nothing is done, and it is False.
 
     By itself it gives the large blocks of each batch back to the system, which fills new ones with
-    zeros page by page: about a third of the time of a training step or of a frozen pass. All
-    threads share one arena, since memory that is kept in another thread's is of no use.
+    zeros page by page: two fifths of the time of a training step and a quarter of that of a frozen
+    pass (docs/decisions.md). All threads share one arena, since memory that is kept in another
+    thread's is of no use.
     """
     if not sys.platform.startswith("linux"):
         return False

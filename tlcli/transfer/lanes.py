@@ -71,7 +71,8 @@ class Lanes:
             for place, gradient in enumerate(gradients):
                 if gradient is not None:
                     mine = total[place]
-                    total[place] = gradient if mine is None else mine.add_(gradient)
+                    # not in place: two parameters' gradients may be one tensor
+                    total[place] = gradient if mine is None else mine + gradient
         return total, sums
 
 
