@@ -60,6 +60,19 @@ def test_what_is_not_yet_written_can_be_fetched(cache):
     assert torch.equal(shelf.fetch(rows(0, 2)), torch.ones(2, 3))
 
 
+def test_the_same_picture_twice_is_filed_once_and_moves_no_other_row(cache):
+    values = torch.randn(5, 3)
+    names = rows(0, 3)
+    shelf = cache.shelf({"cut": "a"})
+    shelf.add([names[0], names[0], names[1]], values[:3])
+    shelf.flush()
+    shelf.add([names[1], names[2]], values[3:])
+    shelf.flush()
+    for there in (shelf, cache.shelf({"cut": "a"})):
+        assert torch.equal(there.fetch(names), values[[0, 2, 4]])
+    assert cache.entries()[0]["images"] == 3
+
+
 def test_long_passes_are_written_on_the_way(cache, monkeypatch):
     monkeypatch.setattr(caching, "SEGMENT", 1280)
     shelf = cache.shelf({"cut": "a"})

@@ -15,7 +15,7 @@ from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """An image: where it lies, its class as an index, and the SHA-256 of its bytes (hex)."""
 

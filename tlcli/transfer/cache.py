@@ -34,6 +34,7 @@ SEGMENT = 8_000_000
 """Bytes of rows that are gathered in memory before they are written."""
 STALE = 86_400.0
 """Seconds after which an unfinished file is taken for a dead run's."""
+_STRIDE = 1 << 32  # more rows than a segment holds
 
 
 def default_folder() -> Path:
@@ -132,7 +133,8 @@ class Shelf:
         self.folder = folder
         self.segments: list[np.ndarray] = []
         self.paths: list[Path] = []
-        self.where: dict[bytes, tuple[int, int]] = {}
+        # The segment times `_STRIDE` and the row in it: a tuple would take twice the memory.
+        self.where: dict[bytes, int] = {}
         self.pending: dict[bytes, np.ndarray] = {}
         # Where pending rows lie. Rows that each had memory of their own between the pictures' would
         # leave gaps that no picture fits in: of 20,000 images they were half a gigabyte.
@@ -144,22 +146,23 @@ class Shelf:
     def __contains__(self, row: bytes) -> bool:
         return row in self.where or row in self.pending
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, ids: Sequence[bytes] = ()) -> None:
+        """Map a segment; `ids` are its rows', where they are known."""
         try:
             rows = np.load(path, mmap_mode="r")
         except (OSError, ValueError):
             return  # deleted by another run, or damaged: its rows are computed again
         if rows.dtype.names != ("id", "row") or rows.ndim != 1 or rows.dtype[1].base not in _TYPES:
             return
-        ids = rows["id"].tobytes()
-        for index in range(len(rows)):
-            self.where[ids[32 * index : 32 * index + 32]] = (len(self.segments), index)
+        first = len(self.segments) * _STRIDE
+        for number, row in enumerate(ids or rows["id"].tolist(), first):
+            self.where[row] = number
         self.segments.append(rows)
         self.paths.append(path)
 
     def fetch(self, rows: Sequence[bytes]) -> Tensor:
         """[len(rows), ...], as they were filed; all must be there."""
-        for segment in {self.where[row][0] for row in rows if row in self.where}:
+        for segment in {self.where[row] // _STRIDE for row in rows if row in self.where}:
             with suppress(OSError):
                 os.utime(self.paths[segment])  # used now: the last to go
         first = self._row(rows[0])
@@ -171,14 +174,16 @@ class Shelf:
     def _row(self, row: bytes) -> np.ndarray:
         if row in self.pending:
             return self.pending[row]
-        segment, index = self.where[row]
+        segment, index = divmod(self.where[row], _STRIDE)
         found: np.ndarray = self.segments[segment]["row"][index]
         return found
 
     def add(self, rows: Sequence[bytes], values: Tensor) -> None:
-        """File [len(rows), ...] and write when there is enough of it."""
+        """File [len(rows), ...] and write when there is enough of it; what is there stays."""
         plain = values.view(torch.uint16) if values.dtype is torch.bfloat16 else values
         for row, value in zip(rows, plain.numpy(), strict=True):
+            if row in self:
+                continue  # the same picture under another name
             if self.filled == len(self.room):
                 self.room, self.filled = _room(value), 0
             self.room[self.filled] = row, value
@@ -219,7 +224,7 @@ class Shelf:
             with beside.open("wb") as file:
                 np.save(file, self.room[: self.filled])
             beside.replace(self.folder / f"{name}.npy")
-            self._open(self.folder / f"{name}.npy")
+            self._open(self.folder / f"{name}.npy", list(self.pending))
             self.pending, self.filled = {}, 0
         with suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """The measuring pass: every stage's pooled output for some images, by way of the cache."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,21 +114,22 @@ class Look:
         loaded = load_batches(
             [samples[i].path for i in missing], self.forward.preprocessing, batch=batch
         )
-        for outputs, problems in self._through(loaded):
-            good = [k for k, problem in enumerate(problems) if problem is None]
-            self._keep([rows[missing[done + k]] for k in good], outputs, good)
-            unreadable |= {p.path: p.why for p in problems if p is not None}
-            done += len(problems)
-            self.seconds = time.perf_counter() - started
-            if done == FORECAST_AFTER * batch and (fits := self._fits(done, total)) < total:
-                total, end = fits, missing[fits]
-                self.reporter.note(
-                    f"{self.backbone.name} is slow here, so {end} images are measured "
-                    f"instead of {len(samples)}"
-                )
-            self.reporter.progress("measuring", min(done, total), total)
-            if done >= total:
-                break
+        with closing(self._through(loaded)) as passes:
+            for outputs, problems in passes:
+                good = [k for k, problem in enumerate(problems) if problem is None]
+                self._keep([rows[missing[done + k]] for k in good], outputs, good)
+                unreadable |= {p.path: p.why for p in problems if p is not None}
+                done += len(problems)
+                self.seconds = time.perf_counter() - started
+                if done == FORECAST_AFTER * batch and (fits := self._fits(done, total)) < total:
+                    total, end = fits, missing[fits]
+                    self.reporter.note(
+                        f"{self.backbone.name} is slow here, so {end} images are measured "
+                        f"instead of {len(samples)}"
+                    )
+                self.reporter.progress("measuring", min(done, total), total)
+                if done >= total:
+                    break
         self.computed = done
         for shelf in self.shelves:
             shelf.flush()
@@ -169,7 +170,7 @@ class Look:
 
     def _through(
         self, loaded: Iterable[Batch], change: Callable[[Tensor], Tensor] = lambda images: images
-    ) -> Iterator[tuple[list[Tensor], list[Unreadable | None]]]:
+    ) -> Generator[tuple[list[Tensor], list[Unreadable | None]], None, None]:
         """Each stage's outputs for every batch, and which of its images are missing."""
 
         def one(batch: Batch) -> tuple[list[Tensor], list[Unreadable | None]]:

@@ -1,0 +1,162 @@
+"""Whether bf16 is near enough to fp32, and from where it is not: `python -m tests.bench.precision`.
+
+Looks at up to 1,000 images of each shared set through each backbone at hand, in fp32 and in bf16
+with the guard of the frozen pass wide open. How far off bf16 is, is measured as the guard does, on
+its own four images. On the last codes a head is solved as `finetune` does it, on four fifths in
+bf16, and judged on the last one in fp32, as `metrics.json` does, against one solved in fp32. And of
+the pooled output of every stage that could be cut at, a linear probe tells how many images are
+right in either, left out in five folds. Differences are bf16 less fp32, image by image, in points,
+with 95% intervals. Writes docs/precision.md.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.bench.familiarity import ALL, load
+from tests.bench.regret import SETS, SHARED
+from tlcli.data.dataset import Sample, scan
+from tlcli.events import Reporter
+from tlcli.transfer import forward, head, probe
+from tlcli.transfer.cache import FeatureCache
+from tlcli.transfer.device import choose
+from tlcli.transfer.look import HEAD, Look
+from tlcli.transfer.survey import choose as draw
+
+ROOT = Path(__file__).parent.parent.parent
+MOST = 1000
+FEWER = {"vgg16": 200}  # at a few images a second
+BOUNDS = (0.0, 0.02, 0.05, 0.08, 0.12, 0.16, 0.2)
+NEAR = 0.05
+"""How far behind the best stage one may be that could be cut at."""
+SEED = 0
+LIMIT = forward.PARITY[torch.bfloat16]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage in both numbers: how far off, and whether each image was right, float32 [n]."""
+
+    where: str
+    off: float
+    fp32: Tensor
+    bf16: Tensor
+
+
+def difference(a: Tensor, b: Tensor) -> str:
+    """Of b against a, points, with a 95% interval (normal, paired)."""
+    d = 100 * (b.float() - a.float())
+    return f"{d.mean():+.1f} (+- {1.96 * d.std() / len(d) ** 0.5:.1f})"
+
+
+def off(plain: Tensor, other: Tensor) -> float:
+    """As the guard has it."""
+    return ((plain - other).norm() / plain.norm().clamp_min(1e-6)).item()
+
+
+def guarded(samples: list[Sample]) -> list[int]:
+    """Where the images stand that the guard would compare."""
+    order = sorted(range(len(samples)), key=lambda i: samples[i].digest)
+    return order[: forward.CHECKED]
+
+
+def heads(plain: Tensor, other: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Right answers on fp32 codes of heads that were solved on fp32 and on bf16 ones."""
+    fold = probe.deal(labels, SEED)
+    right = torch.zeros(2, len(labels))
+    for k in range(probe.FOLDS):
+        fit = fold != k
+        for row, codes in enumerate((plain, other)):
+            solution = head.solve(
+                codes[fit][:, None], labels[fit], int(labels.max()) + 1, bias=True, seed=SEED
+            )
+            answers = solution.logits(plain[~fit][:, None]).argmax(1)
+            right[row, ~fit] = (answers == labels[~fit]).float()
+    return right[0], right[1]
+
+
+def measure(name: str, data: str) -> tuple[list[Stage], Stage]:
+    """Every stage, and the head on the last codes."""
+    backbone = load(name)
+    samples = list(draw(scan(SHARED / "data" / data).train, FEWER.get(name, MOST), SEED))
+    outputs: list[dict[str, Tensor]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("fp32", "bf16"):
+            cache = FeatureCache(Path(folder, precision))
+            look = Look(backbone, choose("cpu", precision), cache, Reporter())
+            found, unreadable = look.at(samples)
+            assert look.seen == len(samples)
+            assert not unreadable
+            outputs.append(found)
+    plain, other = outputs
+    labels = torch.tensor([s.label for s in samples])
+    four, fold = guarded(samples), probe.deal(labels, SEED)
+    stages = []
+    for stage in plain:
+        if stage != HEAD:
+            a, b = (probe.probe(o[stage], labels, fold).right for o in outputs)
+            distance = off(plain[stage][four], other[stage][four])
+            stages.append(Stage(f"{name}, {data}, {stage}", distance, a, b))
+    assert look.last is not None
+    a, b = heads(plain[look.last], other[look.last], labels)
+    compared = HEAD if HEAD in plain else look.last
+    solved = Stage(f"{name}, {data}", off(plain[compared][four], other[compared][four]), a, b)
+    best = max(s.fp32.mean() for s in stages)
+    return [s for s in stages if s.fp32.mean() > best - NEAR], solved
+
+
+def page(stages: list[Stage], solved: list[Stage]) -> str:
+    """docs/precision.md."""
+    told = " ".join((__doc__ or "").split("\n\n")[1].split()).removesuffix(
+        " Writes docs/precision.md."
+    )
+    lines = [
+        "# How near bf16 has to be to fp32\n",
+        f"Made by `python -m tests.bench.precision` (torch {torch.__version__}, CPU). {told}\n",
+        f"The guard lets {LIMIT:.2f} pass.\n",
+        "## Heads on the last codes\n",
+        "| backbone, set | off | images | right, fp32 | difference |",
+        "|---|---|---|---|---|",
+    ]
+    for s in sorted(solved, key=lambda s: s.off):
+        lines.append(
+            f"| {s.where} | {s.off:.3f} | {len(s.fp32):,} | {s.fp32.mean():.1%} "
+            f"| {difference(s.fp32, s.bf16)} |"
+        )
+    lines += [
+        f"\n## Probes on the stages within {100 * NEAR:.0f} points of the best\n",
+        "| off | stages | images | difference | worst stage |",
+        "|---|---|---|---|---|",
+    ]
+    for low, high in pairwise((*BOUNDS, float("inf"))):
+        some = [s for s in stages if low <= s.off < high]
+        if some:
+            a, b = (torch.cat([getattr(s, n) for s in some]) for n in ("fp32", "bf16"))
+            worst = min(some, key=lambda s: (s.bf16 - s.fp32).mean().item())
+            bound = f"{low:.2f} to {high:.2f}" if high < 1 else f"from {low:.2f}"
+            lines.append(
+                f"| {bound} | {len(some)} | {len(a):,} | {difference(a, b)} "
+                f"| {difference(worst.fp32, worst.bf16)}: {worst.where} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    forward.PARITY = dict.fromkeys(forward.PARITY, float("inf"))
+    stages: list[Stage] = []
+    solved: list[Stage] = []
+    for name in ALL:
+        for data in SETS:
+            some, one = measure(name, data)
+            stages += some
+            solved.append(one)
+            print(f"{one.where}: off {one.off:.3f}, {difference(one.fp32, one.bf16)}", flush=True)
+    (ROOT / "docs" / "precision.md").write_text(page(stages, solved))
+
+
+if __name__ == "__main__":
+    main()
