@@ -267,6 +267,10 @@ def test_a_plan_for_people_has_a_bar_for_each_stage(tlcli, flowers):
     assert "<- cut" in shown.stdout
     assert "Hardest to tell apart" in shown.stdout or "Accuracy by images" in shown.stdout
     assert "Forecast for this machine: small-similar" in shown.stdout
+    told = " ".join(shown.stdout.split())
+    assert "Otherwise: with --size large, large-" in told
+    by_hand = tlcli("plan", flowers, "--format", "table", "--size", "large")
+    assert "Otherwise" not in by_hand.stdout
 
 
 def test_a_full_disk_behind_a_table_is_told(flowers):

@@ -11,7 +11,9 @@ from rich.text import Text
 from tlcli.data.names import shown
 from tlcli.events import duration
 from tlcli.recipes.planning import Planned, compared
+from tlcli.transfer.cases import CASES, case_of
 from tlcli.transfer.evidence import Evidence
+from tlcli.transfer.plan import Plan
 
 BAR = 20
 
@@ -63,6 +65,20 @@ def _one(planned: Planned, console: Console) -> None:
         times = {k: duration(v) for k, v in planned.forecast_s.items() if k != "plan"}
         told = ", ".join(f"{case} {seconds}" for case, seconds in times.items())
         console.print(Text(f"Forecast for this machine: {told}."))
+    if not plan.override:
+        console.print(Text(_otherwise(plan)))
+
+
+def _otherwise(plan: Plan) -> str:
+    """Which case it would be if the size, or the similarity, were the other one."""
+    size = next(c.size for c in CASES.values() if c.size != plan.size)
+    similarity = next(c.similarity for c in CASES.values() if c.similarity != plan.similarity)
+    wishes = {
+        f"--size {size}": case_of(size, plan.similarity),
+        f"--similarity {similarity}": case_of(plan.size, similarity),
+    }
+    told = "; ".join(f"with {k}, {case} ({CASES[case].short})" for k, case in wishes.items())
+    return f"Otherwise: {told}."
 
 
 def _stages(planned: Planned, evidence: Evidence) -> Table:
