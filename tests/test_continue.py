@@ -12,8 +12,8 @@ from tlcli.artifacts.bundle import read_meta
 from tlcli.backbones import build
 from tlcli.errors import UsageError, UserError
 from tlcli.inference.predict import open_bundle
+from tlcli.recipes.comparing import plan
 from tlcli.recipes.continuing import begin_with, tensors_sha256
-from tlcli.recipes.planning import plan
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tlcli.artifacts import bundle
 from tlcli.artifacts.run import BUNDLE as bundle_name
 from tlcli.backbones import build
 from tlcli.data.dataset import Sample, scan
-from tlcli.recipes import planning
+from tlcli.recipes import comparing
 from tlcli.transfer import familiarity, look
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.device import Compute, choose
@@ -361,7 +361,7 @@ def test_nothing_pretrained_has_nothing_to_measure(tlcli, flowers):
 def test_a_backbone_without_its_classifier_still_gets_an_answer(shared, monkeypatch):
     monkeypatch.setattr(familiarity, "FEW", 8)
     weights = shared / "weights" / "vgg16_features-keras-imagenet.pth"
-    found = planning.plan(
+    found = comparing.plan(
         shared / "data" / "caltech", model="vgg16", weights=weights, sample=20, cache=False
     )
     known = found.evidence.familiarity
@@ -381,7 +381,7 @@ def test_a_backbone_without_its_classifier_still_gets_an_answer(shared, monkeypa
     ],
 )
 def test_real_folders_are_told_apart(shared, data, kind):
-    found = planning.plan(shared / "data" / data, sample=120)
+    found = comparing.plan(shared / "data" / data, sample=120)
     assert found.plan.similarity == kind
     assert found.evidence.familiarity.by == "level"
 
@@ -400,7 +400,7 @@ def test_decisions_are_right_and_stable(shared, model, seed):
     file = WEIGHTS[model]
     weights = shared / "weights" / file if file else "auto"
     kinds = {
-        data: planning.plan(
+        data: comparing.plan(
             shared / "data" / data, model=model, weights=weights, seed=seed, sample=300
         ).plan.similarity
         for data in ("flowers", "caltech", "digits", "eurosat")

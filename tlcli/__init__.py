@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "finetune": "tlcli.recipes.finetune",
     "Options": "tlcli.recipes.options",
-    "plan": "tlcli.recipes.planning",
+    "plan": "tlcli.recipes.comparing",
     "Planned": "tlcli.recipes.planning",
     "Run": "tlcli.recipes.finetune",
     "contact_sheet": "tlcli.recipes.sheet",
@@ -59,10 +59,11 @@ if TYPE_CHECKING:
     from tlcli.events import Reporter
     from tlcli.inference.evaluate import evaluate
     from tlcli.inference.predict import Answer, Classifier, load
+    from tlcli.recipes.comparing import plan
     from tlcli.recipes.export import Export, export
     from tlcli.recipes.finetune import Run, finetune
     from tlcli.recipes.options import Options
-    from tlcli.recipes.planning import Planned, plan
+    from tlcli.recipes.planning import Planned
     from tlcli.recipes.sheet import contact_sheet
 
 

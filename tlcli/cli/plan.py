@@ -23,6 +23,7 @@ COLUMNS = (
     "override",
     "runner_up",
     "schedule",
+    "otherwise",
     "images",
     "seed",
 )
@@ -76,7 +77,7 @@ def command(
     given = ("data", "compare", "format_name", "quiet")
     options = {k: v for k, v in locals().items() if k not in given and k != "given"}
     from tlcli.cli.terminal import Terminal
-    from tlcli.recipes import planning
+    from tlcli.recipes import comparing
     from tlcli.recipes.options import Options
 
     format_name = output.resolve(format_name)
@@ -86,12 +87,12 @@ def command(
             "--compare names the backbones itself", "leave out --model and --weights; NAME=FILE"
         )
     with Terminal(quiet) as terminal:
-        plans = planning.compare(data, names, Options(**options), reporter=terminal)
+        plans = comparing.compare(data, names, Options(**options), reporter=terminal)
     if format_name == "table":
         from tlcli.cli import plan_table
 
         output.send(lambda out: plan_table.show(plans, names is not None, out))
     elif names is not None:
-        output.write(map(planning.compared, plans), COMPARED, format_name)
+        output.write(map(comparing.compared, plans), COMPARED, format_name)
     else:
         output.write_one(plans[0].to_dict(), COLUMNS, format_name)

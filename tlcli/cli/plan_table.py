@@ -1,7 +1,8 @@
 """A plan for a person: the decision, a bar for each stage, and what else the pass showed."""
 
 from collections.abc import Sequence
-from typing import TextIO
+from dataclasses import replace
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -10,12 +11,20 @@ from rich.text import Text
 
 from tlcli.data.names import shown
 from tlcli.events import duration
-from tlcli.recipes.planning import Planned, compared
-from tlcli.transfer.cases import CASES, case_of
+from tlcli.recipes.comparing import compared
+from tlcli.recipes.planning import Planned
 from tlcli.transfer.evidence import Evidence
-from tlcli.transfer.plan import Plan
 
 BAR = 20
+# What a plan says of itself, and not what it builds.
+_SAID: dict[str, Any] = {
+    "case": "",
+    "size": "",
+    "similarity": "",
+    "why": "",
+    "runner_up": "",
+    "override": (),
+}
 
 
 def show(plans: Sequence[Planned], several: bool, out: TextIO) -> None:
@@ -44,7 +53,7 @@ def _comparison(plans: Sequence[Planned]) -> Table:
             accuracy,
             row["stage"] or "",
             f"{row['images_per_s']:.0f}" if row["images_per_s"] else "",
-            f"{row['size_mb']:.0f}",
+            f"{row['size_mb']:.0f}" if row["size_mb"] else "",
             f"{row['case']}{close}",
         )
         table.add_row(*map(Text, cells))
@@ -65,20 +74,21 @@ def _one(planned: Planned, console: Console) -> None:
         times = {k: duration(v) for k, v in planned.forecast_s.items() if k != "plan"}
         told = ", ".join(f"{case} {seconds}" for case, seconds in times.items())
         console.print(Text(f"Forecast for this machine: {told}."))
-    if not plan.override:
-        console.print(Text(_otherwise(plan)))
+    if planned.otherwise:
+        console.print(Text(_otherwise(planned)))
 
 
-def _otherwise(plan: Plan) -> str:
-    """Which case it would be if the size, or the similarity, were the other one."""
-    size = next(c.size for c in CASES.values() if c.size != plan.size)
-    similarity = next(c.similarity for c in CASES.values() if c.similarity != plan.similarity)
-    wishes = {
-        f"--size {size}": case_of(size, plan.similarity),
-        f"--similarity {similarity}": case_of(plan.size, similarity),
-    }
-    told = "; ".join(f"with {k}, {case} ({CASES[case].short})" for k, case in wishes.items())
-    return f"Otherwise: {told}."
+def _otherwise(planned: Planned) -> str:
+    """Which plan it would be if the size, or the similarity, were the other one."""
+    told = []
+    for option, plan in planned.otherwise.items():
+        what = f"frozen up to {plan.cut}" if plan.cut != "none" else "everything is trained"
+        if replace(plan, **_SAID) == replace(planned.plan, **_SAID):
+            what = "the same network"
+        seconds = planned.forecast_s.get(plan.case)
+        cost = f", {duration(seconds)}" if seconds else ""
+        told.append(f"with {option}, {plan.case} ({what}{cost})")
+    return f"Otherwise: {'; '.join(told)}."
 
 
 def _stages(planned: Planned, evidence: Evidence) -> Table:

@@ -164,7 +164,7 @@ class Options:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value not in (None, FIND) and not (low <= value <= high and math.isfinite(value)):
-                bounds = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
+                bounds = f"from {low:g}" + (f" to {high:.10g}" if math.isfinite(high) else "")
                 wrong.append(f"--{name.replace('_', '-')} {value:g} is out of range ({bounds})")
         if wrong:
             raise UsageError("; ".join(wrong))

@@ -1,26 +1,23 @@
-"""Measure a folder and decide its case: what `tlcli plan` prints and `finetune` begins with."""
+"""Measure a folder and decide its case: what a fine-tuning begins with."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.backbones import catalogue
 from tlcli.backbones.backbone import Backbone
 from tlcli.data.augment import Augmentation
 from tlcli.data.colour import augmentation_for
 from tlcli.data.dataset import Dataset, scan
+from tlcli.data.load import find_unreadable
 from tlcli.data.presets import parse
-from tlcli.errors import UsageError, UserError
 from tlcli.events import Reporter
-from tlcli.recipes.continuing import begin_with, trained_further
 from tlcli.recipes.options import Options
 from tlcli.recipes.views import cached_views, choose_views, view_seconds
-from tlcli.transfer import device
 from tlcli.transfer.cache import FeatureCache, default_folder
-from tlcli.transfer.cases import CASES, Wish
+from tlcli.transfer.cases import CASES, Wish, other_halves
 from tlcli.transfer.device import Compute
 from tlcli.transfer.distributed import first_here
 from tlcli.transfer.evidence import Evidence, Timing
@@ -43,6 +40,8 @@ class Planned:
             "plan" what this plan would.
         timing: of the measuring; None where there was none.
         augmentation, mixing: of the training images; None where there is none.
+        otherwise: the plans of the other size and of the other similarity, by the option that
+            asks for them; none where something was set by hand.
     """
 
     backbone: str
@@ -53,6 +52,7 @@ class Planned:
     timing: Timing | None = None
     augmentation: Augmentation | None = None
     mixing: Mixing | None = None
+    otherwise: dict[str, Plan] = field(default_factory=dict)
 
     @property
     def reads(self) -> str | None:
@@ -79,99 +79,13 @@ class Planned:
             "override": list(self.plan.override),
             "runner_up": self.plan.runner_up,
             "schedule": asdict(self.plan.schedule),
+            "otherwise": {
+                option: {"case": plan.case, "cut": plan.cut, "trained": list(plan.trained)}
+                for option, plan in self.otherwise.items()
+            },
             "images": self.dataset.counts(),
             "seed": self.dataset.seed,
         }
-
-
-def plan(
-    data: str | Path,
-    options: Options | None = None,
-    *,
-    reporter: Reporter | None = None,
-    **more: Any,
-) -> Planned:
-    """Measure a folder of images and decide which case it is; nothing is trained or written but
-    the cache.
-
-    Args:
-        data, options, reporter: as for `tlcli.finetune`.
-
-    Raises:
-        UserError: what is wrong with the data, the weights or the options, and what to do.
-    """
-    return compare(data, None, options, reporter=reporter, **more)[0]
-
-
-def compare(
-    data: str | Path,
-    backbones: Sequence[str] | None,
-    options: Options | None = None,
-    *,
-    reporter: Reporter | None = None,
-    **more: Any,
-) -> list[Planned]:
-    """Plans for several backbones on the same images, the best probe first.
-
-    Args:
-        backbones: names, or NAME=WEIGHTS; None: the one of the options. Those whose weights are
-            not at hand are left out, and that is said.
-    """
-    options, reporter = replace(options or Options(), **more), reporter or Reporter()
-    options.check()
-    compute = device.choose(options.device, options.precision, options.compile)
-    chosen = (
-        [(options.model, options.weights)] if backbones is None else _at_hand(backbones, reporter)
-    )
-    dataset = scan_told(Path(data), options, reporter)
-    plans = []
-    with feature_cache(options, reporter) as cache:
-        for name, weights in chosen:
-            origin = begin_with(name, weights, dataset.classes, reporter)
-            if len(chosen) > 1:
-                reporter.note(f"measuring {name}")
-            for line in origin.backbone.notes:
-                reporter.note(line)
-            made = decide(dataset, origin.backbone, options, compute, cache, reporter, always=True)
-            plans.append(replace(made, plan=trained_further(made.plan, origin)))
-    return sorted(plans, key=lambda p: -(compared(p)["accuracy"] or 0.0))
-
-
-def compared(planned: Planned) -> dict[str, Any]:
-    """A row of a comparison of backbones."""
-    best = planned.evidence.best if planned.evidence else None
-    return {
-        "backbone": planned.backbone,
-        "accuracy": best and round(best.accuracy, 4),
-        "accuracy_error": best and round(best.error, 4),
-        "stage": best and best.name,
-        "images_per_s": planned.timing and round(1 / planned.timing.image, 1),
-        "size_mb": catalogue.find(planned.backbone).size_mb,
-        "case": planned.plan.case,
-        "runner_up": planned.plan.runner_up or None,
-    }
-
-
-def _at_hand(backbones: Sequence[str], reporter: Reporter) -> list[tuple[str, str]]:
-    chosen: list[tuple[str, str]] = []
-    for one in backbones:
-        name, _, weights = one.strip().partition("=")
-        if name in dict(chosen):
-            raise UsageError(f"--compare names {name} twice", "name each backbone once")
-        entry = catalogue.find(name)
-        if weights or catalogue.at_hand(entry):
-            chosen.append((name, weights or "auto"))
-        else:
-            reporter.warn(
-                f"{name} is left out: its weights are not at hand "
-                f"(give a file with {name}=FILE, or download them by planning with --model {name})"
-            )
-    if not chosen:
-        raise UserError(
-            "none of the backbones to compare has its weights at hand",
-            "tlcli models --at-hand lists those that have",
-        )
-    return chosen
 
 
 def decide(
@@ -201,7 +115,20 @@ def decide(
             augmentation=augmentation,
             mixing=mixing,
         )
-    wish = options.wish()
+    wish, stages = options.wish(), facts(backbone)
+
+    def make(wish: Wish, evidence: Evidence | None) -> Plan:
+        return make_plan(
+            stages,
+            pretrained=backbone.pretrained,
+            linear_head=is_linear(backbone),
+            n_train=len(dataset.train),
+            wish=wish,
+            evidence=evidence,
+            large_from=options.large_from,
+        )
+
+    make(wish, None)  # what contradicts itself is told before anything is measured
     measured: Survey | None = None
     if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
         measured = survey(
@@ -214,27 +141,14 @@ def decide(
             seed=options.seed,
             reporter=reporter,
         )
-        dataset = without(dataset, measured.unreadable, reporter)
+        dataset = without(dataset, _unreadable(dataset, measured.unreadable), reporter)
     evidence = measured.evidence if measured else None
-    stages = facts(backbone)
-
-    def make(wish: Wish) -> Plan:
-        return make_plan(
-            stages,
-            pretrained=backbone.pretrained,
-            linear_head=is_linear(backbone),
-            n_train=len(dataset.train),
-            wish=wish,
-            evidence=evidence,
-            large_from=options.large_from,
-        )
-
-    made = make(wish)
+    made = make(wish, evidence)
     augmentation, mixing = _variation(made, dataset)
     if measured is None:
         return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
     sizes = {s.name: s.parameters for s in stages}
-    plans = {case: make(Wish(case=case)) for case in CASES} | {"plan": made}
+    plans = {case: make(Wish(case=case), evidence) for case in CASES} | {"plan": made}
     views = options.views or choose_views(
         None, made, augmentation, seconds=view_seconds(made, measured.timing, len(dataset.train))
     )
@@ -252,9 +166,24 @@ def decide(
         )
         for name, p in plans.items()
     }
+    halves = {} if made.override else other_halves(made.size, made.similarity)
     return Planned(
-        backbone.name, made, dataset, evidence, seconds, measured.timing, augmentation, mixing
+        backbone.name,
+        made,
+        dataset,
+        evidence,
+        seconds,
+        measured.timing,
+        augmentation,
+        mixing,
+        {name: make(replace(wish, **half), evidence) for name, half in halves.items()},
     )
+
+
+def _unreadable(dataset: Dataset, found: dict[Path, str]) -> dict[Path, str]:
+    """`found` among the training images, and more of the classes that have no other left."""
+    left = {s.label for s in dataset.train if s.path not in found}
+    return found | find_unreadable([s.path for s in dataset.val if s.label not in left])
 
 
 def _variation(plan: Plan, dataset: Dataset) -> tuple[Augmentation | None, Mixing | None]:

@@ -91,6 +91,16 @@ def case_of(size: str, similarity: str) -> str:
     return next(n for n, c in CASES.items() if (c.size, c.similarity) == (size, similarity))
 
 
+def other_halves(size: str, similarity: str) -> dict[str, dict[str, Any]]:
+    """What to ask for, as an option and as a part of `Wish`, to have the other of either."""
+    other = next(c.size for c in CASES.values() if c.size != size)
+    unlike = next(c.similarity for c in CASES.values() if c.similarity != similarity)
+    return {
+        f"--size {other}": {"size": other},
+        f"--similarity {unlike}": {"similarity": unlike},
+    }
+
+
 def named_case(wish: Wish) -> str:
     """The case that was set by hand, whole or in halves."""
     if wish.case is not None:

@@ -13,6 +13,9 @@ SELF_LINE = 0.56
 reference."""
 DOUBT = {"level": 0.05, "self": 0.04}
 """How near to its line a score is not trusted alone, beside two standard errors."""
+FEW_CLASSES = 0.3
+"""The same, shared out among the classes: that a network knows a rose badly says little of flowers
+(docs/familiarity.md)."""
 UNMEASURED = "how familiar the images are was not measured, and is taken as similar"
 
 
@@ -27,17 +30,18 @@ class Verdict:
 
 def doubtful(found: Familiarity) -> bool:
     """Whether the score is too near to the line to be trusted alone."""
-    return abs(found.score - found.line) < max(DOUBT[found.by], 2 * found.error)
+    return abs(found.score - found.line) < max(found.doubt, 2 * found.error)
 
 
 def judge(evidence: Evidence) -> Verdict:
     """Whether the images are like those that the backbone was trained on.
 
-    The familiarity says; where it is close to its line, the sweep has the casting vote: a stage
-    before the last that tells the classes apart better, by more than two paired standard errors
-    (the best of several stages is always a little ahead), speaks for different.
+    The familiarity says. Where it is close to its line others are heard: a stage before the last
+    that tells the classes apart better, by more than two paired standard errors (the best of
+    several stages is always a little ahead), speaks for different; else, beside a level, the same
+    pictures upside down.
     """
-    found, sweep = evidence.familiarity, evidence.sweep
+    found, sweep = evidence.familiarity, evidence.telling
     ahead = _earlier_ahead(sweep)
     if found is None:
         # Nothing is known of the pretraining's own answers: only a clear sweep can speak.
@@ -47,10 +51,13 @@ def judge(evidence: Evidence) -> Verdict:
     why = _familiarity_text(found)
     if not doubtful(found):
         return Verdict("similar" if similar else "different", False, why)
-    if ahead and similar:
-        return Verdict("different", True, f"{why}, and an earlier stage clearly beats the last")
-    if not ahead and not similar and sweep:
-        return Verdict("similar", True, f"{why}, but no earlier stage clearly beats the last")
+    if ahead:
+        word = "but" if similar else "and"
+        return Verdict("different", True, f"{why}, {word} an earlier stage clearly beats the last")
+    if found.by == "level" and (wins := found.wins) is not None:
+        word = "and" if similar == (wins >= SELF_LINE) else "but"
+        similar = wins >= SELF_LINE
+        why = f"{why}, {word} {_wins_text(wins, SELF_LINE)}"
     return Verdict("similar" if similar else "different", True, why)
 
 
@@ -62,7 +69,7 @@ def _earlier_ahead(sweep: tuple[StageScore, ...]) -> bool:
 _SURE = (
     (1.8, "surer of these than"),
     (1.5, "as sure of these as"),
-    (1.0, "less sure of these, though not by much, than"),
+    (0.8, "less sure of these than"),
     (0.0, "much less sure of these than"),
 )
 
@@ -71,14 +78,18 @@ def _familiarity_text(found: Familiarity) -> str:
     if found.by == "level":
         how = next(text for least, text in _SURE if found.score >= least * found.line)
         return (
-            f"the backbone is {how} of ImageNet photographs it has not seen "
+            f"the backbone is {how} of ImageNet's own photographs "
             f"({found.confidence:.2f} against {found.reference:.2f}; similar from "
             f"{found.line * (found.reference or 0):.2f})"
         )
-    more = "more" if found.score >= found.line else "hardly more"
+    return _wins_text(found.score, found.line)
+
+
+def _wins_text(wins: float, line: float) -> str:
+    more = "more" if wins >= line else "hardly more" if wins > 0.5 else "no more"
     return (
-        f"these say {more} to the backbone than the same upside down "
-        f"(in {found.score:.0%} of comparisons; similar from {found.line:.0%})"
+        f"they say {more} to the backbone than the same upside down "
+        f"(in {wins:.0%} of comparisons; similar from {line:.0%})"
     )
 
 
@@ -95,6 +106,10 @@ def sweep_text(evidence: Evidence, cut: str | None) -> str:
     sweep, best = evidence.sweep, evidence.best
     if best is None:
         return ""
+    if not evidence.telling:
+        return (
+            f"no stage tells the classes apart better than guessing ({best.accuracy:.1%} at best)"
+        )
     last = sweep[-1]
     chosen = next((s for s in sweep if s.name == cut), last)
     figure = f"{chosen.accuracy:.1%} +- {2 * chosen.error:.1%}"
@@ -160,7 +175,7 @@ def decide(n_train: int, wish: Wish, evidence: Evidence | None, large_from: int)
     if wish.freeze is not None and not (wish.size or wish.similarity):
         return Decision(name, f"the cut was set by hand with --freeze {wish.freeze}")
     how_large = (
-        f"{size} as you said"
+        f"{size} as you said ({n_train:,} training images)"
         if wish.size
         else f"{n_train:,} training images is {size} (the line is at {large_from:,})"
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 SAMPLE = 1000
 """Images that are looked at unless told otherwise."""
+EQUAL = 6
+"""Digits of an accuracy; what differs behind them is rounding."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Familiarity:
         reference: the same on ImageNet photographs that these weights have not seen.
         upright: share of images of which it is surer than of them upside down.
         peaked: share of images whose last codes are more peaked than upside down.
+        doubt: how near to its line the score is not trusted alone, whatever its error.
     """
 
     score: float
@@ -49,6 +52,13 @@ class Familiarity:
     reference: float | None = None
     upright: float | None = None
     peaked: float | None = None
+    doubt: float = 0.05
+
+    @property
+    def wins(self) -> float | None:
+        """The mean of `upright` and `peaked`, as far as they are known."""
+        known = [share for share in (self.upright, self.peaked) if share is not None]
+        return sum(known) / len(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,13 @@ class Evidence:
     @property
     def best(self) -> StageScore | None:
         """The stage that tells the classes apart best, the earliest of equals."""
-        return max(self.sweep, key=lambda s: s.accuracy, default=None)
+        return max(self.sweep, key=lambda s: round(s.accuracy, EQUAL), default=None)
+
+    @property
+    def telling(self) -> tuple[StageScore, ...]:
+        """The sweep, where its best stage is beyond guessing; else nothing."""
+        best, guessing = self.best, 1 / max(self.sampled_classes, 1)
+        return self.sweep if best and best.accuracy - 2 * best.error > guessing else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, figures to six digits."""

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from tlcli.data.dataset import Sample
-from tlcli.transfer.decision import LEVEL_LINE, SELF_LINE, doubtful
+from tlcli.transfer.decision import DOUBT, FEW_CLASSES, LEVEL_LINE, SELF_LINE, doubtful
 from tlcli.transfer.evidence import Familiarity
+from tlcli.transfer.probe import balanced
 
 FEW = 192
 """Images that are looked at upside down as well."""
@@ -43,7 +44,7 @@ def references() -> Mapping[str, float]:
 
 def measure(
     samples: Sequence[Sample],
-    weights: str | None,
+    sha256: str | None,
     outputs: Outputs,
     last: str | None,
     again: Callable[[Sequence[Sample], Change, str], Outputs],
@@ -51,7 +52,7 @@ def measure(
     """The familiarity of `samples`.
 
     Args:
-        weights: sha256 of the weight file.
+        sha256: of the weight file.
         outputs: by stage, float32 [n, d]; under "head" the ImageNet logits, where there are any.
         last: the stage whose codes the head reads; None where they cannot be had.
         again: the outputs for some of the samples with the pictures changed, by the name of the
@@ -60,15 +61,22 @@ def measure(
     Returns:
         None where there are neither logits nor codes.
     """
-    logits, reference = outputs.get("head"), references().get(weights or "")
+    logits, reference = outputs.get("head"), references().get(sha256 or "")
     confidence = None
     if logits is not None and len(logits):
-        sure = logits.softmax(1).amax(1)
-        confidence = sure.mean().item()
+        sure, labels = logits.softmax(1).amax(1), [s.label for s in samples]
+        weights = balanced(torch.tensor(labels))
+        confidence = (weights * sure).mean().item()
         if reference is not None:
             error = (sure.std() / len(sure) ** 0.5).item() / reference if len(sure) > 1 else 1.0
             level = Familiarity(
-                confidence / reference, LEVEL_LINE, error, "level", confidence, reference
+                confidence / reference,
+                LEVEL_LINE,
+                error,
+                "level",
+                confidence,
+                reference,
+                doubt=max(DOUBT["level"], FEW_CLASSES / len(set(labels))),
             )
             if not doubtful(level):
                 return level
@@ -80,7 +88,8 @@ def measure(
         return replace(level, **named)
     won = torch.stack(list(wins.values())).mean(0)
     error = (won.std() / len(won) ** 0.5).item() if len(won) > 1 else 1.0
-    return Familiarity(won.mean().item(), SELF_LINE, error, "self", confidence, **named)
+    score, doubt = won.mean().item(), DOUBT["self"]
+    return Familiarity(score, SELF_LINE, error, "self", confidence, **named, doubt=doubt)
 
 
 def _upright(

@@ -120,19 +120,19 @@ def make_plan(
 
     where = case.cut if wish.freeze is None else wish.freeze
     if where == "measured":
-        measured = best_cut(evidence.sweep) if evidence else None
+        measured = best_cut(evidence.telling) if evidence else None
         where = measured.name if measured else "middle"
     index = cut_index(stages, where)
     drop = case.drop and not custom and 0 < index < len(stages) - 1
-    if index > pretrained:
-        index = pretrained
-        drop = False
-        missing = stages[index].name
+    if not pretrained:
+        notes.append("nothing is pretrained, so everything is trained from scratch")
+    elif index > pretrained:
+        missing = stages[pretrained].name
         notes.append(
             f"{missing} and what follows have no pretrained weights, so the cut moves before them"
-            if index
-            else "nothing is pretrained, so everything is trained from scratch"
         )
+    if index > pretrained:
+        index, drop = pretrained, False
     if index and not drop:
         # Pooling without parameters gives the same numbers on either side; frozen, it is smaller.
         while index < len(stages) - 1 and stages[index].parameters == 0:
@@ -168,6 +168,8 @@ def make_plan(
         # The case's reason speaks of its own cut.
         by_hand = f"with the cut set by hand with --freeze {wish.freeze}"
         told = case.short if decision.measured else case.reason
+        if where == "middle" and decision.measured:
+            told = "a new head three quarters up, since no sweep says where"
         if not drop and case.drop:
             told = "a new head on the last codes, which no earlier stage beats"
         if index == pretrained < len(stages) - 1 and not drop and where != "none":

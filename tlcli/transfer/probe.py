@@ -39,8 +39,14 @@ class Probe:
 
     @property
     def error(self) -> float:
-        """The standard error of `accuracy`."""
-        return _standard_error(self.weights * (self.right - self.accuracy))
+        """The standard error of `accuracy`; not nothing where all, or none, is right.
+
+        At least that of two more right answers and two more wrong ones (Agresti and Coull 1998).
+        """
+        n = len(self.right)
+        share = (self.right.sum().item() + 2) / (n + 4)
+        least = (share * (1 - share) / (n + 4)) ** 0.5
+        return max(_standard_error(self.weights * (self.right - self.accuracy)), least)
 
     def ahead_of(self, other: "Probe") -> tuple[float, float]:
         """By how much this accuracy is higher than that on the same images, and the paired
@@ -103,26 +109,33 @@ def probe(codes: Tensor, labels: Tensor, fold: Tensor) -> Probe:
 
 def learning_curve(
     codes: Tensor, labels: Tensor, fold: Tensor, shares: Sequence[float], penalty: float
-) -> list[Probe]:
-    """Probes fitted on a share of each fold's training images, answered for all the others.
+) -> list[tuple[int, Probe]]:
+    """Probes fitted on a share of each fold's training images, answered for all the others, and
+    how many images they were fitted on (the mean of the folds); a share that takes no more images
+    than the one before is left out.
 
     Smaller shares are parts of larger ones, class by class. `penalty` is one for all: a share's
     own choice would need images of its own.
     """
     weights = balanced(labels)
-    x = _standardised(codes, weights)
-    y = _targets(labels)
+    root = weights.sqrt()[:, None]
+    x = root * _standardised(codes, weights)
+    y = root * _targets(labels)
     rank = _rank_in_class(labels)
-    curve = []
+    folds = fold.unique().tolist()
+    curve: list[tuple[int, Probe]] = []
     for share in shares:
         predicted = torch.empty_like(labels)
-        for k in fold.unique().tolist():
+        fits = [(fold != k) & (rank < share) for k in folds]
+        images = round(sum(int(fit.sum()) for fit in fits) / len(folds))
+        if curve and curve[-1][0] == images:
+            continue
+        for k, fit in zip(folds, fits, strict=True):
             out = fold == k
-            fit = ~out & (rank < share)
             gram = x[fit] @ x[fit].T / x.shape[1] + penalty * torch.eye(int(fit.sum()))
             dual = torch.cholesky_solve(y[fit], torch.linalg.cholesky(gram))
             predicted[out] = (x[out] @ (x[fit].T @ dual)).argmax(1)
-        curve.append(Probe(predicted, (predicted == labels).float(), weights, penalty))
+        curve.append((images, Probe(predicted, (predicted == labels).float(), weights, penalty)))
     return curve
 
 

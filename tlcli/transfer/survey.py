@@ -15,7 +15,7 @@ from tlcli.events import Reporter
 from tlcli.transfer import familiarity, probe
 from tlcli.transfer.cache import FeatureCache, Shelf
 from tlcli.transfer.device import Compute, threads
-from tlcli.transfer.evidence import SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
+from tlcli.transfer.evidence import EQUAL, SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
 from tlcli.transfer.forward import probe_of
 from tlcli.transfer.look import Look
 
@@ -90,7 +90,7 @@ def survey(
         sweep=scores,
         notes=tuple(notes),
     )
-    if best is not None:
+    if best is not None and evidence.telling:
         evidence = _with_curve_and_pairs(evidence, best, classes)
     shelves = {tap.cut: shelf for tap, shelf in zip(look.taps, look.shelves, strict=True)}
     return Survey(evidence, look.timing(chosen), shelves, unreadable)
@@ -156,7 +156,7 @@ def sweep(
     if not probed:
         return (), None, notes
     # The earliest of equals: max keeps the first.
-    best = max(probed.values(), key=lambda p: p.probe.accuracy)
+    best = max(probed.values(), key=lambda p: round(p.probe.accuracy, EQUAL))
     scores = []
     for name, one in probed.items():
         behind, error = best.probe.ahead_of(one.probe)
@@ -168,13 +168,10 @@ def _with_curve_and_pairs(evidence: Evidence, best: Probed, classes: Sequence[st
     penalty = best.probe.penalty
     with threads(1):
         curve = probe.learning_curve(best.codes, best.labels, best.fold, SHARES, penalty)
-    fitted = len(best.labels) * (probe.FOLDS - 1) / probe.FOLDS
-    points = tuple(
-        CurvePoint(round(fitted * share), p.accuracy, p.error)
-        for share, p in zip(SHARES, curve, strict=True)
-    )
-    gain, error = curve[-1].ahead_of(curve[-2])
-    told = f"doubling the images to {points[-1].images} gained {100 * gain:.1f} points"
+    points = tuple(CurvePoint(images, p.accuracy, p.error) for images, p in curve)
+    (before, less), (images, most) = curve[-2], curve[-1]
+    gain, error = most.ahead_of(less)
+    told = f"{images} images instead of {before} gained {100 * gain:.1f} points"
     told = f"{told} (+- {200 * error:.1f})"
     if gain > 2 * error:
         grows = f"{told}: more images would help"
