@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -269,8 +270,12 @@ def test_a_plan_for_people_has_a_bar_for_each_stage(tlcli, flowers):
     assert "Forecast for this machine: small-similar" in shown.stdout
     told = " ".join(shown.stdout.split())
     assert "Otherwise: with --size large, large-" in told
-    by_hand = tlcli("plan", flowers, "--format", "table", "--size", "large")
-    assert "Otherwise" not in by_hand.stdout
+    assert "(everything is trained, " in told
+    assert re.search(r"; with --similarity (\w+), small-\1 \((a head on \w+|the same)", told)
+    for by_hand in ("--size", "large"), ("--weights", "none"):
+        assert "Otherwise" not in tlcli("plan", flowers, "-f", "table", *by_hand).stdout
+    otherwise = json.loads(tlcli("plan", flowers, "-f", "json").stdout)["otherwise"]
+    assert otherwise["--size large"]["cut"] == "none"
 
 
 def test_a_full_disk_behind_a_table_is_told(flowers):
@@ -318,8 +323,11 @@ def test_compare_ranks_what_is_at_hand_and_names_what_is_not(tlcli, tmp_path, fl
     assert compared[0]["accuracy"] > compared[1]["accuracy"]
     assert all(c["images_per_s"] > 0 and c["size_mb"] > 0 for c in compared)
     assert "resnet18 is left out" in done.stderr
-    table = tlcli("plan", flowers, "--compare", "efficientnet_lite0", "--format", "table")
+    names = "efficientnet_lite0,lenet5"  # which has no weights, and so no size and no probe
+    table = tlcli("plan", flowers, "--compare", names, "--format", "table")
+    assert table.exit_code == 0
     assert "efficientnet_lite0" in table.stdout
+    assert "lenet5" in table.stdout
     assert "% +- " in table.stdout
     for wrong in (
         ("--compare", "efficientnet_lite0,efficientnet_lite0"),
@@ -327,6 +335,10 @@ def test_compare_ranks_what_is_at_hand_and_names_what_is_not(tlcli, tmp_path, fl
         ("--compare", "efficientnet_lite0", "--model", "vgg16"),
     ):
         assert tlcli("plan", flowers, *wrong).exit_code == 2, wrong
+    gone = tlcli("plan", flowers, "--compare", "efficientnet_lite0,resnet18=/gone.pth")
+    assert gone.exit_code == 1
+    assert "there is no such file" in gone.stderr
+    assert "measuring" not in gone.stderr
     none = tlcli("plan", flowers, "--compare", "resnet18")
     assert none.exit_code == 1
     assert "hint:" in none.stderr
@@ -347,6 +359,28 @@ def test_an_unreadable_image_is_told_and_left_out(tlcli, tmp_path, flowers):
     assert after["sampled"] == before["sampled"] - 1
     assert after["n_train"] == before["n_train"] - 1
     assert broken.name in done.stderr
+
+
+def test_a_class_without_any_readable_image_is_told_as_finetune_does(tlcli, tmp_path, flowers):
+    folder = tmp_path / "flowers"
+    shutil.copytree(flowers, folder)
+    first = sorted(path for path in folder.iterdir() if path.is_dir())[0]
+    for n, path in enumerate(first.iterdir()):
+        path.write_bytes(f"no picture {n}".encode())
+    for command in ("plan", "finetune"):
+        done = tlcli(command, folder)
+        assert done.exit_code == 1
+        assert f"no readable image is left of {first.name}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--case", "small-similar", "--size", "large"), ("--freeze", "nothing")]
+)
+def test_what_contradicts_itself_is_told_before_anything_is_measured(
+    tlcli, flowers, monkeypatch, wrong
+):
+    monkeypatch.setattr("tlcli.recipes.planning.survey", None)
+    assert tlcli("plan", flowers, *wrong).exit_code == 2
 
 
 def test_nothing_pretrained_has_nothing_to_measure(tlcli, flowers):

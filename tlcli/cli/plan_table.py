@@ -82,7 +82,9 @@ def _otherwise(planned: Planned) -> str:
     """Which plan it would be if the size, or the similarity, were the other one."""
     told = []
     for option, plan in planned.otherwise.items():
-        what = f"frozen up to {plan.cut}" if plan.cut != "none" else "everything is trained"
+        head = len(plan.trained) == 1
+        what = f"a head on {plan.cut}" if head else f"frozen up to {plan.cut}"
+        what = what if plan.cut != "none" else "everything is trained"
         if replace(plan, **_SAID) == replace(planned.plan, **_SAID):
             what = "the same network"
         seconds = planned.forecast_s.get(plan.case)
