@@ -4,14 +4,17 @@ Measures the familiarity of each shared set for each backbone at hand, on five d
 (VGG16, which has no classifier here and is slow, on two of 100), both against the table of
 references and without it. For each set the line is set anew from the other sets alone, halfway
 between the highest of the different and the lowest of the similar ones, and the set that was left
-out is decided by it. Writes docs/familiarity.md. `--table` first measures the references anew and
-writes them into tlcli/transfer/familiarity.json.
+out is decided by it. And the program decides on folders of a few of a set's classes, which are
+taken to be of the set's kind. Writes docs/familiarity.md. `--table` first measures the references
+anew and writes them into tlcli/transfer/familiarity.json.
 """
 
 import hashlib
 import json
+import random
 import sys
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -24,9 +27,9 @@ from tlcli.data.dataset import Sample, scan
 from tlcli.events import Reporter
 from tlcli.transfer import familiarity
 from tlcli.transfer.cache import FeatureCache, default_folder
-from tlcli.transfer.decision import LEVEL_LINE, SELF_LINE
+from tlcli.transfer.decision import LEVEL_LINE, SELF_LINE, judge
 from tlcli.transfer.device import choose
-from tlcli.transfer.evidence import Familiarity
+from tlcli.transfer.evidence import Evidence, Familiarity
 from tlcli.transfer.look import Look
 from tlcli.transfer.survey import choose as draw
 
@@ -37,6 +40,11 @@ ALL = WEIGHTS | {"vgg16": "vgg16_features-keras-imagenet.pth"}
 PUBLISHED = {"squeezenet1_1": 57.5, "mobilenet_v2": 71.8, "efficientnet_lite0": 75.1}
 SEEDS = range(5)
 DRAWN = 300
+FEW = (2, 3, 5, 10)
+"""Classes of a folder."""
+FOLDERS = 45
+MOST = 400
+"""Images of a set that those are taken from."""
 FEWER = {"vgg16": (range(2), 100)}  # at a few images a second
 
 
@@ -94,6 +102,47 @@ def scores(name: str, cache: FeatureCache) -> Iterable[tuple[str, str, list[Fami
             print(name, data, found[0].by, f"{mean:.3f}", [f"{f.score:.3f}" for f in found])
 
 
+def few_classes(cache: FeatureCache) -> list[str]:
+    """How the program decides on two, three, five and ten classes of each set, as a table."""
+    lines = ["| backbone | set | " + " | ".join(f"{n} classes" for n in FEW) + " |"]
+    lines.append("|---|---|" + "---|" * len(FEW))
+    for name in WEIGHTS:
+        backbone = load(name)
+        look = Look(backbone, choose("cpu"), cache, Reporter())
+        for data, kind in KIND.items():
+            dataset = scan(SHARED / "data" / data)
+            samples = draw(dataset.train, MOST, 0)
+            outputs, _ = look.at(samples)
+            of = torch.tensor([s.label for s in samples])
+            cells = []
+            for n in FEW:
+                wrong, close, folders = 0, 0, subsets(len(dataset.classes), n)
+                for classes in folders:
+                    rows = torch.isin(of, torch.tensor(classes)).nonzero()[:, 0].tolist()
+                    some = {stage: output[rows] for stage, output in outputs.items()}
+                    found = familiarity.measure(
+                        [samples[row] for row in rows],
+                        backbone.weights_sha256,
+                        some,
+                        look.last,
+                        look.changed,
+                    )
+                    evidence = Evidence(len(rows), n, 1, 1, len(rows), n, found)
+                    verdict = judge(evidence)
+                    wrong += verdict.similarity != kind
+                    close += verdict.close
+                cells.append(f"{wrong} wrong, {close} close of {len(folders)}" if folders else "")
+            lines.append(f"| {name} | {data} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    return lines
+
+
+def subsets(classes: int, n: int) -> list[tuple[int, ...]]:
+    """At most `FOLDERS` choices of n of the classes, other than all of them."""
+    every = list(combinations(range(classes), n)) if n < classes else []
+    return random.Random(0).sample(every, min(FOLDERS, len(every)))
+
+
 def main() -> None:
     torch.set_num_threads(2)
     cache = FeatureCache(default_folder())
@@ -130,7 +179,16 @@ def main() -> None:
         f"Wrong decisions, the casting vote of the sweep aside: {wrong} of "
         f"{sum(len(r[3]) for r in rows)}.\n\n"
     )
-    (ROOT / "docs" / "familiarity.md").write_text(text + "\n".join(lines) + "\n")
+    parts = [
+        text + "\n".join(lines),
+        "## Folders of a few classes",
+        f"What the program says of folders of some of a set's classes (at most {FOLDERS} choices, "
+        f"of {MOST} images), without the sweep's vote. Not all that is counted as wrong is: ImageNet "
+        "has classes for some of these things and none for others, and where a folder holds two "
+        "that it has none for, a person might call it different too.",
+        "\n".join(few_classes(cache)),
+    ]
+    (ROOT / "docs" / "familiarity.md").write_text("\n\n".join(parts) + "\n")
     print("\n".join(lines))
 
 
