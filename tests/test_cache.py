@@ -129,6 +129,14 @@ def test_a_damaged_segment_is_computed_again(cache):
     assert rows(0, 1)[0] not in cache.shelf({"cut": "a"})
 
 
+def test_an_empty_segment_is_no_segment(cache):
+    shelf = cache.shelf({"cut": "a"})
+    shelf.add(rows(0, 2), torch.ones(2, 3))
+    shelf.flush()
+    (shelf.folder / "zzz.npy").touch()
+    assert torch.equal(cache.shelf({"cut": "a"}).fetch(rows(0, 2)), torch.ones(2, 3))
+
+
 def test_the_oldest_go_first_and_what_was_used_stays(cache):
     for number in range(4):
         shelf = cache.shelf({"cut": "a"})

@@ -14,6 +14,7 @@ from tlcli.data.dataset import scan
 from tlcli.data.presets import parse
 from tlcli.inference import predict
 from tlcli.transfer import device, features, store
+from tlcli.transfer import forward as module
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.device import Compute, choose, native_bf16
 from tlcli.transfer.forward import FrozenForward, beside
@@ -107,6 +108,42 @@ def test_where_bf16_is_too_far_off_it_goes_on_in_fp32(backbone, images, monkeypa
     assert len(reporter.warnings) == 1
     assert out.dtype is torch.bfloat16  # what is remembered has one type
     assert torch.equal(out, made(backbone, choose("cpu", "fp32"))(images).bfloat16())
+
+
+def test_what_fell_back_lies_on_a_shelf_of_its_own(two_classes, backbone, monkeypatch, tmp_path):
+    """Whether bf16 is near enough is asked of the data; no row of other numbers is mixed in."""
+    samples = scan(two_classes).train
+    checks = []
+
+    def run(limit, folder=tmp_path / "cache"):
+        monkeypatch.setitem(module.PARITY, torch.bfloat16, limit)
+        forward = FrozenForward(
+            nn.Sequential(*backbone.stages[:2]),
+            backbone.preprocessing,
+            choose("cpu", "bf16"),
+            origin={"backbone": "b", "weights": "w"},
+            probe=module.probe_of(samples),
+        )
+        check = forward._check
+        monkeypatch.setattr(forward, "_check", lambda x: (checks.append(len(x)), check(x)))
+        codes, *_ = features.remember(
+            samples, forward, task="x", cache=FeatureCache(folder), reporter=Notes()
+        )
+        return codes, forward.key()
+
+    near, key = run(1.0)
+    assert "fallen" not in key
+    assert checks == [4]
+    again, _ = run(1.0)
+    assert checks == [4]  # what was found out is known
+    assert torch.equal(near, again)
+    FeatureCache(tmp_path / "cache").clear()
+    run(1.0)
+    (tmp_path / "cache" / "verdicts.json").unlink()
+    far, key = run(1e-9)  # as if other images were the ones that are asked
+    assert key["fallen"] == "cpu fp32"
+    assert not torch.equal(near, far)
+    assert torch.equal(far, run(1e-9, tmp_path / "other")[0])
 
 
 class Scaled(nn.Module):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
+from tests.test_cache import Notes
 from tlcli.backbones.stages import Stage
 from tlcli.errors import UserError
 from tlcli.events import Reporter
@@ -406,6 +407,21 @@ def test_compiling_is_for_whole_batches_and_the_steps_are_the_same(monkeypatch):
     network, _, _ = run(PLAIN, compute=replace(CPU, compiled=True))
     assert seen == [4] * 12  # the last two images of each epoch are no whole batch
     assert same(state(network), state(run(PLAIN)[0])) == state(network).keys()
+
+
+def test_training_that_cannot_be_compiled_runs_as_it_would_without(monkeypatch):
+    def refusing(*_, **__):
+        def forward(_):
+            raise RuntimeError("no compiler here\nand more")
+
+        return forward
+
+    monkeypatch.setattr(gradients.torch, "compile", refusing)
+    reporter = Notes()
+    network, *_ = run(PLAIN, reporter=reporter, compute=replace(CPU, compiled=True))
+    assert same(state(network), state(run(PLAIN)[0])) == state(network).keys()
+    [warning] = reporter.warnings
+    assert "training cannot be compiled (no compiler here)" in warning
 
 
 def test_remembered_maps_reach_the_suffix_channels_last():

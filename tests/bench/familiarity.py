@@ -183,9 +183,9 @@ def main() -> None:
         text + "\n".join(lines),
         "## Folders of a few classes",
         f"What the program says of folders of some of a set's classes (at most {FOLDERS} choices, "
-        f"of {MOST} images), without the sweep's vote. Not all that is counted as wrong is: ImageNet "
-        "has classes for some of these things and none for others, and where a folder holds two "
-        "that it has none for, a person might call it different too.",
+        f"of {MOST} images), without the sweep's vote. Not all that is counted as wrong is: "
+        "ImageNet has classes for some of these things and none for others, and where a folder "
+        "holds two that it has none for, a person might call it different too.",
         "\n".join(few_classes(cache)),
     ]
     (ROOT / "docs" / "familiarity.md").write_text("\n\n".join(parts) + "\n")

@@ -4,7 +4,7 @@ import typer
 
 from tlcli.cli import output
 
-COLUMNS = ("backbone", "cut", "images", "size_mb", "used", "weights")
+COLUMNS = ("backbone", "cut", "numbers", "images", "size_mb", "used", "weights")
 
 
 def command(

@@ -175,7 +175,7 @@ def _train(
                     compute,
                     reporter,
                     origin=backbone.origin,
-                    probe=probe_of(dataset.train, backbone.preprocessing),
+                    probe=probe_of(dataset.train),
                 ),
                 dataset,
                 views=views,
@@ -220,8 +220,12 @@ def _train(
                 seed=options.seed,
                 reporter=reporter,
             )
+        if trained and result.stopped == "interrupted":
+            # Measuring may take long, and whoever asked it to stop may not wait.
+            unknown = unmeasured(dataset.classes)
+            by_first(partial(record.save, dataset, unknown, history, result, sources.remembered))
         temperature = record.confidence.temperature
-        metrics = measure(part, sources, compute, reporter, temperature) if trained else {}
+        metrics = measure(part, sources, compute, reporter, temperature, cache) if trained else {}
     except KeyboardInterrupt:
         # Between phases or while measuring: what was trained is worth more than its score. A run
         # that goes on has it only in its checkpoint until the first phase has.

@@ -6,14 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlcli.data.load import find_unreadable
 from tlcli.events import Reporter
+from tlcli.transfer.agree import union
 from tlcli.transfer.answers import answers
+from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.device import Compute
 from tlcli.transfer.features import remember
-from tlcli.transfer.forward import FrozenForward
+from tlcli.transfer.forward import FrozenForward, probe_of
 from tlcli.transfer.metrics import score
 from tlcli.transfer.network import Network
-from tlcli.transfer.sources import Recomputed, Remembered, Sources
+from tlcli.transfer.shares import mine
+from tlcli.transfer.sources import Recomputed, Remembered, Source, Sources
 
 
 def unmeasured(classes: tuple[str, ...]) -> dict[str, Any]:
@@ -22,7 +26,12 @@ def unmeasured(classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def measure(
-    network: Network, sources: Sources, compute: Compute, reporter: Reporter, temperature: float
+    network: Network,
+    sources: Sources,
+    compute: Compute,
+    reporter: Reporter,
+    temperature: float,
+    cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
     """The score on the validation images, and under "test" on the test images if there are any.
 
@@ -31,7 +40,15 @@ def measure(
     """
     dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
     fp32 = compute.reference()
-    forward = partial(FrozenForward, network.prefix, preprocessing, fp32, reporter)
+    forward = partial(
+        FrozenForward,
+        network.prefix,
+        preprocessing,
+        fp32,
+        reporter,
+        origin=network.backbone.origin,
+        probe=probe_of(dataset.train),
+    )
     mixed, val = sources.val_mixed, sources.val
     if mixed is not None and not isinstance(val, Remembered):
         val = Recomputed(dataset.val, forward())
@@ -40,10 +57,17 @@ def measure(
     if mixed is not None:
         metrics["agreement"] = agreement(logits, answers(suffix, mixed, compute)[0], compute)
     if dataset.test:
-        codes, labels, bad = remember(dataset.test, forward(), task="test", reporter=reporter)
+        test: Source
+        if isinstance(val, Remembered):
+            codes, labels, bad = remember(
+                dataset.test, forward(), task="test", cache=cache, reporter=reporter
+            )
+            test = Remembered(codes, labels)
+        else:
+            bad = union(find_unreadable(mine([s.path for s in dataset.test]), reporter))
+            test = Recomputed([s for s in dataset.test if s.path not in bad], forward())
         for path, why in bad.items():
             reporter.warn(f"test image left out: {path}: {why}")
-        test = Remembered(codes, labels)
         metrics["test"] = score(*answers(suffix, test, fp32), dataset.classes, temperature)
     return metrics
 

@@ -34,6 +34,7 @@ SEGMENT = 8_000_000
 """Bytes of rows that are gathered in memory before they are written."""
 STALE = 86_400.0
 """Seconds after which an unfinished file is taken for a dead run's."""
+VERDICTS = "verdicts.json"
 _STRIDE = 1 << 32  # more rows than a segment holds
 
 
@@ -113,10 +114,25 @@ class FeatureCache:
 
     def clear(self) -> int:
         """Delete everything; bytes freed."""
-        freed = sum(path.stat().st_size for path in self.folder.glob("*/*.npy"))
+        freed = 0
+        for path in self.folder.glob("*/*.npy"):
+            with suppress(OSError):  # trimmed by another run just now
+                freed += path.stat().st_size
         for key in self.folder.glob("*/key.json"):
             shutil.rmtree(key.parent, ignore_errors=True)
+        (self.folder / VERDICTS).unlink(missing_ok=True)
         return freed
+
+    def verdicts(self) -> dict[str, str]:
+        """What `note_verdict` noted, by name."""
+        return _read(self.folder / VERDICTS)
+
+    def note_verdict(self, name: str, verdict: str) -> None:
+        """Note something short that took time to find out."""
+        if not self.broken:
+            with self.trying():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _write(self.folder / VERDICTS, {**self.verdicts(), name: verdict})
 
 
 def row_id(digest: str, view: str) -> bytes:
@@ -150,7 +166,7 @@ class Shelf:
         """Map a segment; `ids` are its rows', where they are known."""
         try:
             rows = np.load(path, mmap_mode="r")
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return  # deleted by another run, or damaged: its rows are computed again
         if rows.dtype.names != ("id", "row") or rows.ndim != 1 or rows.dtype[1].base not in _TYPES:
             return
@@ -195,20 +211,14 @@ class Shelf:
     @property
     def remarks(self) -> dict[str, Any]:
         """What `remark` left here: plain JSON, of whoever computed the rows."""
-        try:
-            found = json.loads((self.folder / "remarks.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return _read(self.folder / "remarks.json")
 
     def remark(self, name: str, value: Any) -> None:
         """Leave something beside the rows."""
         if self.cache.broken or not self.folder.exists():
             return
-        beside = self.folder / f".remarks-{time.time_ns():x}-{os.getpid():x}.part"
         with self.cache.trying():
-            beside.write_text(json.dumps({**self.remarks, name: value}))
-            beside.replace(self.folder / "remarks.json")
+            _write(self.folder / "remarks.json", {**self.remarks, name: value})
 
     def flush(self) -> None:
         """Write what is pending as a segment of its own; it stays in memory where that fails."""
@@ -228,6 +238,22 @@ class Shelf:
             self.pending, self.filled = {}, 0
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Renamed into place, so that nobody reads half of it."""
+    beside = path.with_name(f".{path.stem}-{time.time_ns():x}-{os.getpid():x}.part")
+    beside.write_text(json.dumps(content))
+    beside.replace(path)
 
 
 def _room(row: np.ndarray) -> np.ndarray:

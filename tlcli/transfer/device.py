@@ -82,6 +82,11 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def cannot_compile(error: RuntimeError) -> str:
+    """What torch.compile raised, as the end of a sentence."""
+    return f"cannot be compiled ({str(error).strip().splitlines()[0]})"
+
+
 def native_bf16() -> bool:
     """Whether this CPU multiplies bf16 itself (AVX-512 BF16, AMX); elsewhere it is emulated."""
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -76,6 +76,8 @@ def remember_each(
     n, compute = len(samples), forwards[0].compute
     labels = torch.tensor([s.label for s in samples], dtype=torch.int64)
     names = [view_id(s, augmentation, seed, view) for s in samples for view in range(views)]
+    for forward in forwards:
+        forward.settle(cache)
     shelves = [_shelf(forward, cache) for forward in forwards]
     todo, held = array("q"), array("q")  # a fifth of a list's memory
     for row, name in enumerate(names):

@@ -1,6 +1,8 @@
 """A chain of frozen stages as one fast function from images to activations."""
 
 import copy
+import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -17,7 +19,8 @@ from tlcli.data.decode import Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.threads import in_order
 from tlcli.events import Reporter
-from tlcli.transfer.device import Compute, threads
+from tlcli.transfer.cache import FeatureCache
+from tlcli.transfer.device import Compute, cannot_compile, threads
 from tlcli.transfer.network import Pool
 
 PARITY = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.12}
@@ -25,8 +28,9 @@ PARITY = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.12}
 some images' activations over the length of the plain ones. Up to 0.14, heads that are trained on
 bf16 were found to be as good, from 0.24 on worse (docs/precision.md)."""
 CHECKED = 4
-"""Images of the first batch that are compared."""
-_KEY_VERSION = 3  # to be raised when the same key would come to mean other numbers
+"""Images that are compared."""
+PLAINLY = "plain"
+_KEY_VERSION = 4  # to be raised when the same key would come to mean other numbers
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -40,8 +44,8 @@ class FrozenForward:
     that differs, the plain stages; and it is said.
 
     `fold` False leaves the stages as they are, where making them fast takes longer than it saves.
-    `probe` gives the images that are compared instead of the first batch, so that the outcome
-    depends neither on what is cached nor on which thread or process was first.
+    `probe` are the images that are compared instead of the first batch, so that the outcome
+    depends neither on what is cached nor on which thread or process was first; see `settle`.
     `origin` says whose stages these are ("backbone", "weights"), for the cache; None: unknown.
     """
 
@@ -53,7 +57,7 @@ class FrozenForward:
         reporter: Reporter | None = None,
         fold: bool = True,
         origin: Mapping[str, str] | None = None,
-        probe: Callable[[], Tensor] | None = None,
+        probe: Sequence[Sample] = (),
     ) -> None:
         self.plain = stages.eval().to(compute.device).to(memory_format=torch.channels_last)
         self.preprocessing = preprocessing
@@ -66,6 +70,7 @@ class FrozenForward:
         self.fold = fold
         self.autocast = compute.autocast
         self.unchecked = fold and len(self.plain) > 0
+        self.verdict: str | None = None
         # Made when the first image comes: where all activations are cached, none does.
         self.links: list[nn.Module] = list(self.plain)
         self._checking = threading.Lock()
@@ -125,6 +130,7 @@ class FrozenForward:
             "cut": cut or cut_name(self.plain),
             "preprocessing": self.preprocessing.to_dict(),
             "numbers": self.compute.name,
+            **({} if self.verdict in (None, self.compute.name) else {"fallen": self.verdict}),
             "machine": torch.backends.cpu.get_cpu_capability()
             if self.compute.device.type == "cpu"
             else torch.cuda.get_device_name()
@@ -136,13 +142,37 @@ class FrozenForward:
             "version": _KEY_VERSION,
         }
 
+    def settle(self, cache: FeatureCache | None) -> None:
+        """Decide now, on the images of `probe`, in which numbers it is computed.
+
+        Before `key` is asked for, since rows of different numbers lie on different shelves. What
+        was decided before on the same images is known to `cache`.
+        """
+        if not self.unchecked or self.verdict or not self.probe or self.compute.compiled:
+            return
+        about = [self.key(), sorted(sample.digest for sample in self.probe)]
+        name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+        known = cache.verdicts().get(name) if cache is not None and about[0] else None
+        if known in self._candidates():
+            self.verdict = known
+            return
+        images = pictures(self.probe, self.preprocessing)
+        if len(images):
+            with torch.inference_mode(), self._checking:
+                self._check(self._ready(images))
+            if cache is not None and about[0] and self.verdict:
+                cache.note_verdict(name, self.verdict)
+
     def _normalised(self, images: Tensor) -> Tensor:
         x = self._ready(images)
         with self._checking:
-            if self.unchecked:
+            if self.unchecked and self.verdict:
+                self._take(self.verdict)
+            elif self.unchecked:
                 # Compiled kernels are made for a whole batch.
-                probe = None if self.probe is None or self.compute.compiled else self.probe()
-                self._check(x if probe is None or not len(probe) else self._ready(probe))
+                compared = () if self.compute.compiled else self.probe
+                probe = pictures(compared, self.preprocessing)
+                self._check(self._ready(probe) if len(probe) else x)
         return x
 
     def _ready(self, images: Tensor) -> Tensor:
@@ -155,20 +185,27 @@ class FrozenForward:
         plain = x = x if self.compute.compiled else x[:CHECKED]
         for stage in self.plain:
             plain = stage(plain)
-        asked, fp32 = self.compute, self.compute.reference()
-        for compute in dict.fromkeys((asked, fp32, replace(fp32, compiled=False))):
-            self.links = [_fast(stage, compute) for stage in self.plain]
-            self.autocast = compute.autocast
-            why = self._problem(x, plain, PARITY[compute.stored])
+        for name, compute in self._candidates().items():
+            self._take(name)
+            why = "" if compute is None else self._problem(x, plain, PARITY[compute.stored])
             if not why:
                 break
             self.reporter.warn(
-                f"the quickest forward pass for these images, {compute.name}, {why}; "
+                f"the quickest forward pass for these images, {name}, {why}; "
                 "a slower one is taken, and the results are as good"
             )
-        else:
-            self.links = list(self.plain)
-        self.unchecked = False
+
+    def _candidates(self) -> dict[str, Compute | None]:
+        """From quick to safe, by name; None: the stages as they are."""
+        fp32 = self.compute.reference()
+        every = (self.compute, fp32, replace(fp32, compiled=False))
+        return {**{compute.name: compute for compute in every}, PLAINLY: None}
+
+    def _take(self, name: str) -> None:
+        compute = self._candidates()[name]
+        self.links = [_fast(s, compute) if compute else s for s in self.plain]
+        self.autocast = (compute or self.compute.reference()).autocast
+        self.verdict, self.unchecked = name, False
 
     def _problem(self, x: Tensor, plain: Tensor, limit: float) -> str:
         try:
@@ -178,27 +215,33 @@ class FrozenForward:
         except RuntimeError as error:
             if not self.compute.compiled:
                 raise
-            return f"cannot be compiled ({str(error).strip().splitlines()[0]})"
+            return cannot_compile(error)
         difference = ((plain - x.float()).norm() / plain.norm().clamp_min(1e-6)).item()
         if difference <= limit or not plain.isfinite().all():  # damaged weights: others tell
             return ""
         return f"is off by {difference:.2%} (limit {limit:.1%})"
 
 
-def probe_of(samples: Sequence[Sample], preprocessing: Preprocessing) -> Callable[[], Tensor]:
-    """The readable ones of lowest digest, uint8 [`CHECKED`, 3, h, w], when they are asked for."""
+def probe_of(samples: Iterable[Sample]) -> list[Sample]:
+    """The images to compare: the `CHECKED` of lowest digest that are readable."""
+    found: list[Sample] = []
+    for sample in sorted(samples, key=lambda sample: sample.digest):
+        with suppress(Unreadable):
+            decode(sample.path, least=1)
+            found.append(sample)
+        if len(found) == CHECKED:
+            break
+    return found
 
-    def images() -> Tensor:
-        found: list[Tensor] = []
-        for sample in sorted(samples, key=lambda sample: sample.digest):
-            with suppress(Unreadable):
-                found.append(preprocessing.fit(decode(sample.path, preprocessing.least)))
-            if len(found) == CHECKED:
-                break
-        side = preprocessing.crop
-        return torch.stack(found) if found else torch.empty(0, 3, side, side, dtype=torch.uint8)
 
-    return images
+def pictures(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
+    """uint8 [n, 3, h, w]; those that are gone meanwhile are left out."""
+    found: list[Tensor] = []
+    for sample in samples:
+        with suppress(Unreadable):
+            found.append(preprocessing.fit(decode(sample.path, preprocessing.least)))
+    side = preprocessing.crop
+    return torch.stack(found) if found else torch.empty(0, 3, side, side, dtype=torch.uint8)
 
 
 def beside(
@@ -233,6 +276,8 @@ def _fast(stage: nn.Module, compute: Compute) -> nn.Module:
             if isinstance(module, layers):
                 module.to(compute.dtype)
     if compute.compiled:
+        # The code of a stage's `forward` is that of all stages, and each is compiled for itself.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         options: dict[str, Any] = {"freezing": True}
         made = torch.compile(made, dynamic=False, options=options)  # type: ignore[assignment]
     return made

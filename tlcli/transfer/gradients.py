@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from tlcli.errors import UserError
 from tlcli.events import Reporter
 from tlcli.transfer.depthwise import quick_depthwise
-from tlcli.transfer.device import Compute
+from tlcli.transfer.device import Compute, cannot_compile
 from tlcli.transfer.distributed import world
 from tlcli.transfer.lanes import Lanes, Sums
-from tlcli.transfer.memory import Room
+from tlcli.transfer.memory import Room, out_of_memory
 from tlcli.transfer.schedule import Schedule
 from tlcli.transfer.shares import divisor, parallel, part_size, repeats
 from tlcli.transfer.state import to_device
@@ -70,6 +70,10 @@ class Gradients:
         try:
             return self._backward(*group[-1], size, scaler, total)
         except RuntimeError as error:
+            if self.compiled is not None and not out_of_memory(error):
+                self.compiled = None
+                reporter.warn(f"training {cannot_compile(error)}; it runs as it would without")
+                return self._again(group, size, scaler, reporter, total)
             self.room.halve(error, rows)
             if world() > 1:  # the others would wait for as many backward passes
                 raise UserError(
@@ -80,7 +84,17 @@ class Gradients:
         reporter.warn(
             f"memory ran out: batches of {rows} are computed in parts of {self.room.rows}{smaller}"
         )
-        # Some gradients may have been added before it failed, so the group begins anew.
+        return self._again(group, size, scaler, reporter, total)
+
+    def _again(
+        self,
+        group: Sequence[Batch],
+        size: int,
+        scaler: torch.amp.GradScaler,
+        reporter: Reporter,
+        total: int,
+    ) -> Tensor:
+        """Some gradients may have been added before it failed, so the group begins anew."""
         for parameter in self.suffix.parameters():
             parameter.grad = None
         for number in range(1, len(group)):

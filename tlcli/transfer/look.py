@@ -54,7 +54,12 @@ class Look:
     """
 
     def __init__(
-        self, backbone: Backbone, compute: Compute, cache: FeatureCache, reporter: Reporter
+        self,
+        backbone: Backbone,
+        compute: Compute,
+        cache: FeatureCache,
+        reporter: Reporter,
+        probe: Sequence[Sample] = (),
     ) -> None:
         self.stages = backbone.stages[: backbone.pretrained]
         self.backbone = backbone
@@ -65,7 +70,9 @@ class Look:
             compute,
             reporter,
             origin=backbone.origin,
+            probe=probe,
         )
+        self.forward.settle(cache)
         self.pools: list[nn.Module] = []
         self.taps = self._taps()
         codes = [tap.name for tap in self.taps if tap.name != HEAD]

@@ -8,6 +8,12 @@ from tlcli.errors import UserError
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is what it is about."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in SIGNS)
+
+
 class Room:
     """How many images at a time there is memory for.
 
@@ -24,8 +30,7 @@ class Room:
             RuntimeError: `error` itself, where it is about something else.
             UserError: not even one image fits.
         """
-        text = str(error).lower()
-        if not isinstance(error, torch.OutOfMemoryError) and not any(s in text for s in SIGNS):
+        if not out_of_memory(error):
             raise error
         rows = min(rows, self.rows or rows)
         if rows <= 1:

@@ -170,6 +170,6 @@ def _ratio(part: int, whole: int) -> float | None:
 def accuracy_text(metrics: Mapping[str, Any]) -> str:
     """For example "91.3% (95% interval 88.1 to 93.7, n = 400)", of what `score` gave."""
     if not metrics["n"]:
-        return "unknown (there are no images to measure it on)"
+        return "unknown (it was not measured)"
     low, high = metrics["top1_low"] * 100, metrics["top1_high"] * 100
     return f"{metrics['top1']:.1%} (95% interval {low:.1f} to {high:.1f}, n = {metrics['n']})"

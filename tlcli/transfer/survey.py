@@ -64,8 +64,7 @@ def survey(
         size: how many of them to look at, at most.
         seed: of the sample and the folds.
     """
-    look = Look(backbone, compute, cache, reporter or Reporter())
-    look.forward.probe = probe_of(samples, backbone.preprocessing)
+    look = Look(backbone, compute, cache, reporter or Reporter(), probe_of(samples))
     chosen = choose(samples, size, seed)
     outputs, unreadable = look.at(chosen)
     chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
