@@ -210,9 +210,8 @@ def page(outcomes: list[dict[str, Any]]) -> str:
         f"{interval([100 * r for r in steady])} points. The plan's case takes "
         f"{sum(taken_s) / sum(best_s):.0%} of that case's seconds. Between the two small cases "
         f"alone, over {len(small_regrets)} folds: "
-        f"{interval([100 * r for r in small_regrets])} points, {100 * max(small_regrets):.1f} at most.\n\n"
-        + "\n".join(table)
-        + "\n"
+        f"{interval([100 * r for r in small_regrets])} points, "
+        f"{100 * max(small_regrets):.1f} at most.\n\n" + "\n".join(table) + "\n"
     )
 
 
