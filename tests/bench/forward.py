@@ -156,7 +156,12 @@ def whole(rounds: int, cores: int) -> list[str]:
 def heads() -> list[str]:
     """The solved head, on codes with some signal."""
     lines = ["| images x codes | classes | seconds |", "|---|---|---|"]
-    for n, d, classes in ((1000, 1280, 5), (10_000, 1280, 2), (10_000, 1280, 10)):
+    for n, d, classes in (
+        (1000, 1280, 5),
+        (10_000, 1280, 2),
+        (10_000, 1280, 10),
+        (5000, 1280, 1000),
+    ):
         draw = torch.Generator().manual_seed(0)
         labels = torch.arange(n) % classes
         codes = torch.randn(n, 1, d, generator=draw)
