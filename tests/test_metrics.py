@@ -49,4 +49,4 @@ def test_top5_counts_where_there_are_more_than_five_classes():
 def test_accuracy_text_has_n_and_interval():
     metrics = {"top1": 0.89, "top1_low": 0.8555, "top1_high": 0.9171, "n": 400}
     assert accuracy_text(metrics) == "89.0% (95% interval 85.5 to 91.7, n = 400)"
-    assert "no images" in accuracy_text({"n": 0})
+    assert "not measured" in accuracy_text({"n": 0})
