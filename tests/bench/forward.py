@@ -1,7 +1,9 @@
 """What the parts of the feature pass cost: `python -m tests.bench.forward [rounds]`.
 
-Decoding alone, the forward alone (plain eager fp32, the engine in fp32 and bf16, compiled where
-asked with --compile), both together against the bound, the head, starting up, and memory. Every
+Decoding alone, the forward alone (plain eager fp32 in a process of its own, since tlcli keeps
+memory between batches for its whole process, and once more in this one; the engine in fp32 and
+bf16, compiled where asked with --compile), both together against the bound, the head, starting up,
+and memory. Every
 contender runs once a round, in turn, each in a process of its own where memory or start-up is
 measured; medians. Writes docs/speed-parts.md.
 """
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +39,7 @@ FLOWERS = SHARED / "data" / "flowers"
 BATCHES = {"efficientnet_lite0": 8, "vgg16": 2}
 """Batches a worker of each forward measurement."""
 IMAGES = 400
+PLAIN = "plain eager fp32, batches of 32"
 
 
 def main() -> None:
@@ -87,7 +91,7 @@ def forwards(name: str, rounds: int, compiled: bool) -> list[str]:
 
         return run
 
-    contenders = {"plain eager fp32, batches of 32": plainly}
+    contenders: dict[str, Callable[[], int]] = {f"{PLAIN}, our memory": plainly}
     for precision in ("fp32", "bf16"):
         for made in (False, True) if compiled else (False,):
             copied = nn.Sequential(*build_again(name).stages[:-1])
@@ -97,13 +101,37 @@ def forwards(name: str, rounds: int, compiled: bool) -> list[str]:
             contenders[label] = quickly(forward)
     for run in contenders.values():
         run()
-    rates: dict[str, list[float]] = {label: [] for label in contenders}
+    rates: dict[str, list[float]] = {label: [] for label in (PLAIN, *contenders)}
     for _ in range(rounds):
+        rates[PLAIN].append(_elsewhere(f"_plain({name!r})")["rate"])
         for label, run in contenders.items():
             started = time.perf_counter()
             n = run()
             rates[label].append(n / (time.perf_counter() - started))
     return _table(rates, "images/s")
+
+
+def _plain(name: str) -> None:
+    """Prints the rate of the plain network in a process that keeps no memory between batches."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    backbone = build_again(name)
+    eager = nn.Sequential(*backbone.stages[:-1]).eval()
+    images = torch.randint(0, 256, (32, 3, 224, 224), dtype=torch.uint8)
+    with torch.no_grad():
+        eager(backbone.preprocessing.normalise(images))
+        started = time.perf_counter()
+        for _ in range(BATCHES[name]):
+            eager(backbone.preprocessing.normalise(images))
+    rate = BATCHES[name] * len(images) / (time.perf_counter() - started)
+    print(json.dumps({"rate": rate}))
+
+
+def _elsewhere(call: str) -> dict[str, Any]:
+    """What a function of this module prints in a process of its own."""
+    command = [sys.executable, "-c", f"from tests.bench import forward; forward.{call}"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def build_again(name: str) -> build.Backbone:
@@ -207,11 +235,7 @@ def starts(rounds: int) -> list[str]:
 
 def memory() -> list[str]:
     """Peak memory of a pass over few and over many images, less what is mapped from files."""
-    found = {}
-    for n in (1000, 20_000):
-        command = [sys.executable, "-c", f"from tests.bench.forward import _pass; _pass({n})"]
-        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-        found[n] = json.loads(done.stdout.splitlines()[-1])
+    found = {n: _elsewhere(f"_pass({n})") for n in (1000, 20_000)}
     lines = ["| images | peak MB without mapped files | features, MB |", "|---|---|---|"]
     lines += [f"| {n:,} | {of['peak']:.0f} | {of['mapped']:.0f} |" for n, of in found.items()]
     growth = found[20_000]["peak"] / found[1000]["peak"] - 1

@@ -31,7 +31,7 @@ PATIENCE = 180.0
 """Seconds that the pass may take before the sample is made smaller."""
 WIDEST = 8192
 """Numbers an image beyond which a stage's output is not probed."""
-STEP_BATCH = 8
+STEP_BATCH = 4
 """Images of the training step that is timed, for each that is computed beside others."""
 
 
@@ -242,7 +242,7 @@ class Look:
                 loss = stages(x).float().mean()
             return torch.autograd.grad(loss, parameters, allow_unused=True), loss.detach()
 
-        few, many = 2 * lanes.most, STEP_BATCH * lanes.most
+        few, many = lanes.most, STEP_BATCH * lanes.most
         seconds = []
         for n in (many, few, many):  # the first warms up
             x = torch.zeros(n, 3, side, side, device=compute.device)
