@@ -123,7 +123,7 @@ MEASUREMENTS = (
     Measurement("start-up", 5, start_up),
     Measurement(DEFAULT, 3, lambda o, f: cold_and_warm(DEFAULT, o, f)),
     Measurement("mobilenet_v2", 3, lambda o, f: cold_and_warm("mobilenet_v2", o, f)),
-    Measurement("step", 1, step),
+    Measurement("step", 3, step),
     Measurement("fastai", 1, frozen_fastai),
     Measurement("tutorial", 1, frozen_tutorial),
 )
