@@ -24,9 +24,9 @@ What limits where a target is missed:
   validation images in fp32 and in bf16. A thirtieth of the tutorial's time is less than that.
 - A whole epoch of everything trained decodes and crops its images beside the training, on the same
   two cores. The tutorial's batches of four images fit the memory that is at hand, its loop with
-  batches of 32 does not: `python -m tests.bench.step` on two threads, nothing else running, images/s:
-  the plain loop 12.4, tlcli in fp32 42.0, in bf16 58.6, with BatchNorm frozen, as `large-similar` has
-  it, 65.2 (5.3 times the plain loop, 2.9 times the tutorial's).
+  batches of 32 does not: `python -m tests.bench.step` on two threads, nothing else running,
+  images/s: the plain loop 12.4, tlcli in fp32 42.0, in bf16 58.6, with BatchNorm frozen, as
+  `large-similar` has it, 65.2 (5.3 times the plain loop, 2.9 times the tutorial's).
 
 What a second process gains on a feature pass: [distributed-speed.md](distributed-speed.md).
 There was no GPU to measure on.""",
