@@ -58,7 +58,9 @@ def test_alone_everything_is_what_it_was():
 
 
 def test_two_processes_give_the_bytes_of_one(trained, flowers, tmp_path):
-    done = torchrun(flowers, "--output", tmp_path / "run", cache=tmp_path / "cache")
+    done = torchrun(
+        flowers, "--similarity", "similar", "--output", tmp_path / "run", cache=tmp_path / "cache"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'run' / 'model.safetensors'}\n"
     said = done.stderr.splitlines()

@@ -1,6 +1,5 @@
 """The commands gathered, and how failures leave the program."""
 
-import os
 import sys
 from typing import Any
 
@@ -20,6 +19,7 @@ from tlcli.cli import (
     predict,
     sample,
 )
+from tlcli.cli.output import drop_stdout
 from tlcli.data.names import shown
 from tlcli.errors import UserError
 
@@ -40,7 +40,7 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from error
         except BrokenPipeError as error:
             # The reader of a pipe has gone (`| head`): nothing is wrong, nothing more to say.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_stdout()
             raise typer.Exit(0) from error
 
 

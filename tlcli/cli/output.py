@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
@@ -105,7 +107,14 @@ def send(write: Callable[[TextIO], None], file: Path | None = None) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        drop_stdout()
         raise UserError(f"stdout cannot be written: {error.strerror}") from error
+
+
+def drop_stdout() -> None:
+    """What is left in its buffer goes nowhere, or Python would fail with it at its end."""
+    with suppress(OSError, ValueError):  # in a test it may have no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_one(row: Row, columns: Sequence[str], format_name: str) -> None:
