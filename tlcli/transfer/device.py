@@ -84,7 +84,8 @@ def threads(n: int) -> Iterator[None]:
 
 def cannot_compile(error: RuntimeError) -> str:
     """What torch.compile raised, as the end of a sentence."""
-    return f"cannot be compiled ({str(error).strip().splitlines()[0]})"
+    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    return f"cannot be compiled ({first})"
 
 
 def native_bf16() -> bool:

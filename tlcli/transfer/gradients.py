@@ -73,33 +73,27 @@ class Gradients:
             if self.compiled is not None and not out_of_memory(error):
                 self.compiled = None
                 reporter.warn(f"training {cannot_compile(error)}; it runs as it would without")
-                return self._again(group, size, scaler, reporter, total)
-            self.room.halve(error, rows)
-            if world() > 1:  # the others would wait for as many backward passes
-                raise UserError(
-                    f"memory ran out for {rows} images, this process' part of a batch",
-                    "a smaller --batch-size, with --accumulate to make up for it",
-                ) from error
-        smaller = ", which BatchNorm's statistics are of" * (self.schedule.batchnorm == "adapt")
-        reporter.warn(
-            f"memory ran out: batches of {rows} are computed in parts of {self.room.rows}{smaller}"
-        )
-        return self._again(group, size, scaler, reporter, total)
-
-    def _again(
-        self,
-        group: Sequence[Batch],
-        size: int,
-        scaler: torch.amp.GradScaler,
-        reporter: Reporter,
-        total: int,
-    ) -> Tensor:
-        """Some gradients may have been added before it failed, so the group begins anew."""
+            else:
+                self._smaller(error, rows, reporter)
+        # Some gradients may have been added before it failed, so the group begins anew.
         for parameter in self.suffix.parameters():
             parameter.grad = None
         for number in range(1, len(group)):
             self.add(group[:number], size, scaler, reporter, total)
         return self.add(group, size, scaler, reporter, total)
+
+    def _smaller(self, error: RuntimeError, rows: int, reporter: Reporter) -> None:
+        """Parts of half as many images from now on."""
+        self.room.halve(error, rows)
+        if world() > 1:  # the others would wait for as many backward passes
+            raise UserError(
+                f"memory ran out for {rows} images, this process' part of a batch",
+                "a smaller --batch-size, with --accumulate to make up for it",
+            ) from error
+        smaller = ", which BatchNorm's statistics are of" * (self.schedule.batchnorm == "adapt")
+        reporter.warn(
+            f"memory ran out: batches of {rows} are computed in parts of {self.room.rows}{smaller}"
+        )
 
     def _backward(
         self, x: Tensor, y: Tensor, size: int, scaler: torch.amp.GradScaler, total: int
