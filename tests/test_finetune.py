@@ -298,8 +298,10 @@ def test_a_test_folder_is_scored_but_has_no_say(two_classes, tmp_path):
 
 
 def test_activations_that_outgrow_the_limit_are_computed_again_and_it_is_said(
-    two_classes, tmp_path
+    two_classes, tmp_path, monkeypatch
 ):
+    # At the end of a run its cache is trimmed to the limit: not the one that other tests share.
+    monkeypatch.setenv("TLCLI_CACHE", str(tmp_path / "cache"))
     options = {"freeze": "features.5", "epochs": 2, "augment": "none", "batch_size": 4}
     options |= {"precision": "fp32"}  # bf16 moves with the batch size by more
     remembered = finetune(two_classes, output=tmp_path / "a", **options)
