@@ -298,6 +298,23 @@ def test_ctrl_c_saves_the_best_so_far_and_exits_130(flowers, tmp_path):
     assert Path(stdout.strip()) == run / "model.safetensors"
 
 
+def test_ctrl_c_while_the_program_is_loaded_ends_it_as_later_on(monkeypatch, capsys):
+    from tlcli.__main__ import main
+
+    class Loading:
+        def find_spec(name, *_):
+            if name == "tlcli.cli":
+                raise KeyboardInterrupt
+
+    for name in [name for name in sys.modules if name.startswith("tlcli.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Loading, *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_ctrl_c_before_there_is_anything_leaves_what_can_be_resumed(flowers, tmp_path):
     process = subprocess.Popen(
         [*PROGRAM, "finetune", str(flowers), "--no-cache", "-o", str(tmp_path / "run")],

@@ -267,8 +267,15 @@ def test_an_error_in_one_process_is_told_once_and_ends_all(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_wrong_option_is_told_once(flowers, tmp_path):
-    done = torchrun(flowers, "--lr", "-1", cache=tmp_path / "cache", cwd=tmp_path, timeout=120)
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--lr", "-1", "is out of range"),
+        ("--batch-size", "1", "is less than an image for each of 2 processes"),
+    ],
+)
+def test_a_wrong_option_is_told_once(flowers, tmp_path, option, value, why):
+    done = torchrun(flowers, option, value, cache=tmp_path / "cache", cwd=tmp_path, timeout=120)
     assert done.returncode == 1
-    assert done.stderr.count("error: --lr -1 is out of range") == 1
+    assert done.stderr.count(f"error: {option} {value} {why}") == 1
     assert not (tmp_path / "runs").exists()

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 
+from tlcli.cli.terminal import Terminal
 from tlcli.events import Reporter, duration
 
 
@@ -31,3 +32,12 @@ def test_from_python_only_warnings_are_heard(capsys):
         reporter.warn("c")
     assert [str(w.message) for w in heard] == ["c"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_a_finished_task_is_a_line_in_its_own_unit(capsys):
+    with Terminal() as terminal:
+        for task, total, unit in (("a", 3, "images"), ("b", 2, "steps"), ("c", 1_460_000, "bytes")):
+            terminal.progress(task, 0, total, unit)
+            terminal.progress(task, total, total, unit)
+    told = [line.partition(" in ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["a: 3 images", "b: 2 steps", "c: 1.5 MB"]

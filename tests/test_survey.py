@@ -267,6 +267,8 @@ def test_a_plan_for_people_has_a_bar_for_each_stage(tlcli, flowers):
     assert shown.stdout.count("█") > 9
     assert "<- cut" in shown.stdout
     assert "Hardest to tell apart" in shown.stdout or "Accuracy by images" in shown.stdout
+    assert re.search(r"\nFrozen up to: \S+; trained: \w*head", shown.stdout)
+    assert "\nTraining: L-BFGS" in shown.stdout
     assert "Forecast for this machine: small-similar" in shown.stdout
     told = " ".join(shown.stdout.split())
     assert "Otherwise: with --size large, large-" in told

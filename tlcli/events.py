@@ -16,8 +16,12 @@ class Reporter:
         """Something that is not as expected, though the job goes on."""
         warnings.warn(text, stacklevel=3)
 
-    def progress(self, task: str, done: int, total: int, **figures: float) -> None:
-        """`done` of `total` units of `task` are done; `figures` are loss, accuracy and the like.
+    def progress(
+        self, task: str, done: int, total: int, unit: str = "images", **figures: float
+    ) -> None:
+        """`done` of `total` of `task` are done; `figures` are loss, accuracy and the like.
+
+        The unit is "images", "steps" or "bytes".
 
         `done == total` ends the task.
         """

@@ -60,9 +60,9 @@ def _transfer(url: str, file: BinaryIO, name: str, reporter: Reporter) -> str:
             sha256.update(chunk)
             done += len(chunk)
             # without a length it is told as nearly done all the while
-            reporter.progress(f"downloading {name}", done, max(total, done + (not total)))
+            reporter.progress(f"downloading {name}", done, max(total, done + (not total)), "bytes")
     if done < total:
         raise Failed(f"the connection broke off after {done} of {total} bytes")
     if not total:
-        reporter.progress(f"downloading {name}", done, done)
+        reporter.progress(f"downloading {name}", done, done, "bytes")
     return sha256.hexdigest()

@@ -14,6 +14,7 @@ from tlcli.events import duration
 from tlcli.recipes.comparing import compared
 from tlcli.recipes.planning import Planned
 from tlcli.transfer.evidence import Evidence
+from tlcli.transfer.schedule import describe
 
 BAR = 20
 # What a plan says of itself, and not what it builds.
@@ -67,6 +68,9 @@ def _one(planned: Planned, console: Console) -> None:
     console.print()
     if evidence is not None and evidence.sweep:
         console.print(_stages(planned, evidence))
+    parts = plan.parts()
+    console.print(Text(shown(f"{parts[0].upper()}{parts[1:]}.")))
+    console.print(Text(f"Training: {describe(plan.schedule)}."))
     if evidence is not None:
         for line in _lines(evidence):
             console.print(Text(shown(line)))

@@ -34,7 +34,8 @@ from tlcli.transfer.forecast import error_text
 from tlcli.transfer.forward import FrozenForward, probe_of
 from tlcli.transfer.network import Network, build_network, is_linear
 from tlcli.transfer.plan import Plan
-from tlcli.transfer.schedule import SCHEDULES, Schedule, describe
+from tlcli.transfer.schedule import SCHEDULES, Schedule
+from tlcli.transfer.shares import check_batch
 from tlcli.transfer.sources import make_sources
 from tlcli.transfer.train import Fit, fit
 
@@ -103,6 +104,8 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
     compute = device.choose(*start.numbers, options.compile)
     if options.log:
         check_installed()
+    if options.batch_size:
+        check_batch(options.batch_size)
     scanned = scan_told(start.data, options, reporter)
     torch.manual_seed(options.seed)
     begin = partial(begin_with, options.model, options.weights, scanned.classes, reporter)
@@ -123,7 +126,7 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
         planned = decide_once(dataset, partial(make_plan, known=start.plan))
         if start.plan is None:
             planned = replace(planned, plan=trained_further(planned.plan, origin))
-        for line in plan_lines(planned):
+        for line in planned.lines():
             reporter.note(line)
         return _train(start, record, planned, cache, held)
 
@@ -250,20 +253,6 @@ def _train(
         took = time.perf_counter() - decided
         reporter.note(f"after the plan: {error_text(planned.forecast_s['plan'], took)}")
     return Run(folder, plan, metrics, record.status(result))
-
-
-def plan_lines(planned: Planned) -> list[str]:
-    """The plan in three lines."""
-    plan, seconds = planned.plan, planned.forecast_s.get("plan")
-    about = f"; about {duration(seconds)}" if seconds is not None else ""
-    trained = plan.trained if len(plan.trained) < 4 else (plan.trained[0], "...", plan.trained[-1])
-    dropped = f"; dropped: {plan.dropped[0]} and on" if plan.dropped else ""
-    what = f"frozen up to: {plan.cut}; trained: {', '.join(trained)}{dropped}"
-    return [
-        f"plan: {plan.case}; {what}{about}",
-        f"why: {plan.why}",
-        f"training: {describe(plan.schedule)}",
-    ]
 
 
 def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, Schedule]]:

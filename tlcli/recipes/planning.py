@@ -13,7 +13,7 @@ from tlcli.data.colour import augmentation_for
 from tlcli.data.dataset import Dataset, scan
 from tlcli.data.load import find_unreadable
 from tlcli.data.presets import parse
-from tlcli.events import Reporter
+from tlcli.events import Reporter, duration
 from tlcli.recipes.options import Options
 from tlcli.recipes.views import cached_views, choose_views, view_seconds
 from tlcli.transfer.cache import FeatureCache, default_folder
@@ -25,6 +25,7 @@ from tlcli.transfer.forecast import forecast
 from tlcli.transfer.mixing import Mixing, make_mixing
 from tlcli.transfer.network import facts, is_linear
 from tlcli.transfer.plan import Plan, make_plan, needs_evidence
+from tlcli.transfer.schedule import describe
 from tlcli.transfer.sources import without
 from tlcli.transfer.survey import Survey, survey
 
@@ -62,6 +63,16 @@ class Planned:
             return None
         names = [s.name for s in sweep]
         return self.plan.cut if self.plan.cut in names else names[-1]
+
+    def lines(self) -> list[str]:
+        """The plan in three lines."""
+        seconds = self.forecast_s.get("plan")
+        about = f"; about {duration(seconds)}" if seconds is not None else ""
+        return [
+            f"plan: {self.plan.case}; {self.plan.parts()}{about}",
+            f"why: {self.plan.why}",
+            f"training: {describe(self.plan.schedule)}",
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The result fields of `tlcli plan`, in plain JSON types."""

@@ -52,7 +52,7 @@ def find_rate(
         for group, share in zip(groups, shares, strict=True):
             group["lr"] = lr * share
         loss = step(*next(source))
-        reporter.progress("learning rate", next(taken), TRIES, loss=loss)
+        reporter.progress("learning rate", next(taken), TRIES, "steps", loss=loss)
         return loss
 
     curve = range_test(loss_at)
@@ -62,7 +62,7 @@ def find_rate(
             "--lr find: the loss exploded or was no number before a rate could be told",
             "give --lr a number",
         )
-    reporter.progress("learning rate", TRIES, TRIES)
+    reporter.progress("learning rate", TRIES, TRIES, "steps")
     reporter.note(f"--lr find: {found:.1e}, after {len(curve)} steps with growing rates")
     return found, curve
 

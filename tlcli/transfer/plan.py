@@ -54,6 +54,13 @@ class Plan:
     runner_up: str = ""
     evidence: Evidence | None = None
 
+    def parts(self) -> str:
+        """What becomes of the stages, in a line for a person."""
+        few = len(self.trained) < 4
+        trained = self.trained if few else (self.trained[0], "...", self.trained[-1])
+        dropped = f"; dropped: {self.dropped[0]} and on" if self.dropped else ""
+        return f"frozen up to: {self.cut}; trained: {', '.join(trained)}{dropped}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         evidence = self.evidence.to_dict() if self.evidence else None

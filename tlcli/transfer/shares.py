@@ -96,6 +96,18 @@ def _assembled(rows: Tensor, places: Sequence[Tensor], cache: FeatureCache | Non
     return whole
 
 
+def check_batch(batch: int) -> None:
+    """Whether every process has its part of a batch.
+
+    Raises:
+        UsageError: there are more processes than images in it.
+    """
+    if batch < world():
+        raise UsageError(
+            f"--batch-size {batch} is less than an image for each of {world()} processes"
+        )
+
+
 def parts(order: Tensor, batch: int) -> tuple[Tensor, int]:
     """This process' part of every batch of an epoch: its images in order, and how many at once.
 
@@ -107,8 +119,7 @@ def parts(order: Tensor, batch: int) -> tuple[Tensor, int]:
     many = world()
     if many == 1:
         return order, batch
-    if batch < many:
-        raise UsageError(f"--batch-size {batch} is less than an image for each of {many} processes")
+    check_batch(batch)
     own = [
         b[rank() :: many] if len(b) >= many else b[[rank() % len(b)]] for b in order.split(batch)
     ]
