@@ -23,9 +23,7 @@ class Listener(Reporter):
     def __init__(self) -> None:
         self.heard: list[tuple[str, int, int]] = []
 
-    def progress(
-        self, task: str, done: int, total: int, unit: str = "images", **_: float
-    ) -> None:
+    def progress(self, task: str, done: int, total: int, unit: str = "images", **_: float) -> None:
         assert unit == "bytes"
         self.heard.append((task, done, total))
 

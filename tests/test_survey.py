@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ from tlcli import finetune
 from tlcli.artifacts import bundle
 from tlcli.artifacts.run import BUNDLE as bundle_name
 from tlcli.backbones import build
+from tlcli.data.augment import make_augmentation
 from tlcli.data.dataset import Sample, scan
+from tlcli.data.presets import PRESETS
 from tlcli.recipes import comparing
 from tlcli.transfer import familiarity, look
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.device import Compute, choose
-from tlcli.transfer.features import FrozenForward, remember
+from tlcli.transfer.features import FrozenForward, remember, view_id
 from tlcli.transfer.look import Look
 from tlcli.transfer.network import build_network
 from tlcli.transfer.survey import choose as draw
@@ -154,7 +157,8 @@ def test_what_the_pass_keeps_is_what_finetune_would_compute(family, tmp_path, fl
     cache, compute = FeatureCache(tmp_path), choose("cpu")
     samples = scan(flowers).train[:3]
     seen = Look(backbone, compute, cache, Notes())
-    outputs, unreadable = seen.at(samples)
+    drawn = {"views": 2, "augmentation": make_augmentation(PRESETS["light"]), "seed": 3}
+    outputs, unreadable = seen.at(samples, **drawn)
     assert not unreadable
     assert outputs["head"].shape == (3, 1000)
     assert all(o.dim() == 2 and len(o) == 3 and o.isfinite().all() for o in outputs.values())
@@ -169,18 +173,19 @@ def test_what_the_pass_keeps_is_what_finetune_would_compute(family, tmp_path, fl
         prefix = FrozenForward(
             network.prefix, backbone.preprocessing, compute, Notes(), origin=backbone.origin
         )
-        fresh, _, _ = remember(samples, prefix, task="x", reporter=Notes())
+        fresh, _, _ = remember(samples, prefix, task="x", reporter=Notes(), **drawn)
         if fresh.dim() > 3:
             continue  # a map behind which the head pools itself (SqueezeNet)
         assert torch.equal(fresh[:, 0], outputs[cut]), cut
         notes = Notes()
-        cached, _, _ = remember(samples, prefix, task="x", cache=cache, reporter=notes)
-        assert notes.notes == ["x: 3 of 3 views are in the cache"]
+        cached, _, _ = remember(samples, prefix, task="x", cache=cache, reporter=notes, **drawn)
+        assert notes.notes == ["x: 6 of 6 views are in the cache"]
         assert torch.equal(cached, fresh)
     assert widths[-1] == 1000
 
 
-def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch):
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch, views):
     backbone = build.load("efficientnet_lite0")
     monkeypatch.setattr(look, "PATIENCE", 1e-6)
     monkeypatch.setattr(look, "LEAST", 9)
@@ -193,10 +198,33 @@ def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch):
         backbone,
         choose("cpu"),
         FeatureCache(tmp_path),
+        views=views,
+        augmentation=make_augmentation(PRESETS["light"]),
         reporter=notes,
     )
-    assert 8 <= found.evidence.sampled < len(dataset.train)
+    assert found.evidence.sampled == 9
     assert "is slow here" in notes.notes[0]
+
+
+@pytest.mark.parametrize(("family", "kept"), [("squeezenet", 1), ("resnet", 2)])
+@pytest.mark.usefixtures("small_batches")
+def test_views_that_no_head_would_read_are_not_computed(family, kept, tmp_path, two_classes):
+    """SqueezeNet's head pools the last maps itself, and only pooled ones are kept."""
+    backbone = build.build(SMALL[family])
+    backbone.weights_sha256, backbone.pretrained = "made up", len(backbone.stages)
+    dataset = scan(two_classes)
+    found = survey(
+        dataset.train,
+        dataset.classes,
+        backbone,
+        choose("cpu"),
+        FeatureCache(tmp_path),
+        views=2,
+        augmentation=make_augmentation(PRESETS["light"]),
+    )
+    drawn = [view_id(s, make_augmentation(PRESETS["light"]), 0, 1) for s in dataset.train]
+    for shelf in found.shelves.values():
+        assert sum(row in shelf for row in drawn) == (kept - 1) * len(dataset.train)
 
 
 def test_a_second_view_that_takes_too_long_is_left_out_and_said(tmp_path, flowers, monkeypatch):
@@ -206,6 +234,26 @@ def test_a_second_view_that_takes_too_long_is_left_out_and_said(tmp_path, flower
     done = finetune(flowers, output=tmp_path / "run", size="small", reporter=notes)
     assert json.loads((done.folder / "run.json").read_text())["views"] == 1
     assert any("only the plain view" in note and "--views 2" in note for note in notes.notes)
+
+
+@pytest.mark.parametrize("similarity", ["similar", "different"])
+def test_a_fresh_run_decodes_no_image_twice(tmp_path, flowers, monkeypatch, similarity):
+    """The plan's pass computes the views that are remembered afterwards, wherever the cut is."""
+    from tlcli.data import load
+
+    seen, decode = Counter(), load.decode
+
+    def counting(source, least):
+        seen[source] += 1
+        return decode(source, least)
+
+    monkeypatch.setattr(load, "decode", counting)
+    # In doubt some are looked at upside down too.
+    monkeypatch.setattr("tlcli.transfer.familiarity.doubtful", lambda _: False)
+    run = finetune(flowers, cache=False, similarity=similarity, output=tmp_path / "run")
+    assert json.loads((run.folder / "run.json").read_text())["views"] == 2
+    assert len(seen) == 40
+    assert set(seen.values()) == {1}
 
 
 def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flowers, monkeypatch):

@@ -15,11 +15,11 @@ from tlcli.data.load import find_unreadable
 from tlcli.data.presets import parse
 from tlcli.events import Reporter, duration
 from tlcli.recipes.options import Options
-from tlcli.recipes.views import cached_views, choose_views, view_seconds
+from tlcli.recipes.views import cached_views, choose_views, remembers, view_seconds
 from tlcli.transfer.cache import FeatureCache, default_folder
 from tlcli.transfer.cases import CASES, Wish, other_halves
 from tlcli.transfer.device import Compute
-from tlcli.transfer.distributed import first_here
+from tlcli.transfer.distributed import first_here, world
 from tlcli.transfer.evidence import Evidence, Timing
 from tlcli.transfer.forecast import forecast
 from tlcli.transfer.mixing import Mixing, make_mixing
@@ -107,13 +107,14 @@ def decide(
     cache: FeatureCache,
     reporter: Reporter,
     *,
-    always: bool = False,
+    training: bool = True,
     known: Plan | None = None,
 ) -> Planned:
     """Measure what the options leave open, and make the plan.
 
     Args:
-        always: measure even where everything was set by hand.
+        training: it will be carried out; else it is asked for to be read, and there is something
+            measured to read even where everything was set by hand.
         known: the plan of a run that goes on: it stays, and nothing is measured.
     """
     if known is not None:
@@ -139,9 +140,11 @@ def decide(
             large_from=options.large_from,
         )
 
-    make(wish, None)  # what contradicts itself is told before anything is measured
+    # What contradicts itself is told before anything is measured.
+    likely = make(wish, None)
+    augmentation, mixing = _variation(likely, dataset)
     measured: Survey | None = None
-    if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
+    if backbone.pretrained and backbone.origin and (not training or needs_evidence(wish)):
         measured = survey(
             dataset.train,
             dataset.classes,
@@ -149,13 +152,16 @@ def decide(
             compute,
             cache,
             size=options.sample,
+            views=_ahead(likely, augmentation, mixing, options) if training else 1,
+            augmentation=augmentation,
             seed=options.seed,
             reporter=reporter,
         )
         dataset = without(dataset, _unreadable(dataset, measured.unreadable), reporter)
     evidence = measured.evidence if measured else None
     made = make(wish, evidence)
-    augmentation, mixing = _variation(made, dataset)
+    if made.schedule.augment != likely.schedule.augment:
+        augmentation, mixing = _variation(made, dataset)
     if measured is None:
         return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
     sizes = {s.name: s.parameters for s in stages}
@@ -189,6 +195,15 @@ def decide(
         mixing,
         {name: make(replace(wish, **half), evidence) for name, half in halves.items()},
     )
+
+
+def _ahead(
+    plan: Plan, augmentation: Augmentation | None, mixing: Mixing | None, options: Options
+) -> int:
+    """How many views of the sample to compute while it is decoded, if it comes to this plan."""
+    if not remembers(plan, mixing) or world() > 1:  # several processes share the other views
+        return 1
+    return choose_views(options.views, plan, augmentation, mixing)
 
 
 def _unreadable(dataset: Dataset, found: dict[Path, str]) -> dict[Path, str]:

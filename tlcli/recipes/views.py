@@ -15,6 +15,11 @@ VIEW_LIMIT = 600.0
 """Seconds that the pass over the drawn views may take; where it would be more, there are none."""
 
 
+def remembers(plan: Plan, mixing: Mixing | None = None) -> bool:
+    """Whether anything of the training images is computed once and kept."""
+    return plan.schedule.head_first or (plan.cut != "none" and mixing is None)
+
+
 def cached_views(
     plan: Plan,
     measured: Survey,
@@ -39,8 +44,7 @@ def cached_views(
 
 def view_seconds(plan: Plan, timing: Timing | None, n_train: int) -> float:
     """What one view of all training images takes up to the plan's cut; 0 where it is not known."""
-    remembers = plan.cut != "none" or plan.schedule.head_first
-    if timing is None or not remembers:
+    if timing is None or not remembers(plan):
         return 0.0
     return n_train * timing.image * timing.share.get(plan.cut, 1.0)
 
@@ -62,7 +66,7 @@ def choose_views(
     """
     if asked is None:
         return VIEWS if augmentation and seconds <= VIEW_LIMIT else 1
-    if (plan.cut == "none" or mixing) and not plan.schedule.head_first:
+    if not remembers(plan, mixing):
         why = "mixed images have none" if mixing else "this plan freezes nothing"
         raise UsageError(
             f"--views is about remembered activations, and {why}",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tlcli.backbones.backbone import Backbone
+from tlcli.data.augment import Augmentation
 from tlcli.data.dataset import Sample
 from tlcli.data.decode import Unreadable
 from tlcli.data.load import Batch, load_batches
@@ -19,7 +20,7 @@ from tlcli.transfer.cache import FeatureCache, row_id
 from tlcli.transfer.depthwise import quick_depthwise
 from tlcli.transfer.device import Compute
 from tlcli.transfer.evidence import Timing
-from tlcli.transfer.features import FORECAST_AFTER, PLAIN
+from tlcli.transfer.features import FORECAST_AFTER, PLAIN, view_id, view_key
 from tlcli.transfer.forward import FrozenForward, beside
 from tlcli.transfer.lanes import Lanes, Sums
 from tlcli.transfer.network import Pool
@@ -109,32 +110,50 @@ class Look:
             taps.append(Tap(index, stage.name, stage.name if flat else f"{stage.name}+pool"))
         return taps
 
-    def at(self, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[Path, str]]:
+    def at(
+        self,
+        samples: Sequence[Sample],
+        *,
+        views: int = 1,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> tuple[dict[str, Tensor], dict[Path, str]]:
         """The pooled outputs of the readable images by stage, float32 [n, channels], and why the
-        others were not readable. `seen` says how many of `samples` it came to."""
+        others were not readable. `seen` says how many of `samples` it came to.
+
+        An image that has to be decoded for this is computed in as many `views` as `remember` would
+        want of it afterwards; what comes back is of the plain ones.
+        """
         rows = [row_id(s.digest, PLAIN) for s in samples]
         missing = [i for i, row in enumerate(rows) if not self._have(row)]
+        unread = [samples[i] for i in missing]
+        names = [view_id(s, augmentation, seed, view) for s in unread for view in range(views)]
         unreadable: dict[Path, str] = {}
         batch = self.forward.compute.batch_size
-        done, total, end = 0, len(missing), len(samples)
+        done, total, end = 0, len(names), len(samples)
         started = time.perf_counter()
         loaded = load_batches(
-            [samples[i].path for i in missing], self.forward.preprocessing, batch=batch
+            [s.path for s in unread],
+            self.forward.preprocessing,
+            batch=batch,
+            augmentation=augmentation,
+            keys=([view_key(s, seed, view) for view in range(views)] for s in unread),
         )
         with closing(self._through(loaded)) as passes:
             for outputs, problems in passes:
                 good = [k for k, problem in enumerate(problems) if problem is None]
-                self._keep([rows[missing[done + k]] for k in good], outputs, good)
+                self._keep([names[done + k] for k in good], outputs, good)
                 unreadable |= {p.path: p.why for p in problems if p is not None}
                 done += len(problems)
                 self.seconds = time.perf_counter() - started
-                if done == FORECAST_AFTER * batch and (fits := self._fits(done, total)) < total:
-                    total, end = fits, missing[fits]
+                fits = self._fits(done, total, views) if done == FORECAST_AFTER * batch else total
+                if fits < total:
+                    total, end = fits, missing[fits // views]
                     self.reporter.note(
                         f"{self.backbone.name} is slow here, so {end} images are measured "
                         f"instead of {len(samples)}"
                     )
-                self.reporter.progress("measuring", min(done, total), total)
+                self.reporter.progress("measuring", min(done, total) // views, total // views)
                 if done >= total:
                     break
         self.computed = done
@@ -189,11 +208,11 @@ class Look:
         for tap, shelf in zip(self.taps, self.shelves, strict=True):
             shelf.add(rows, outputs[tap.index][good].cpu())
 
-    def _fits(self, done: int, total: int) -> int:
-        """How many of the missing images can be looked at in time: whole batches."""
+    def _fits(self, done: int, total: int, views: int) -> int:
+        """How many of the missing images' views can be looked at in time: whole batches."""
         batch = self.forward.compute.batch_size
-        fits = round(PATIENCE * done / self.seconds / batch) * batch
-        return min(total, max(fits, LEAST, done))
+        fits = round(PATIENCE * views * done / self.seconds / batch) * batch
+        return min(total, max(fits, LEAST * views, done))
 
     @torch.no_grad()
     def timing(self, samples: Sequence[Sample]) -> Timing:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tlcli.backbones.backbone import Backbone
+from tlcli.data.augment import Augmentation
 from tlcli.data.dataset import Sample
 from tlcli.events import Reporter
 from tlcli.transfer import familiarity, probe
@@ -54,6 +55,8 @@ def survey(
     cache: FeatureCache,
     *,
     size: int = SAMPLE,
+    views: int = 1,
+    augmentation: Augmentation | None = None,
     seed: int = 0,
     reporter: Reporter | None = None,
 ) -> Survey:
@@ -62,11 +65,14 @@ def survey(
     Args:
         samples: the training images.
         size: how many of them to look at, at most.
-        seed: of the sample and the folds.
+        views: of each of those, for whoever trains on them next; see `Look.at`.
+        seed: of the sample, the folds and the views.
     """
     look = Look(backbone, compute, cache, reporter or Reporter(), probe_of(samples))
     chosen = choose(samples, size, seed)
-    outputs, unreadable = look.at(chosen)
+    if look.last not in {tap.cut for tap in look.taps}:
+        views = 1  # a head that pools the last maps itself reads what is not kept here
+    outputs, unreadable = look.at(chosen, views=views, augmentation=augmentation, seed=seed)
     chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
     labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
     known = familiarity.measure(chosen, backbone.weights_sha256, outputs, look.last, look.changed)
