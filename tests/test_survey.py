@@ -157,8 +157,8 @@ def test_what_the_pass_keeps_is_what_finetune_would_compute(family, tmp_path, fl
     cache, compute = FeatureCache(tmp_path), choose("cpu")
     samples = scan(flowers).train[:3]
     seen = Look(backbone, compute, cache, Notes())
-    drawn = {"views": 2, "augmentation": make_augmentation(PRESETS["light"]), "seed": 3}
-    outputs, unreadable = seen.at(samples, **drawn)
+    light = {"augmentation": make_augmentation(PRESETS["light"]), "seed": 3}
+    outputs, unreadable = seen.at(samples, views=lambda _: 2, **light)
     assert not unreadable
     assert outputs["head"].shape == (3, 1000)
     assert all(o.dim() == 2 and len(o) == 3 and o.isfinite().all() for o in outputs.values())
@@ -173,12 +173,13 @@ def test_what_the_pass_keeps_is_what_finetune_would_compute(family, tmp_path, fl
         prefix = FrozenForward(
             network.prefix, backbone.preprocessing, compute, Notes(), origin=backbone.origin
         )
-        fresh, _, _ = remember(samples, prefix, task="x", reporter=Notes(), **drawn)
+        fresh, _, _ = remember(samples, prefix, task="x", views=2, reporter=Notes(), **light)
         if fresh.dim() > 3:
             continue  # a map behind which the head pools itself (SqueezeNet)
         assert torch.equal(fresh[:, 0], outputs[cut]), cut
         notes = Notes()
-        cached, _, _ = remember(samples, prefix, task="x", cache=cache, reporter=notes, **drawn)
+        again = light | {"views": 2, "cache": cache, "reporter": notes}
+        cached, _, _ = remember(samples, prefix, task="x", **again)
         assert notes.notes == ["x: 6 of 6 views are in the cache"]
         assert torch.equal(cached, fresh)
     assert widths[-1] == 1000
@@ -198,12 +199,26 @@ def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch, v
         backbone,
         choose("cpu"),
         FeatureCache(tmp_path),
-        views=views,
+        views=lambda _: views,
         augmentation=make_augmentation(PRESETS["light"]),
         reporter=notes,
     )
     assert found.evidence.sampled == 9
     assert "is slow here" in notes.notes[0]
+
+
+def test_once_a_view_is_known_to_take_too_long_none_is_drawn(tmp_path, flowers, monkeypatch):
+    monkeypatch.setattr(Compute, "batch_size", 4)
+    monkeypatch.setattr(look, "FORECAST_AFTER", 1)
+    augmentation, samples = make_augmentation(PRESETS["light"]), scan(flowers).train
+    pass_ = Look(build.load("efficientnet_lite0"), choose("cpu"), FeatureCache(tmp_path), Notes())
+    outputs, _ = pass_.at(
+        samples, views=lambda view_s: 1 if view_s else 2, augmentation=augmentation
+    )
+    assert {len(output) for output in outputs.values()} == {len(samples)}
+    drawn = [view_id(s, augmentation, 0, 1) in pass_.shelves[0] for s in samples]
+    assert drawn[:2] == [True, True]
+    assert not drawn[-1]
 
 
 @pytest.mark.parametrize(("family", "kept"), [("squeezenet", 1), ("resnet", 2)])
@@ -219,7 +234,7 @@ def test_views_that_no_head_would_read_are_not_computed(family, kept, tmp_path, 
         backbone,
         choose("cpu"),
         FeatureCache(tmp_path),
-        views=2,
+        views=lambda _: 2,
         augmentation=make_augmentation(PRESETS["light"]),
     )
     drawn = [view_id(s, make_augmentation(PRESETS["light"]), 0, 1) for s in dataset.train]

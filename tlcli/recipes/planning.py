@@ -22,6 +22,7 @@ from tlcli.transfer.device import Compute
 from tlcli.transfer.distributed import first_here, world
 from tlcli.transfer.evidence import Evidence, Timing
 from tlcli.transfer.forecast import forecast
+from tlcli.transfer.look import only_plain
 from tlcli.transfer.mixing import Mixing, make_mixing
 from tlcli.transfer.network import facts, is_linear
 from tlcli.transfer.plan import Plan, make_plan, needs_evidence
@@ -143,6 +144,15 @@ def decide(
     # What contradicts itself is told before anything is measured.
     likely = make(wish, None)
     augmentation, mixing = _variation(likely, dataset)
+
+    def ahead(view_s: float) -> int:
+        """Views of the sample to compute while it is decoded, as the likely plan would have it."""
+        if not remembers(likely, mixing):
+            return 1
+        return choose_views(
+            options.views, likely, augmentation, mixing, view_s * len(dataset.train)
+        )
+
     measured: Survey | None = None
     if backbone.pretrained and backbone.origin and (not training or needs_evidence(wish)):
         measured = survey(
@@ -152,7 +162,7 @@ def decide(
             compute,
             cache,
             size=options.sample,
-            views=_ahead(likely, augmentation, mixing, options) if training else 1,
+            views=ahead if training and world() == 1 else only_plain,  # several share the views
             augmentation=augmentation,
             seed=options.seed,
             reporter=reporter,
@@ -195,15 +205,6 @@ def decide(
         mixing,
         {name: make(replace(wish, **half), evidence) for name, half in halves.items()},
     )
-
-
-def _ahead(
-    plan: Plan, augmentation: Augmentation | None, mixing: Mixing | None, options: Options
-) -> int:
-    """How many views of the sample to compute while it is decoded, if it comes to this plan."""
-    if not remembers(plan, mixing) or world() > 1:  # several processes share the other views
-        return 1
-    return choose_views(options.views, plan, augmentation, mixing)
 
 
 def _unreadable(dataset: Dataset, found: dict[Path, str]) -> dict[Path, str]:

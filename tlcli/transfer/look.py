@@ -1,7 +1,7 @@
 """The measuring pass: every stage's pooled output for some images, by way of the cache."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +44,11 @@ class Tap:
     index: int
     name: str
     cut: str
+
+
+def only_plain(_: float) -> int:
+    """One view an image, however long it takes."""
+    return 1
 
 
 class Look:
@@ -114,47 +119,59 @@ class Look:
         self,
         samples: Sequence[Sample],
         *,
-        views: int = 1,
+        views: Callable[[float], int] = only_plain,
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> tuple[dict[str, Tensor], dict[Path, str]]:
         """The pooled outputs of the readable images by stage, float32 [n, channels], and why the
         others were not readable. `seen` says how many of `samples` it came to.
 
-        An image that has to be decoded for this is computed in as many `views` as `remember` would
-        want of it afterwards; what comes back is of the plain ones.
+        An image that has to be decoded for this is computed in as many views as `remember` would
+        want of it afterwards: `views` tells how many where one takes so many seconds (0: that is
+        not known yet). What comes back is of the plain ones.
         """
         rows = [row_id(s.digest, PLAIN) for s in samples]
         missing = [i for i, row in enumerate(rows) if not self._have(row)]
-        unread = [samples[i] for i in missing]
-        names = [view_id(s, augmentation, seed, view) for s in unread for view in range(views)]
+        asked: list[tuple[int, bytes]] = []  # how many images are done with it; the view's row
+        view_s = 0.0
+
+        def keys() -> Iterator[list[str]]:
+            for number, sample in enumerate((samples[i] for i in missing), 1):
+                wanted = range(views(view_s))
+                names = [view_id(sample, augmentation, seed, view) for view in wanted]
+                asked.extend((number - (name != names[-1]), name) for name in names)
+                yield [view_key(sample, seed, view) for view in wanted]
+
         unreadable: dict[Path, str] = {}
         batch = self.forward.compute.batch_size
-        done, total, end = 0, len(names), len(samples)
+        done, total, end = 0, len(missing), len(samples)
         started = time.perf_counter()
         loaded = load_batches(
-            [s.path for s in unread],
+            [samples[i].path for i in missing],
             self.forward.preprocessing,
             batch=batch,
             augmentation=augmentation,
-            keys=([view_key(s, seed, view) for view in range(views)] for s in unread),
+            keys=keys(),
         )
         with closing(self._through(loaded)) as passes:
             for outputs, problems in passes:
                 good = [k for k, problem in enumerate(problems) if problem is None]
-                self._keep([names[done + k] for k in good], outputs, good)
+                self._keep([asked[done + k][1] for k in good], outputs, good)
                 unreadable |= {p.path: p.why for p in problems if p is not None}
                 done += len(problems)
+                looked = asked[done - 1][0]
                 self.seconds = time.perf_counter() - started
-                fits = self._fits(done, total, views) if done == FORECAST_AFTER * batch else total
-                if fits < total:
-                    total, end = fits, missing[fits // views]
-                    self.reporter.note(
-                        f"{self.backbone.name} is slow here, so {end} images are measured "
-                        f"instead of {len(samples)}"
-                    )
-                self.reporter.progress("measuring", min(done, total) // views, total // views)
-                if done >= total:
+                if done == FORECAST_AFTER * batch:
+                    view_s = self.seconds / done
+                    fits = max(round(PATIENCE / view_s / batch) * batch, LEAST, looked)
+                    if fits < total:
+                        total, end = fits, missing[fits]
+                        self.reporter.note(
+                            f"{self.backbone.name} is slow here, so {end} images are measured "
+                            f"instead of {len(samples)}"
+                        )
+                self.reporter.progress("measuring", min(looked, total), total)
+                if looked >= total < len(missing):
                     break
         self.computed = done
         for shelf in self.shelves:
@@ -207,12 +224,6 @@ class Look:
     def _keep(self, rows: Sequence[bytes], outputs: list[Tensor], good: list[int]) -> None:
         for tap, shelf in zip(self.taps, self.shelves, strict=True):
             shelf.add(rows, outputs[tap.index][good].cpu())
-
-    def _fits(self, done: int, total: int, views: int) -> int:
-        """How many of the missing images' views can be looked at in time: whole batches."""
-        batch = self.forward.compute.batch_size
-        fits = round(PATIENCE * views * done / self.seconds / batch) * batch
-        return min(total, max(fits, LEAST * views, done))
 
     @torch.no_grad()
     def timing(self, samples: Sequence[Sample]) -> Timing:

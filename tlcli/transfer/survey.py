@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tlcli.transfer.cache import FeatureCache, Shelf
 from tlcli.transfer.device import Compute, threads
 from tlcli.transfer.evidence import EQUAL, SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
 from tlcli.transfer.forward import probe_of
-from tlcli.transfer.look import Look
+from tlcli.transfer.look import Look, only_plain
 
 PER_CLASS = 10
 """Images of a class from which a probe is worth its name: where the sample does not hold that many
@@ -55,7 +55,7 @@ def survey(
     cache: FeatureCache,
     *,
     size: int = SAMPLE,
-    views: int = 1,
+    views: Callable[[float], int] = only_plain,
     augmentation: Augmentation | None = None,
     seed: int = 0,
     reporter: Reporter | None = None,
@@ -65,13 +65,13 @@ def survey(
     Args:
         samples: the training images.
         size: how many of them to look at, at most.
-        views: of each of those, for whoever trains on them next; see `Look.at`.
+        views: how many of each to compute, for whoever trains on them next; see `Look.at`.
         seed: of the sample, the folds and the views.
     """
     look = Look(backbone, compute, cache, reporter or Reporter(), probe_of(samples))
     chosen = choose(samples, size, seed)
     if look.last not in {tap.cut for tap in look.taps}:
-        views = 1  # a head that pools the last maps itself reads what is not kept here
+        views = only_plain  # a head that pools the last maps itself reads what is not kept here
     outputs, unreadable = look.at(chosen, views=views, augmentation=augmentation, seed=seed)
     chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
     labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
