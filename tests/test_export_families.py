@@ -127,6 +127,11 @@ def enliven(network):
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
             module.train()
+        blocks = efficientnet.MBConv | efficientnet.FusedMBConv
+        if isinstance(module, blocks) and module.use_res_connect:
+            # Dozens of them at random, each as loud as what it is added to, turn a rounding into
+            # another answer: EfficientNetV2-L's in fp32 would not be those in fp64.
+            nn.init.constant_(module.block[-1][1].weight, 0.2)
     side = network.backbone.preprocessing.crop
     pixels = torch.cat(batches(side, side)).permute(0, 3, 1, 2)
     whole(network.backbone.preprocessing.normalise(pixels))
