@@ -405,6 +405,17 @@ def test_mixing_is_refused_where_nothing_can_be_mixed(two_classes, tmp_path, opt
         finetune(two_classes, freeze="all-but-head", output=tmp_path / "run", **options)
 
 
+def test_views_that_cannot_be_are_refused_before_anything_is_measured(
+    two_classes, tmp_path, monkeypatch
+):
+    from tlcli import finetune
+
+    monkeypatch.setattr("tlcli.recipes.planning.survey", None)
+    for augment, told in (("light,mixup", "--views is about"), ("none", "the same view repeated")):
+        with pytest.raises(UsageError, match=told):
+            finetune(two_classes, views=3, augment=augment, output=tmp_path / augment)
+
+
 # The contact sheet
 
 

@@ -12,6 +12,7 @@ from tlcli.backbones import build
 from tlcli.data.augment import make_augmentation
 from tlcli.data.dataset import scan
 from tlcli.data.presets import parse
+from tlcli.errors import UsageError
 from tlcli.inference import predict
 from tlcli.transfer import device, features, store
 from tlcli.transfer import forward as module
@@ -66,6 +67,11 @@ def test_the_place_in_a_batch_and_the_number_of_workers_change_no_bit(backbone, 
     finally:
         torch.set_num_threads(before)
     assert not reporter.warnings
+
+
+def test_fp16_is_not_for_a_cpu():
+    with pytest.raises(UsageError, match="is for CUDA"):
+        choose("cpu", "fp16")
 
 
 def test_bf16_stays_near_fp32_and_its_reference_is_fp32(backbone, images):

@@ -269,6 +269,11 @@ def test_a_fresh_run_decodes_no_image_twice(tmp_path, flowers, monkeypatch, simi
     assert json.loads((run.folder / "run.json").read_text())["views"] == 2
     assert len(seen) == 40
     assert set(seen.values()) == {1}
+    # Where a bundle reads an earlier stage, its last codes are kept under that stage's name.
+    notes = Notes()
+    more = {"model": str(run.folder), "similarity": similarity, "reporter": notes}
+    finetune(flowers, cache=False, output=tmp_path / "again", **more)
+    assert "features: 68 of 68 views are in the cache" in notes.notes
 
 
 def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flowers, monkeypatch):
@@ -332,6 +337,9 @@ def test_a_plan_for_people_has_a_bar_for_each_stage(tlcli, flowers):
     assert "Hardest to tell apart" in shown.stdout or "Accuracy by images" in shown.stdout
     assert re.search(r"\nFrozen up to: \S+; trained: \w*head", shown.stdout)
     assert "\nTraining: L-BFGS" in shown.stdout
+    large = tlcli("plan", flowers, "--case", "large-similar", "-f", "table").stdout
+    assert "\nFrozen: nothing; trained: features.0, ..., head.\n" in large
+    assert "\nTraining: the head first, then AdamW, " in large
     assert "Forecast for this machine: small-similar" in shown.stdout
     told = " ".join(shown.stdout.split())
     assert "Otherwise: with --size large, large-" in told

@@ -143,8 +143,8 @@ def command(
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option(
         "auto",
-        help="auto, fp32, bf16 or fp16; auto is mixed precision on CUDA and on CPUs that have "
-        "bf16, else fp32. Metrics are of fp32.",
+        help="auto, fp32, bf16 or (CUDA) fp16; auto is mixed precision on CUDA and on CPUs that "
+        "have bf16, else fp32. Metrics are of fp32.",
     ),
     compile: bool = typer.Option(
         False,

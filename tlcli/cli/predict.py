@@ -44,8 +44,8 @@ def command(
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option(
         "auto",
-        help="fp32, bf16 or fp16; auto is bf16 where this machine has it and at least 99% of the "
-        "val answers were the same in it (and says so), else fp32.",
+        help="fp32, bf16 or (CUDA) fp16; auto is bf16 where this machine has it and at least 99% "
+        "of the val answers were the same in it (and says so), else fp32.",
     ),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No notes on stderr."),
 ) -> None:

@@ -62,9 +62,7 @@ def compare(
                 reporter.note(f"measuring {name}")
             for line in origin.backbone.notes:
                 reporter.note(line)
-            made = decide(
-                dataset, origin.backbone, options, compute, cache, reporter, training=False
-            )
+            made = decide(dataset, origin.backbone, options, compute, cache, reporter, always=True)
             plans.append(replace(made, plan=trained_further(made.plan, origin)))
     return sorted(plans, key=lambda p: -(compared(p)["accuracy"] or 0.0))
 

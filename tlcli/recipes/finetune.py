@@ -29,7 +29,7 @@ from tlcli.transfer.agree import by_first, in_turn, told
 from tlcli.transfer.cache import FeatureCache
 from tlcli.transfer.calibrate import calibrate, hold_out
 from tlcli.transfer.device import threads
-from tlcli.transfer.distributed import first, joined, raise_if_lost
+from tlcli.transfer.distributed import first, joined, raise_if_lost, world
 from tlcli.transfer.forecast import error_text
 from tlcli.transfer.forward import FrozenForward, probe_of
 from tlcli.transfer.network import Network, build_network, is_linear
@@ -123,7 +123,8 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
         cache = held.enter_context(feature_cache(options, reporter))
         record.begin(dataset, start.plan, start.state)
         make_plan = partial(decide, dataset, origin.backbone, options, compute, cache, reporter)
-        planned = decide_once(dataset, partial(make_plan, known=start.plan))
+        # Only the first of several processes measures, and all of them share the other views.
+        planned = decide_once(dataset, partial(make_plan, ahead=world() == 1, known=start.plan))
         if start.plan is None:
             planned = replace(planned, plan=trained_further(planned.plan, origin))
         for line in planned.lines():

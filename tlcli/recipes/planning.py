@@ -19,7 +19,7 @@ from tlcli.recipes.views import cached_views, choose_views, remembers, view_seco
 from tlcli.transfer.cache import FeatureCache, default_folder
 from tlcli.transfer.cases import CASES, Wish, other_halves
 from tlcli.transfer.device import Compute
-from tlcli.transfer.distributed import first_here, world
+from tlcli.transfer.distributed import first_here
 from tlcli.transfer.evidence import Evidence, Timing
 from tlcli.transfer.forecast import forecast
 from tlcli.transfer.look import only_plain
@@ -108,14 +108,15 @@ def decide(
     cache: FeatureCache,
     reporter: Reporter,
     *,
-    training: bool = True,
+    always: bool = False,
+    ahead: bool = False,
     known: Plan | None = None,
 ) -> Planned:
     """Measure what the options leave open, and make the plan.
 
     Args:
-        training: it will be carried out; else it is asked for to be read, and there is something
-            measured to read even where everything was set by hand.
+        always: measure even where everything was set by hand.
+        ahead: compute the views that training will remember of an image while it is decoded.
         known: the plan of a run that goes on: it stays, and nothing is measured.
     """
     if known is not None:
@@ -145,16 +146,18 @@ def decide(
     likely = make(wish, None)
     augmentation, mixing = _variation(likely, dataset)
 
-    def ahead(view_s: float) -> int:
-        """Views of the sample to compute while it is decoded, as the likely plan would have it."""
-        if not remembers(likely, mixing):
-            return 1
-        return choose_views(
-            options.views, likely, augmentation, mixing, view_s * len(dataset.train)
-        )
+    def views_of(view_s: float) -> int:
+        """How many views of an image training will remember, if it comes to the likely plan."""
+        seconds = view_s * len(dataset.train)
+        return choose_views(options.views, likely, augmentation, mixing, seconds)
 
+    # Whether both plans of this size freeze something, and then whether they remember it.
+    freezes = likely.cut != "none"
+    if freezes and options.views:
+        views_of(0.0)  # told now if there can be none
+    ahead = ahead and freezes and remembers(likely, mixing)
     measured: Survey | None = None
-    if backbone.pretrained and backbone.origin and (not training or needs_evidence(wish)):
+    if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
         measured = survey(
             dataset.train,
             dataset.classes,
@@ -162,7 +165,7 @@ def decide(
             compute,
             cache,
             size=options.sample,
-            views=ahead if training and world() == 1 else only_plain,  # several share the views
+            views=views_of if ahead else only_plain,
             augmentation=augmentation,
             seed=options.seed,
             reporter=reporter,

@@ -32,7 +32,8 @@ def cached_views(
     head_first = plan.cut == "none" and plan.schedule.head_first
     sweep = measured.evidence.sweep
     cut = sweep[-1].name if head_first and sweep else plan.cut
-    shelf = measured.shelves.get(f"{cut}+pool" if plan.dropped else cut)
+    shelves = measured.shelves
+    shelf = shelves.get(cut) or (shelves.get(f"{cut}+pool") if plan.dropped else None)
     if shelf is None:
         return 0
     wanted = [

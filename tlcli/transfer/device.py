@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tlcli.errors import UserError, choice
+from tlcli.errors import UsageError, UserError, choice
 from tlcli.transfer.allocator import keep_memory
 from tlcli.transfer.distributed import placed
 
@@ -101,7 +101,7 @@ def choose(device: str = "auto", precision: str = "auto", compiled: bool = False
     lacking) and on CPUs that have it natively, fp32 elsewhere.
 
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name, or fp16 on a CPU.
         UserError: this machine has no such device.
     """
     choice("--device", device, DEVICES)
@@ -118,6 +118,11 @@ def choose(device: str = "auto", precision: str = "auto", compiled: bool = False
         raise UserError(
             f"--device {device}: torch {torch.__version__} finds no such device here",
             f"this machine has: {', '.join(there)}",
+        )
+    if device == "cpu" and precision == "fp16":
+        raise UsageError(
+            "--precision fp16 is for CUDA: a CPU takes forty times as long for it as for fp32",
+            "leave it out, or --precision bf16",
         )
     if device == "cpu":
         keep_memory()

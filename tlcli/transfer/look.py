@@ -21,7 +21,7 @@ from tlcli.transfer.depthwise import quick_depthwise
 from tlcli.transfer.device import Compute
 from tlcli.transfer.evidence import Timing
 from tlcli.transfer.features import FORECAST_AFTER, PLAIN, view_id, view_key
-from tlcli.transfer.forward import FrozenForward, beside
+from tlcli.transfer.forward import FrozenForward, beside, cut_name
 from tlcli.transfer.lanes import Lanes, Sums
 from tlcli.transfer.network import Pool
 
@@ -38,12 +38,13 @@ STEP_BATCH = 4
 
 @dataclass(frozen=True)
 class Tap:
-    """A stage whose pooled output is kept: where it stands, and its names in the sweep and in
-    the cache."""
+    """A stage whose output is kept: where it stands, its names in the sweep and in the cache, and
+    whether its maps are pooled for that."""
 
     index: int
     name: str
     cut: str
+    pooled: bool
 
 
 def only_plain(_: float) -> int:
@@ -112,7 +113,8 @@ class Look:
                 continue
             if not fresh and width == before and taps and self.backbone.layout != "tokens":
                 taps.pop()  # the backbone's own mean over the map: the same codes once more
-            taps.append(Tap(index, stage.name, stage.name if flat else f"{stage.name}+pool"))
+            cut = cut_name(nn.Sequential(*self.stages[: index + 1]))
+            taps.append(Tap(index, stage.name, cut if flat else f"{cut}+pool", not flat))
         return taps
 
     def at(

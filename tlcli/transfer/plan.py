@@ -59,7 +59,8 @@ class Plan:
         few = len(self.trained) < 4
         trained = self.trained if few else (self.trained[0], "...", self.trained[-1])
         dropped = f"; dropped: {self.dropped[0]} and on" if self.dropped else ""
-        return f"frozen up to: {self.cut}; trained: {', '.join(trained)}{dropped}"
+        frozen = "frozen: nothing" if self.cut == "none" else f"frozen up to: {self.cut}"
+        return f"{frozen}; trained: {', '.join(trained)}{dropped}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

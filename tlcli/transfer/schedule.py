@@ -258,10 +258,12 @@ def describe(schedule: Schedule) -> str:
         name[schedule.optimizer],
         lr,
         f"weight decay {schedule.weight_decay:g}",
-        f"{schedule.epochs} epochs in batches of {batch}",
+        f"{schedule.epochs} epoch{'s' * (schedule.epochs > 1)} in batches of {batch}",
         schedule.lr_schedule + rises,
         f"BatchNorm {'frozen' if schedule.batchnorm == 'frozen' else 'adapts'}",
     ]
+    if schedule.head_first:
+        parts[0] = f"the head first, then {parts[0]}"
     if schedule.unfreeze == "gradual":
         parts.append("unfrozen from the head backwards")
     if schedule.average != "none":

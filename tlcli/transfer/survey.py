@@ -37,7 +37,7 @@ class Survey:
     Attributes:
         evidence: equal for equal data, seed and machine.
         timing: not so.
-        shelves: where activations are kept, by the cut's name (`cut_name`).
+        shelves: where activations are kept, by the stage's name; of maps "NAME+pool".
         unreadable: images that could not be looked at, and why.
     """
 
@@ -70,7 +70,7 @@ def survey(
     """
     look = Look(backbone, compute, cache, reporter or Reporter(), probe_of(samples))
     chosen = choose(samples, size, seed)
-    if look.last not in {tap.cut for tap in look.taps}:
+    if look.last in {tap.name for tap in look.taps if tap.pooled}:
         views = only_plain  # a head that pools the last maps itself reads what is not kept here
     outputs, unreadable = look.at(chosen, views=views, augmentation=augmentation, seed=seed)
     chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
@@ -97,7 +97,8 @@ def survey(
     )
     if best is not None and evidence.telling:
         evidence = _with_curve_and_pairs(evidence, best, classes)
-    shelves = {tap.cut: shelf for tap, shelf in zip(look.taps, look.shelves, strict=True)}
+    kept = zip(look.taps, look.shelves, strict=True)
+    shelves = {tap.name + "+pool" * tap.pooled: shelf for tap, shelf in kept}
     return Survey(evidence, look.timing(chosen), shelves, unreadable)
 
 
