@@ -83,6 +83,7 @@ def cold_and_warm(model: str, options: argparse.Namespace, folder: Path) -> Part
             command = ("finetune", options.data, *MODELS[model], "-o", output)
             done = tlcli(*command, TLCLI_CACHE=Path(here, "cache"))
             yield f"tlcli {name}, {model}", tried(output, done)
+    yield IMPORT, run([sys.executable, "-c", IMPORT]).took()  # at that time, since machines drift
 
 
 def step(options: argparse.Namespace, folder: Path) -> Parts:
