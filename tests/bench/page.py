@@ -22,7 +22,7 @@ What limits where a target is missed:
 - A cold run imports PyTorch (1.7 s, without its compiler), decodes each image once, and computes
   2,000 training views in bf16 and 400 validation images in fp32 and in bf16. A thirtieth of the
   tutorial's time is less than that.
-- The tutorial's frozen loop was measured some hours before the rest, on the same machine.
+- The two rows of full training were measured some hours before the rest, on the same machine.
 - A whole epoch of everything trained decodes and crops its images beside the training, on the same
   two cores. The tutorial's batches of four images fit the memory that is at hand, its loop with
   batches of 32 does not: `python -m tests.bench.step` on two threads, nothing else running,
