@@ -55,21 +55,23 @@ class Terminal(Reporter):
     ) -> None:
         if self.quiet or not total:
             return
+        per, unit = UNITS.get(unit, (1, unit))
         now = time.perf_counter()
         first = self.started.setdefault(task, now)
         finished = done >= total
         if sys.stderr.isatty():
-            self._bar(task, done, total, unit, figures)
+            self._bar(task, done / per, total / per, unit, figures)
         elif finished:
             seconds = now - first
-            per, unit = UNITS.get(unit, (1, unit))
             digits = 0 if per == 1 else 1
             rate = f", {total / per / seconds:.{digits}f} a second" if seconds > 0 else ""
             sys.stderr.write(f"{task}: {total / per:.{digits}f} {unit} in {seconds:.1f} s{rate}\n")
         if finished:
             self.started.pop(task, None)
 
-    def _bar(self, task: str, done: int, total: int, unit: str, figures: dict[str, float]) -> None:
+    def _bar(
+        self, task: str, done: float, total: float, unit: str, figures: dict[str, float]
+    ) -> None:
         from rich import progress
         from rich.console import Console
 
@@ -85,14 +87,13 @@ class Terminal(Reporter):
                 transient=True,
             )
             self.bars.start()
-        per, unit = UNITS.get(unit, (1, unit))
         if task not in self.tasks:
-            self.tasks[task] = self.bars.add_task(task, total=total / per, figures="")
+            self.tasks[task] = self.bars.add_task(task, total=total, figures="")
         handle = self.tasks[task]
         elapsed = time.perf_counter() - self.started[task]
-        rate = f"{done / per / elapsed:.0f} {unit}/s " if elapsed > 0.5 else ""
+        rate = f"{done / elapsed:.0f} {unit}/s " if elapsed > 0.5 else ""
         shown = " ".join(_figure(k, v) for k, v in figures.items())
-        self.bars.update(handle, completed=done / per, figures=f"{rate}{shown}")
+        self.bars.update(handle, completed=done, figures=f"{rate}{shown}")
         if done >= total:
             self.bars.remove_task(handle)
             del self.tasks[task]

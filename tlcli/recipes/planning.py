@@ -151,8 +151,7 @@ def decide(
         seconds = view_s * len(dataset.train)
         return choose_views(options.views, likely, augmentation, mixing, seconds)
 
-    # Whether both plans of this size freeze something, and then whether they remember it.
-    freezes = likely.cut != "none"
+    freezes = likely.cut != "none"  # and so does the other case of this size
     if freezes and options.views:
         views_of(0.0)  # told now if there can be none
     ahead = ahead and freezes and remembers(likely, mixing)

@@ -121,7 +121,7 @@ def choose(device: str = "auto", precision: str = "auto", compiled: bool = False
         )
     if device == "cpu" and precision == "fp16":
         raise UsageError(
-            "--precision fp16 is for CUDA: a CPU takes forty times as long for it as for fp32",
+            "--precision fp16 is for CUDA: a CPU takes many times as long for it as for fp32",
             "leave it out, or --precision bf16",
         )
     if device == "cpu":
