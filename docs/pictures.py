@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tlcli.artifacts.sheet import Row, draw
+from tlcli.artifacts.image_grid import Row, draw
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
-from tlcli.data.augment import augmented, make_augmentation
-from tlcli.data.colour import principal_colours
+from tlcli.data.augmentation.spec import augmented, make_augmentation
+from tlcli.data.augmentation.pca_color import principal_colours
 from tlcli.data.dataset import scan
-from tlcli.data.presets import PRESETS, TRANSFORMS, parse
-from tlcli.data.sample import draw_flower, draw_sample
-from tlcli.recipes.sheet import contact_sheet, mixed_row, picture
-from tlcli.transfer.mixing import MIXING, make_mixing
+from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse
+from tlcli.data.drawings.sample import draw_flower, draw_sample
+from tlcli.recipes.contact_sheet import contact_sheet, mixed_row, picture
+from tlcli.data.augmentation.mixup import MIXING, make_mixing
 
 IMAGES = Path(__file__).parent / "images"
 QUALITY = 82

@@ -33,7 +33,7 @@ def shared():
 @pytest.fixture(scope="session")
 def flowers(tmp_path_factory):
     """Five classes of eight drawn flowers. Read-only by agreement."""
-    from tlcli.data.sample import draw_sample
+    from tlcli.data.drawings.sample import draw_sample
 
     folder = tmp_path_factory.mktemp("data") / "flowers"
     draw_sample(folder, per_class=8)

@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from tlcli.errors import UserError
-from tlcli.events import Reporter
-from tlcli.transfer import agree, distributed, shares
-from tlcli.transfer.answers import outputs
-from tlcli.transfer.device import Compute
-from tlcli.transfer.schedule import Schedule
-from tlcli.transfer.sources import Remembered
-from tlcli.transfer.steps import Steps
+from tlcli.reporter import Reporter
+from tlcli.runtime.distributed import collectives as agree
+from tlcli.runtime.distributed import process_group as distributed
+from tlcli.runtime.distributed import sharding as shares
+from tlcli.training.validation import outputs
+from tlcli.runtime.device import Compute
+from tlcli.planning.training_config import Schedule
+from tlcli.features.sources import Remembered
+from tlcli.training.loop import Steps
 
 CPU = Compute(torch.device("cpu"), None)
 

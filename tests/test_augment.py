@@ -11,15 +11,15 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-from tlcli.data.augment import augmented, make_augmentation, random_box
-from tlcli.data.colour import principal_colours
+from tlcli.data.augmentation.spec import augmented, make_augmentation, random_box
+from tlcli.data.augmentation.pca_color import principal_colours
 from tlcli.data.dataset import Sample
-from tlcli.data.load import load_batches
-from tlcli.data.policies import OPERATIONS, rand_augment, trivial_augment
+from tlcli.data.loader import load_batches
+from tlcli.data.augmentation.auto_augment import OPERATIONS, rand_augment, trivial_augment
 from tlcli.data.preprocessing import Preprocessing, to_tensor
-from tlcli.data.presets import PRESETS, TRANSFORMS, parse
+from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse
 from tlcli.errors import UsageError
-from tlcli.transfer.mixing import Mixing, make_mixing, mix
+from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix
 
 PRE = Preprocessing(72, 64, "bilinear", (0.5, 0.25, 1.0), (0.5, 0.5, 0.5))
 FILL = [128, 64, 255]
@@ -340,9 +340,9 @@ def test_mixups_expected_share_is_one_half_and_cutmix_pastes():
 def test_batches_are_mixed_by_their_content_and_epoch(flowers):
     from tlcli.backbones import build
     from tlcli.data.dataset import scan
-    from tlcli.transfer import device
-    from tlcli.transfer.features import FrozenForward
-    from tlcli.transfer.sources import Recomputed
+    from tlcli.runtime import device
+    from tlcli.features.extract import FrozenForward
+    from tlcli.features.sources import Recomputed
 
     dataset = scan(flowers)
     pre = build.build("lenet5").preprocessing
@@ -410,7 +410,7 @@ def test_views_that_cannot_be_are_refused_before_anything_is_measured(
 ):
     from tlcli import finetune
 
-    monkeypatch.setattr("tlcli.recipes.planning.survey", None)
+    monkeypatch.setattr("tlcli.recipes.decide.survey", None)
     for augment, told in (("light,mixup", "--views is about"), ("none", "the same view repeated")):
         with pytest.raises(UsageError, match=told):
             finetune(two_classes, views=3, augment=augment, output=tmp_path / augment)
@@ -445,7 +445,7 @@ def test_a_contact_sheet_shows_every_class_plain_and_in_views(tlcli, flowers, tm
 
 def test_the_sheet_shows_the_views_of_training(flowers, tmp_path, monkeypatch):
     from tlcli.data.dataset import scan
-    from tlcli.recipes import sheet
+    from tlcli.recipes import contact_sheet as sheet
 
     rows = []
     monkeypatch.setattr(

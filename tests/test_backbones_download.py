@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tlcli.backbones import fetch, weights
+from tlcli.backbones import weights
+from tlcli.backbones import download as fetch
 from tlcli.backbones.build import build, load
 from tlcli.backbones.weights import PUBLISHED_AT, Published
 from tlcli.errors import UserError
-from tlcli.events import Reporter
+from tlcli.reporter import Reporter
 
 SMALL = "squeezenet1_1"
 

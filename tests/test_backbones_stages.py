@@ -14,8 +14,8 @@ from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.build import build, replace_head
 from tlcli.backbones.catalogue import catalogue
 from tlcli.backbones.families import FAMILIES
-from tlcli.backbones.meta import outline
-from tlcli.backbones.structure import describe
+from tlcli.backbones.empty_init import outline
+from tlcli.backbones.summary import describe
 from tlcli.errors import UsageError
 
 # A small member of each family, and a side of the image that is small too

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tlcli.backbones import weights
 from tlcli.backbones.build import build, load
 from tlcli.backbones.catalogue import catalogue, find
-from tlcli.backbones.checkpoint import versioned
+from tlcli.backbones.state_dict import versioned
 from tlcli.backbones.weights import PUBLISHED_AT, Published
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import Preprocessing
@@ -346,8 +346,8 @@ def test_networks_are_built_whatever_lies_in_memory(name):
     """`trunc_normal_` draws again what is beyond its limits, but nothing is drawn."""
     code = (
         "import torch\n"
-        "from tlcli.backbones.meta import uninitialised\n"
-        "from tlcli.backbones.vision import torchvision\n"
+        "from tlcli.backbones.empty_init import uninitialised\n"
+        "from tlcli.runtime.torchvision_import import torchvision\n"
         "def used(make):\n"
         "    def made(*args, **how):\n"
         "        found = make(*args, **how)\n"

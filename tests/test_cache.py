@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tlcli.data.dataset import scan
-from tlcli.data.sample import draw_sample
-from tlcli.transfer import cache as caching
-from tlcli.transfer.cache import FeatureCache, default_folder, row_id
-from tlcli.transfer.features import FrozenForward, remember
+from tlcli.data.drawings.sample import draw_sample
+from tlcli.features import cache as caching
+from tlcli.features.cache import FeatureCache, default_folder, row_id
+from tlcli.features.extract import FrozenForward, remember
 
 
 class Notes:
@@ -96,7 +96,7 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(cache, tmp_path)
     code = f"""
 import os, torch, numpy
 from pathlib import Path
-from tlcli.transfer.cache import FeatureCache, row_id
+from tlcli.features.cache import FeatureCache, row_id
 cache = FeatureCache(Path({str(tmp_path / "features")!r}))
 shelf = cache.shelf({{"cut": "a"}})
 def save(file, rows):
@@ -197,7 +197,7 @@ def forward(origin="abc", **more):
 
     from tlcli.backbones.stages import Stage
     from tlcli.data.preprocessing import Preprocessing
-    from tlcli.transfer.device import choose
+    from tlcli.runtime.device import choose
 
     torch.manual_seed(0)
     stages = nn.Sequential(Stage("one", "features", [nn.Conv2d(3, 4, 3, 8), nn.Flatten()]))
@@ -248,8 +248,8 @@ def test_other_weights_or_pixels_are_other_features(tmp_path, cache, counted, ot
 
 
 def test_each_view_and_seed_has_its_own_row(tmp_path, cache, counted):
-    from tlcli.data.augment import make_augmentation
-    from tlcli.data.presets import PRESETS
+    from tlcli.data.augmentation.spec import make_augmentation
+    from tlcli.data.augmentation.presets import PRESETS
 
     folder = tmp_path / "flowers"
     draw_sample(folder, per_class=2)

@@ -12,14 +12,14 @@ from tlcli.artifacts import bundle
 from tlcli.backbones.build import build
 from tlcli.data.dataset import scan
 from tlcli.errors import UserError
-from tlcli.events import Reporter
-from tlcli.transfer import device
-from tlcli.transfer.calibrate import calibrate, fit_temperature, hold_out, is_needed
-from tlcli.transfer.head import left_out_logits, solve
-from tlcli.transfer.metrics import calibration
-from tlcli.transfer.network import build_network
-from tlcli.transfer.novelty import LEAST, Novelty, learn, learn_held_out, spread
-from tlcli.transfer.sources import Recomputed, Remembered, Sources
+from tlcli.reporter import Reporter
+from tlcli.runtime import device
+from tlcli.training.calibration import calibrate, fit_temperature, hold_out, is_needed
+from tlcli.training.logistic_regression import left_out_logits, solve
+from tlcli.metrics.classification import calibration
+from tlcli.backbones.network import build_network
+from tlcli.metrics.ood import LEAST, Novelty, learn, learn_held_out, spread
+from tlcli.features.sources import Recomputed, Remembered, Sources
 
 
 def draw(*shape, seed=0):

@@ -10,8 +10,8 @@ import pytest
 from tests.test_resume import stop_at
 from tlcli import finetune
 from tlcli.errors import UsageError, UserError
-from tlcli.recipes.config import read_toml, to_toml
-from tlcli.recipes.options import Options
+from tlcli.runs.config_file import read_toml, to_toml
+from tlcli.runs.options import Options
 
 STRANGE = 'a "quoted" \\ name\twith\x7fönly 🌷 [characters] # = \n'
 
@@ -124,7 +124,7 @@ def test_tensorboard_has_each_epoch_once_though_the_run_was_resumed(
 
 
 def test_a_missing_tensorboard_is_told_before_anything_is_done(flowers, tmp_path, monkeypatch):
-    monkeypatch.setattr("tlcli.artifacts.board.find_spec", lambda _: None)
+    monkeypatch.setattr("tlcli.artifacts.tensorboard.find_spec", lambda _: None)
     with pytest.raises(UserError) as caught:
         finetune(flowers, log="tensorboard", output=tmp_path / "run")
     assert "tlcli[tensorboard]" in caught.value.hint

@@ -11,9 +11,9 @@ from tlcli import finetune, load
 from tlcli.artifacts.bundle import read_meta
 from tlcli.backbones import build
 from tlcli.errors import UsageError, UserError
-from tlcli.inference.predict import open_bundle
-from tlcli.recipes.comparing import plan
-from tlcli.recipes.continuing import begin_with, tensors_sha256
+from tlcli.inference.load import open_bundle
+from tlcli.recipes.plan import plan
+from tlcli.runs.initial_model import begin_with, tensors_sha256
 
 
 @pytest.fixture(scope="module")

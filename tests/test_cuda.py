@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tlcli import finetune, load
-from tlcli.inference.predict import open_bundle
+from tlcli.inference.load import open_bundle
 
 pytestmark = [
     pytest.mark.cuda,

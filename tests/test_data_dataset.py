@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tlcli.data.dataset import Dataset, Sample, scan
-from tlcli.data.load import find_unreadable
+from tlcli.data.loader import find_unreadable
 from tlcli.errors import UsageError, UserError
-from tlcli.events import Reporter
+from tlcli.reporter import Reporter
 
 FLOWERS = Path(__file__).parents[2] / "shared" / "data" / "flowers"
 Make = Callable[..., Path]
@@ -471,7 +471,7 @@ def test_progress_is_told_for_every_file(make: Make) -> None:
 
 
 def test_scanning_needs_no_torch() -> None:
-    code = "import sys, tlcli.data.dataset, tlcli.data.sample; sys.exit('torch' in sys.modules)"
+    code = "import sys, tlcli.data.dataset, tlcli.data.drawings.sample; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tlcli.data.augment import Augmentation, augmented, make_augmentation, random_box
+from tlcli.data.augmentation.spec import Augmentation, augmented, make_augmentation, random_box
 from tlcli.data.decode import decode
-from tlcli.data.load import find_unreadable, load_batches
+from tlcli.data.loader import find_unreadable, load_batches
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.data.presets import PRESETS
-from tlcli.data.threads import in_order
-from tlcli.events import Reporter
+from tlcli.data.augmentation.presets import PRESETS
+from tlcli.runtime.threads import in_order
+from tlcli.reporter import Reporter
 
 PRE = Preprocessing(40, 32, "bilinear", (0.5, 0.25, 1.0), (0.5, 0.5, 0.5))
 LIGHT = make_augmentation(PRESETS["light"])

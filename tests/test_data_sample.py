@@ -8,7 +8,7 @@ from PIL import Image
 
 from tlcli.data.dataset import scan
 from tlcli.data.decode import decode
-from tlcli.data.sample import draw_sample
+from tlcli.data.drawings.sample import draw_sample
 from tlcli.errors import UserError
 
 

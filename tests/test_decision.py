@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from tlcli.transfer.cases import CASES, Wish
-from tlcli.transfer.decision import best_cut, judge
-from tlcli.transfer.evidence import Evidence, Familiarity, StageScore, Timing
-from tlcli.transfer.forecast import forecast
-from tlcli.transfer.plan import StageFacts, make_plan, needs_evidence
+from tlcli.planning.cases import CASES, Wish
+from tlcli.planning.decision import best_cut, judge
+from tlcli.planning.evidence import Evidence, Familiarity, StageScore, Timing
+from tlcli.planning.forecast import forecast
+from tlcli.planning.plan import StageFacts, make_plan, needs_evidence
 
 STAGES = [
     *(StageFacts(f"layer{i}", "features", 1000 * i) for i in range(1, 5)),
@@ -257,7 +257,7 @@ def test_the_evidence_is_plain_json_and_keeps_six_digits():
 
 
 def test_deciding_needs_no_torch():
-    code = "import sys, tlcli.transfer.decision, tlcli.transfer.forecast; sys.exit('torch' in "
+    code = "import sys, tlcli.planning.decision, tlcli.planning.forecast; sys.exit('torch' in "
     code += "sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

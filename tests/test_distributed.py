@@ -17,7 +17,9 @@ import torch
 
 from tests.distributed_worker import HOW
 from tlcli import finetune, load
-from tlcli.transfer import agree, distributed, shares
+from tlcli.runtime.distributed import collectives as agree
+from tlcli.runtime.distributed import process_group as distributed
+from tlcli.runtime.distributed import sharding as shares
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -10,9 +10,9 @@ from PIL import Image
 
 import tlcli as package
 from tlcli import finetune
-from tlcli.artifacts import confusion
+from tlcli.artifacts import confusion_matrix as confusion
 from tlcli.errors import UsageError, UserError
-from tlcli.transfer.metrics import mcnemar
+from tlcli.metrics.classification import mcnemar
 
 FIELDS = {
     "n", "top1", "top1_low", "top1_high", "top5", "balanced_accuracy", "per_class", "confusion",

@@ -4,8 +4,8 @@ import warnings
 
 import pytest
 
-from tlcli.cli.terminal import Terminal
-from tlcli.events import Reporter, duration
+from tlcli.cli.progress import Terminal
+from tlcli.reporter import Reporter, duration
 
 
 @pytest.mark.parametrize(

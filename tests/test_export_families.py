@@ -32,15 +32,15 @@ from torchvision.models import (
 )
 
 from tlcli.artifacts.bundle import BundleMeta
-from tlcli.artifacts.export import FORMATS, Subject
-from tlcli.artifacts.parity import LIMITS, compare, reference
+from tlcli.artifacts.export.formats import FORMATS, Subject
+from tlcli.artifacts.export.parity import LIMITS, compare, reference
 from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.build import build
 from tlcli.backbones.catalogue import catalogue
 from tlcli.backbones.families import FAMILIES
 from tlcli.backbones.lenet5 import LeNet5
 from tlcli.errors import UserError
-from tlcli.transfer.network import build_network
+from tlcli.backbones.network import build_network
 
 GRAPHS = ("exported-program", "onnx")
 

@@ -12,14 +12,14 @@ from torch import nn
 
 from tlcli.artifacts import bundle
 from tlcli.backbones.build import build
-from tlcli.events import Reporter
-from tlcli.inference.predict import open_bundle
-from tlcli.transfer import device
-from tlcli.transfer.cases import Wish
-from tlcli.transfer.network import build_network, facts, is_linear
-from tlcli.transfer.plan import make_plan
-from tlcli.transfer.sources import Remembered
-from tlcli.transfer.train import fit
+from tlcli.reporter import Reporter
+from tlcli.inference.load import open_bundle
+from tlcli.runtime import device
+from tlcli.planning.cases import Wish
+from tlcli.backbones.network import build_network, facts, is_linear
+from tlcli.planning.plan import make_plan
+from tlcli.features.sources import Remembered
+from tlcli.training.trainer import fit
 
 FAMILY_MEMBERS = [
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3",

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from tlcli import finetune, load
 from tlcli.backbones import build
 from tlcli.errors import UsageError, UserError
-from tlcli.events import Reporter
-from tlcli.inference.predict import open_bundle
-from tlcli.transfer import calibrate as calibration
+from tlcli.reporter import Reporter
+from tlcli.inference.load import open_bundle
+from tlcli.training import calibration
 
 
 class Notes(Reporter):
@@ -353,7 +353,7 @@ def test_a_batch_larger_than_the_data_costs_nothing(two_classes, tmp_path):
 def test_the_best_so_far_lies_in_the_checkpoint_while_a_run_goes_on(
     two_classes, tmp_path, monkeypatch
 ):
-    from tlcli.recipes import record
+    from tlcli.runs import writer as record
 
     monkeypatch.setattr(record, "BEST_EVERY", 0.0)
     monkeypatch.setattr(record.Record, "save", lambda *_: None)  # as if it had been killed before

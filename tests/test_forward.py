@@ -9,17 +9,19 @@ from torch import nn
 
 from tests.test_cache import Notes
 from tlcli.backbones import build
-from tlcli.data.augment import make_augmentation
+from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import scan
-from tlcli.data.presets import parse
+from tlcli.data.augmentation.presets import parse
 from tlcli.errors import UsageError
-from tlcli.inference import predict
-from tlcli.transfer import device, features, store
-from tlcli.transfer import forward as module
-from tlcli.transfer.cache import FeatureCache
-from tlcli.transfer.device import Compute, choose, native_bf16
-from tlcli.transfer.forward import FrozenForward, beside
-from tlcli.transfer.sources import Remembered
+from tlcli.inference import load as predict
+from tlcli.runtime import device
+from tlcli.features import extract as features
+from tlcli.features import buffer as store
+from tlcli.features import extractor as module
+from tlcli.features.cache import FeatureCache
+from tlcli.runtime.device import Compute, choose, native_bf16
+from tlcli.features.extractor import FrozenForward, beside
+from tlcli.features.sources import Remembered
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_bf16_stays_near_fp32_and_its_reference_is_fp32(backbone, images):
 
 @pytest.mark.parametrize(("precision", "scale"), [("fp32", 1.01), ("bf16", 2.0)])
 def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, scale, monkeypatch):
-    from tlcli.transfer import forward as module
+    from tlcli.features import extractor as module
 
     fast = module._fast
     monkeypatch.setattr(
@@ -105,7 +107,7 @@ def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, 
 
 
 def test_where_bf16_is_too_far_off_it_goes_on_in_fp32(backbone, images, monkeypatch):
-    from tlcli.transfer import forward as module
+    from tlcli.features import extractor as module
 
     monkeypatch.setitem(module.PARITY, torch.bfloat16, 1e-4)
     reporter = Notes()
@@ -279,7 +281,7 @@ def test_memory_is_kept_from_batch_to_batch():
     """Each page that the system gives anew is a fault."""
     code = (
         "import resource, torch\n"
-        "from tlcli.transfer.device import choose\n"
+        "from tlcli.runtime.device import choose\n"
         "from tlcli.transfer.allocator import keep_memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

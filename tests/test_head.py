@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tlcli.transfer import head
-from tlcli.transfer.head import solve
+from tlcli.training import logistic_regression as head
+from tlcli.training.logistic_regression import solve
 
 
 def blobs(n=120, d=20, classes=3, views=1, seed=0):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tlcli.transfer.metrics import accuracy_text, score, wilson
+from tlcli.metrics.classification import accuracy_text, score, wilson
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from tlcli.errors import UsageError
-from tlcli.transfer.cases import CASES, LARGE_FROM, Wish
-from tlcli.transfer.plan import StageFacts, make_plan
+from tlcli.planning.cases import CASES, LARGE_FROM, Wish
+from tlcli.planning.plan import StageFacts, make_plan
 
 VGG = [
     *(StageFacts(f"block{i}", "features", 1000 * i) for i in range(1, 6)),
@@ -160,7 +160,7 @@ def test_every_pair_of_halves_is_one_case():
 
 
 def test_planning_needs_no_torch():
-    code = "import sys, tlcli.transfer.plan; sys.exit('torch' in sys.modules)"
+    code = "import sys, tlcli.planning.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

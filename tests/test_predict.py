@@ -21,7 +21,7 @@ from tlcli.cli import output
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.stream import stream_groups
 from tlcli.errors import UsageError, UserError
-from tlcli.inference.predict import open_bundle
+from tlcli.inference.load import open_bundle
 from tlcli.recipes.finetune import finetune
 
 PROGRAM = f"{sys.executable} -m tlcli"

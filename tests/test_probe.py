@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from tlcli.transfer import probe
-from tlcli.transfer.probe import balanced, deal, learning_curve
+from tlcli.planning import linear_probe as probe
+from tlcli.planning.linear_probe import balanced, deal, learning_curve
 
 
 def blobs(n=120, d=10, classes=3, spread=1.0, seed=0):

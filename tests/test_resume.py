@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from tests.conftest import TWO_PHASES
 from tests.test_finetune import Notes
 from tlcli import finetune, load
-from tlcli.artifacts import checkpoint, run
+from tlcli.artifacts import checkpoint
+from tlcli.artifacts import run_folder as run
 from tlcli.backbones import build
 from tlcli.errors import UsageError, UserError
-from tlcli.recipes import record
-from tlcli.transfer.plan import Plan
-from tlcli.transfer.steps import Steps
+from tlcli.runs import writer as record
+from tlcli.planning.plan import Plan
+from tlcli.training.loop import Steps
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_augmentation_averages_and_a_picked_rate_go_on_as_they_were(
 
 def straight_trained(trained):
     """The names of the tensors that a run has trained: the frozen ones are in no checkpoint."""
-    from tlcli.inference.predict import open_bundle
+    from tlcli.inference.load import open_bundle
 
     network, _ = open_bundle(trained.bundle)
     return network.tensors([s for s in network.stages if s.name in trained.plan.trained])
@@ -149,7 +150,7 @@ def test_the_plan_is_not_measured_again(flowers, tmp_path, monkeypatch):
         stop_at(patch, 3)
         with pytest.raises(KeyboardInterrupt):  # nothing to save but the state
             finetune(flowers, output=tmp_path / "b", **options)
-    monkeypatch.setattr("tlcli.recipes.planning.survey", None)
+    monkeypatch.setattr("tlcli.recipes.decide.survey", None)
     assert same(straight, finetune(resume=tmp_path / "b"))
     plan = json.loads((tmp_path / "b" / "run.json").read_text())["plan"]
     assert plan["evidence"]["sweep"]
@@ -194,7 +195,7 @@ def test_unreadable_images_stay_left_out(flowers, lenet, tmp_path, monkeypatch):
         finetune(data, output=tmp_path / "b", reporter=Notes(), **lenet)
     left_out = json.loads((tmp_path / "b" / "run.json").read_text())["dataset"]["left_out"]
     assert left_out == [f"{name}/broken.jpg"]
-    monkeypatch.setattr("tlcli.transfer.sources.find_unreadable", None)  # not looked for again
+    monkeypatch.setattr("tlcli.features.sources.find_unreadable", None)  # not looked for again
     assert same(straight, finetune(resume=tmp_path / "b"))
     moved = data.rename(tmp_path / "moved")
     (tmp_path / "b").rename(tmp_path / "c")
@@ -233,7 +234,7 @@ def test_an_extension_that_is_killed_at_its_first_file_goes_on(
 ):
     finetune(flowers, output=tmp_path / "run", **lenet)
     with monkeypatch.context() as patch:
-        patch.setattr("tlcli.artifacts.run.write_run", lambda *_: raise_it(SystemExit))
+        patch.setattr("tlcli.artifacts.run_folder.write_run", lambda *_: raise_it(SystemExit))
         with pytest.raises(SystemExit):
             finetune(resume=tmp_path / "run", epochs="+2")
     assert run.read_run(tmp_path / "run")["status"] == "finished"
@@ -392,7 +393,7 @@ def command(log, limit, arguments):
 def program():
     """Starts `tlcli` in a process of its own, from one that has imported torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tlcli.recipes.finetune", "tlcli.cli.terminal"])
+    context.set_forkserver_preload(["tlcli.recipes.finetune", "tlcli.cli.progress"])
 
     def start(log, *arguments, limit=0):
         process = context.Process(target=command, args=(log, limit, [str(a) for a in arguments]))

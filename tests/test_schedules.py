@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tlcli.errors import UsageError
-from tlcli.recipes.options import Options
-from tlcli.transfer.balance import balanced_order, class_weights
-from tlcli.transfer.find import HIGHEST, LOWEST, pick, range_test
-from tlcli.transfer.metrics import by_class
-from tlcli.transfer.optimise import rate_factor
-from tlcli.transfer.schedule import (
+from tlcli.runs.options import Options
+from tlcli.training.class_balance import balanced_order, class_weights
+from tlcli.training.lr_finder import HIGHEST, LOWEST, pick, range_test
+from tlcli.metrics.classification import by_class
+from tlcli.training.optim import rate_factor
+from tlcli.planning.training_config import (
     LR_SCHEDULES,
     SCHEDULES,
     SIZES,

@@ -14,19 +14,19 @@ from torchvision.ops import stochastic_depth
 from tests.test_cache import Notes
 from tlcli.backbones.stages import Stage
 from tlcli.errors import UserError
-from tlcli.events import Reporter
-from tlcli.transfer import gradients
-from tlcli.transfer.answers import outputs
-from tlcli.transfer.depthwise import quick_depthwise
-from tlcli.transfer.device import Compute
-from tlcli.transfer.gradients import Gradients
-from tlcli.transfer.lanes import _Drawn
-from tlcli.transfer.modes import set_mode
-from tlcli.transfer.network import Network
-from tlcli.transfer.schedule import Schedule
-from tlcli.transfer.sources import Remembered
-from tlcli.transfer.steps import Steps
-from tlcli.transfer.train import fit
+from tlcli.reporter import Reporter
+from tlcli.training import gradients
+from tlcli.training.validation import outputs
+from tlcli.training.depthwise import quick_depthwise
+from tlcli.runtime.device import Compute
+from tlcli.training.gradients import Gradients
+from tlcli.training.cpu_parallel import _Drawn
+from tlcli.training.freezing import set_mode
+from tlcli.backbones.network import Network
+from tlcli.planning.training_config import Schedule
+from tlcli.features.sources import Remembered
+from tlcli.training.loop import Steps
+from tlcli.training.trainer import fit
 
 CPU = Compute(torch.device("cpu"), None)
 PLAIN = Schedule(epochs=3, batch_size=4, warmup=0.0, lr=0.01)
@@ -312,7 +312,7 @@ def test_evaluation_halves_too():
 
 
 def test_the_fused_optimizers_take_the_steps_of_the_plain_ones(monkeypatch):
-    from tlcli.transfer import optimise
+    from tlcli.training import optim as optimise
 
     # Adam's first steps go by the gradient's sign, which noise decides where it is next to zero.
     for optimizer, lr in (("adamw", 1e-5), ("sgd", 0.01)):

@@ -16,20 +16,21 @@ from PIL import Image
 from tests.test_cache import Notes
 from tlcli import finetune
 from tlcli.artifacts import bundle
-from tlcli.artifacts.run import BUNDLE as bundle_name
+from tlcli.artifacts.run_folder import BUNDLE as bundle_name
 from tlcli.backbones import build
-from tlcli.data.augment import make_augmentation
+from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import Sample, scan
-from tlcli.data.presets import PRESETS
-from tlcli.recipes import comparing
-from tlcli.transfer import familiarity, look
-from tlcli.transfer.cache import FeatureCache
-from tlcli.transfer.device import Compute, choose
-from tlcli.transfer.features import FrozenForward, remember, view_id
-from tlcli.transfer.look import Look
-from tlcli.transfer.network import build_network
-from tlcli.transfer.survey import choose as draw
-from tlcli.transfer.survey import survey, sweep
+from tlcli.data.augmentation.presets import PRESETS
+from tlcli.recipes import plan as comparing
+from tlcli.planning import similarity as familiarity
+from tlcli.features import stage_features as look
+from tlcli.features.cache import FeatureCache
+from tlcli.runtime.device import Compute, choose
+from tlcli.features.extract import FrozenForward, remember, view_id
+from tlcli.features.stage_features import Look
+from tlcli.backbones.network import build_network
+from tlcli.planning.measure import choose as draw
+from tlcli.planning.measure import survey, sweep
 
 SMALL = {  # a small member of each family that is quick enough on a few images
     "alexnet": "alexnet",
@@ -243,7 +244,7 @@ def test_views_that_no_head_would_read_are_not_computed(family, kept, tmp_path, 
 
 
 def test_a_second_view_that_takes_too_long_is_left_out_and_said(tmp_path, flowers, monkeypatch):
-    monkeypatch.setattr("tlcli.recipes.views.VIEW_LIMIT", 1e-6)
+    monkeypatch.setattr("tlcli.planning.views.VIEW_LIMIT", 1e-6)
     monkeypatch.setattr("tlcli.recipes.finetune.VIEW_LIMIT", 1e-6)
     notes = Notes()
     done = finetune(flowers, output=tmp_path / "run", size="small", reporter=notes)
@@ -254,7 +255,7 @@ def test_a_second_view_that_takes_too_long_is_left_out_and_said(tmp_path, flower
 @pytest.mark.parametrize("similarity", ["similar", "different"])
 def test_a_fresh_run_decodes_no_image_twice(tmp_path, flowers, monkeypatch, similarity):
     """The plan's pass computes the views that are remembered afterwards, wherever the cut is."""
-    from tlcli.data import load
+    from tlcli.data import loader as load
 
     seen, decode = Counter(), load.decode
 
@@ -264,7 +265,7 @@ def test_a_fresh_run_decodes_no_image_twice(tmp_path, flowers, monkeypatch, simi
 
     monkeypatch.setattr(load, "decode", counting)
     # In doubt some are looked at upside down too.
-    monkeypatch.setattr("tlcli.transfer.familiarity.doubtful", lambda _: False)
+    monkeypatch.setattr("tlcli.planning.similarity.doubtful", lambda _: False)
     run = finetune(flowers, cache=False, similarity=similarity, output=tmp_path / "run")
     assert json.loads((run.folder / "run.json").read_text())["views"] == 2
     assert len(seen) == 40
@@ -324,7 +325,7 @@ def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flo
 
 
 def package_cases():
-    from tlcli.transfer.cases import CASES
+    from tlcli.planning.cases import CASES
 
     return CASES
 
@@ -452,7 +453,7 @@ def test_a_class_without_any_readable_image_is_told_as_finetune_does(tlcli, tmp_
 def test_what_contradicts_itself_is_told_before_anything_is_measured(
     tlcli, flowers, monkeypatch, wrong
 ):
-    monkeypatch.setattr("tlcli.recipes.planning.survey", None)
+    monkeypatch.setattr("tlcli.recipes.decide.survey", None)
     assert tlcli("plan", flowers, *wrong).exit_code == 2
 
 

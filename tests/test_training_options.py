@@ -8,9 +8,9 @@ import torch
 
 from tlcli import finetune
 from tlcli.backbones import build
-from tlcli.inference.predict import open_bundle
-from tlcli.transfer.network import build_network, set_dropout
-from tlcli.transfer.steps import Steps
+from tlcli.inference.load import open_bundle
+from tlcli.backbones.network import build_network, set_dropout
+from tlcli.training.loop import Steps
 
 
 def test_a_found_rate_is_told_written_and_drawn(two_classes, tmp_path, tlcli):
@@ -79,7 +79,7 @@ def test_dropout_reaches_the_head_of_each_kind_and_bundles_stay_as_they_are(name
 
 
 def test_weights_balance_the_solved_head():
-    from tlcli.transfer.head import solve
+    from tlcli.training.logistic_regression import solve
 
     draw = torch.Generator().manual_seed(0)
     labels = torch.tensor([0] * 90 + [1] * 10)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from tlcli import finetune, load
-from tlcli.data.crops import VIEWS, count, views
+from tlcli.data.tta import VIEWS, count, views
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import Preprocessing, to_tensor
 
@@ -93,7 +93,7 @@ def test_networks_and_views_are_averaged_together(trained, other, images):
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_more_views_do_not_take_more_memory_at_once(other, images, name, monkeypatch):
-    from tlcli.transfer.features import FrozenForward
+    from tlcli.features.extract import FrozenForward
 
     seen = []
     call = FrozenForward.__call__

@@ -18,19 +18,19 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "finetune": "tlcli.recipes.finetune",
-    "Options": "tlcli.recipes.options",
-    "plan": "tlcli.recipes.comparing",
-    "Planned": "tlcli.recipes.planning",
+    "Options": "tlcli.runs.options",
+    "plan": "tlcli.recipes.plan",
+    "Planned": "tlcli.recipes.decide",
     "Run": "tlcli.recipes.finetune",
-    "contact_sheet": "tlcli.recipes.sheet",
+    "contact_sheet": "tlcli.recipes.contact_sheet",
     "export": "tlcli.recipes.export",
     "Export": "tlcli.recipes.export",
     "evaluate": "tlcli.inference.evaluate",
-    "load": "tlcli.inference.predict",
-    "Classifier": "tlcli.inference.predict",
-    "Answer": "tlcli.inference.predict",
-    "draw_sample": "tlcli.data.sample",
-    "Reporter": "tlcli.events",
+    "load": "tlcli.inference.load",
+    "Classifier": "tlcli.inference.load",
+    "Answer": "tlcli.inference.load",
+    "draw_sample": "tlcli.data.drawings.sample",
+    "Reporter": "tlcli.reporter",
     "UserError": "tlcli.errors",
 }
 
@@ -54,17 +54,17 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tlcli.data.sample import draw_sample
+    from tlcli.data.drawings.sample import draw_sample
     from tlcli.errors import UserError
-    from tlcli.events import Reporter
+    from tlcli.reporter import Reporter
     from tlcli.inference.evaluate import evaluate
-    from tlcli.inference.predict import Answer, Classifier, load
-    from tlcli.recipes.comparing import plan
+    from tlcli.inference.load import Answer, Classifier, load
+    from tlcli.recipes.plan import plan
     from tlcli.recipes.export import Export, export
     from tlcli.recipes.finetune import Run, finetune
-    from tlcli.recipes.options import Options
-    from tlcli.recipes.planning import Planned
-    from tlcli.recipes.sheet import contact_sheet
+    from tlcli.runs.options import Options
+    from tlcli.recipes.decide import Planned
+    from tlcli.recipes.contact_sheet import contact_sheet
 
 
 def __getattr__(name: str) -> Any:

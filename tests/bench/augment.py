@@ -18,7 +18,7 @@ import torchvision
 
 from tlcli import finetune, load
 from tlcli.data.labelled import labelled
-from tlcli.events import Reporter
+from tlcli.reporter import Reporter
 from tlcli.inference.evaluate import Judged, compare, judge
 from tlcli.recipes.finetune import Run
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from tlcli.artifacts.export import FORMATS, IMAGE, PIXELS, Subject
-from tlcli.artifacts.parity import LIMITS, compare
+from tlcli.artifacts.export.formats import FORMATS, IMAGE, PIXELS, Subject
+from tlcli.artifacts.export.parity import LIMITS, compare
 from tlcli.data.dataset import scan
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import to_tensor
-from tlcli.inference.predict import open_bundle
+from tlcli.inference.load import open_bundle
 from tlcli.recipes.export import Export, export
 from tlcli.recipes.finetune import finetune
 

@@ -24,14 +24,14 @@ from tests.bench.regret import SHARED, WEIGHTS
 from tlcli.backbones import build
 from tlcli.backbones.backbone import Backbone
 from tlcli.data.dataset import Sample, scan
-from tlcli.events import Reporter
-from tlcli.transfer import familiarity
-from tlcli.transfer.cache import FeatureCache, default_folder
-from tlcli.transfer.decision import LEVEL_LINE, SELF_LINE, judge
-from tlcli.transfer.device import choose
-from tlcli.transfer.evidence import Evidence, Familiarity
-from tlcli.transfer.look import Look
-from tlcli.transfer.survey import choose as draw
+from tlcli.reporter import Reporter
+from tlcli.planning import similarity as familiarity
+from tlcli.features.cache import FeatureCache, default_folder
+from tlcli.planning.decision import LEVEL_LINE, SELF_LINE, judge
+from tlcli.runtime.device import choose
+from tlcli.planning.evidence import Evidence, Familiarity
+from tlcli.features.stage_features import Look
+from tlcli.planning.measure import choose as draw
 
 ROOT = Path(__file__).parent.parent.parent
 KIND = {"flowers": "similar", "caltech": "similar", "digits": "different", "eurosat": "different"}

@@ -27,12 +27,12 @@ from torch import nn
 from tests.bench.regret import SHARED
 from tlcli.backbones import build
 from tlcli.data.dataset import Sample, scan
-from tlcli.data.load import load_batches
-from tlcli.events import Reporter
-from tlcli.transfer.device import choose, native_bf16
-from tlcli.transfer.features import remember
-from tlcli.transfer.forward import FrozenForward, beside
-from tlcli.transfer.head import solve
+from tlcli.data.loader import load_batches
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import choose, native_bf16
+from tlcli.features.extract import remember
+from tlcli.features.extractor import FrozenForward, beside
+from tlcli.training.logistic_regression import solve
 
 ROOT = Path(__file__).parent.parent.parent
 FLOWERS = SHARED / "data" / "flowers"
@@ -248,9 +248,9 @@ def _pass(n: int) -> None:
     Of the network the first stages only, whose output is pooled to 1,280 numbers: memory is what
     is measured, and the rest of it takes an hour.
     """
-    from tlcli.data.augment import make_augmentation
-    from tlcli.data.presets import parse
-    from tlcli.transfer.cache import FeatureCache
+    from tlcli.data.augmentation.spec import make_augmentation
+    from tlcli.data.augmentation.presets import parse
+    from tlcli.features.cache import FeatureCache
 
     class Wide(nn.Module):
         name = "wide"

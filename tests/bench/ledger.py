@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torchvision
 
-from tlcli.transfer.metrics import wilson
+from tlcli.metrics.classification import wilson
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"

@@ -20,12 +20,14 @@ from torch import Tensor
 from tests.bench.familiarity import ALL, load
 from tests.bench.regret import SETS, SHARED
 from tlcli.data.dataset import Sample, scan
-from tlcli.events import Reporter
-from tlcli.transfer import forward, head, probe
-from tlcli.transfer.cache import FeatureCache
-from tlcli.transfer.device import choose
-from tlcli.transfer.look import HEAD, Look
-from tlcli.transfer.survey import choose as draw
+from tlcli.reporter import Reporter
+from tlcli.features import extractor as forward
+from tlcli.training import logistic_regression as head
+from tlcli.planning import linear_probe as probe
+from tlcli.features.cache import FeatureCache
+from tlcli.runtime.device import choose
+from tlcli.features.stage_features import HEAD, Look
+from tlcli.planning.measure import choose as draw
 
 ROOT = Path(__file__).parent.parent.parent
 MOST = 1000

@@ -30,11 +30,11 @@ import torch
 
 import tlcli
 from tlcli.backbones import build
-from tlcli.events import Reporter
-from tlcli.transfer.cache import FeatureCache
-from tlcli.transfer.cases import CASES
-from tlcli.transfer.device import choose
-from tlcli.transfer.look import Look
+from tlcli.reporter import Reporter
+from tlcli.features.cache import FeatureCache
+from tlcli.planning.cases import CASES
+from tlcli.runtime.device import choose
+from tlcli.features.stage_features import Look
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"

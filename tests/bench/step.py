@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from tlcli.backbones import build
-from tlcli.data.threads import usable_cores
-from tlcli.events import Reporter
-from tlcli.transfer.device import choose
-from tlcli.transfer.gradients import Gradients
-from tlcli.transfer.modes import set_mode
-from tlcli.transfer.network import Network, build_network
-from tlcli.transfer.optimise import make_optimizer
-from tlcli.transfer.schedule import Schedule
+from tlcli.runtime.threads import usable_cores
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import choose
+from tlcli.training.gradients import Gradients
+from tlcli.training.freezing import set_mode
+from tlcli.backbones.network import Network, build_network
+from tlcli.training.optim import make_optimizer
+from tlcli.planning.training_config import Schedule
 
 BATCH, ROUNDS, STEPS = 32, 3, 3
 CONTENDERS = {

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tlcli.artifacts.files import write_tensors
+from tlcli.artifacts.atomic import write_tensors
 from tlcli.backbones import catalogue
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UserError
@@ -35,7 +35,7 @@ class BundleMeta:
         metrics: of the validation images (and the test images, where there are any).
         calibration: the temperature that the final layer was divided by already, and where it is
             from; None: it was not.
-        novelty: how unlike the training images an image is (`tlcli.transfer.novelty`), if known.
+        novelty: how unlike the training images an image is (`tlcli.metrics.ood`), if known.
         dataset: sha256 over the training data's content.
         seed: of the run.
         versions: of tlcli, torch and torchvision.

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tlcli.artifacts.files import write_tensors
+from tlcli.artifacts.atomic import write_tensors
 from tlcli.errors import UserError
 
 FORMAT = 1

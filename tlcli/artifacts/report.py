@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tlcli.artifacts.files import write_text
+from tlcli.artifacts.atomic import write_text
 from tlcli.artifacts.rates import rate_curve
 
 MOST_CLASSES = 40

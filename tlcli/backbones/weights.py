@@ -9,12 +9,12 @@ from typing import Any
 
 from tlcli.backbones import catalogue
 from tlcli.backbones.catalogue import Entry
-from tlcli.backbones.fetch import Failed, download
-from tlcli.backbones.vision import torchvision
-from tlcli.data.names import shown
+from tlcli.backbones.download import Failed, download
+from tlcli.runtime.torchvision_import import torchvision
+from tlcli.text import shown
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError, did_you_mean
-from tlcli.events import Reporter
+from tlcli.reporter import Reporter
 
 PUBLISHED_AT = "https://download.pytorch.org/models"
 _DEFAULT = "DEFAULT"  # torchvision's name of the entry that it recommends

@@ -20,7 +20,7 @@ from tlcli.cli import (
     sample,
 )
 from tlcli.cli.output import drop_stdout
-from tlcli.data.names import shown
+from tlcli.text import shown
 from tlcli.errors import UserError
 
 

@@ -12,7 +12,7 @@ def command(
     format_name: str = output.FORMAT,
 ) -> None:
     """Show what the feature cache holds, or clear it."""
-    from tlcli.transfer.cache import FeatureCache, default_folder
+    from tlcli.features.cache import FeatureCache, default_folder
 
     format_name = output.resolve(format_name)
     cache = FeatureCache(default_folder())

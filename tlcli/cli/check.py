@@ -16,9 +16,9 @@ def command(
     format_name: str = output.FORMAT,
 ) -> None:
     """Look a folder through as finetune would: classes, counts, what is wrong with it."""
-    from tlcli.cli.terminal import Terminal
+    from tlcli.cli.progress import Terminal
     from tlcli.data.dataset import scan
-    from tlcli.data.load import find_unreadable
+    from tlcli.data.loader import find_unreadable
 
     format_name = output.resolve(format_name)
     with Terminal() as terminal:

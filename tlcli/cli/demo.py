@@ -14,9 +14,9 @@ def command(
     format_name: str = output.FORMAT,
 ) -> None:
     """The main job on drawn flowers: draw, fine-tune, predict. No network needed."""
-    from tlcli.cli.terminal import Terminal
+    from tlcli.cli.progress import Terminal
     from tlcli.recipes.demo import demo
-    from tlcli.transfer.metrics import accuracy_text
+    from tlcli.metrics.classification import accuracy_text
 
     format_name = output.resolve(format_name)
     with Terminal() as terminal:

@@ -56,9 +56,9 @@ def command(
             f"for an ensemble: tlcli evaluate -m {named[0]} -m {model[0]} {named[1]}",
         )
     format_name = output.resolve(format_name, file)
-    from tlcli.artifacts import confusion as matrix
+    from tlcli.artifacts import confusion_matrix as matrix
     from tlcli.cli.inputs import model_or_default
-    from tlcli.cli.terminal import Terminal
+    from tlcli.cli.progress import Terminal
     from tlcli.inference.evaluate import evaluate
 
     if confusion is not None:

@@ -42,8 +42,8 @@ def command(
     ),
 ) -> None:
     """Write a trained model for other programs, once its answers are the bundle's own."""
-    from tlcli.cli.terminal import Terminal
-    from tlcli.data.names import shown
+    from tlcli.cli.progress import Terminal
+    from tlcli.text import shown
     from tlcli.recipes.export import export
 
     with Terminal() as terminal:

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from tlcli.cli.caching import CACHE, CACHE_LIMIT
-from tlcli.cli.stopping import is_given, stoppable
+from tlcli.cli.signals import is_given, stoppable
 
 TRAINING = "How it is trained (left out: as the plan says)"
 CUT = "What is frozen"
@@ -185,11 +185,11 @@ def command(
 ) -> None:
     """Train a classifier on a folder of images."""
     values = {k: v for k, v in locals().items() if k not in _NOT_OPTIONS}
-    from tlcli.cli.terminal import Terminal
-    from tlcli.data.names import shown
+    from tlcli.cli.progress import Terminal
+    from tlcli.text import shown
     from tlcli.recipes.finetune import finetune
-    from tlcli.transfer.distributed import speaks
-    from tlcli.transfer.metrics import accuracy_text
+    from tlcli.runtime.distributed.process_group import speaks
+    from tlcli.metrics.classification import accuracy_text
 
     given = {k: v for k, v in values.items() if is_given(context, k)}
     with Terminal(quiet) as terminal, stoppable() as stop:

@@ -42,8 +42,8 @@ def _list(pattern: str, at_hand: bool, format_name: str) -> None:
 
 def _structure(name: str, format_name: str) -> None:
     """A row a stage: output shape, parameters, and its part in each of the four cases."""
-    from tlcli.backbones.structure import describe
-    from tlcli.transfer.outline import outline
+    from tlcli.backbones.summary import describe
+    from tlcli.planning.stage_table import outline
 
     structure = describe(name)
     side = structure.resolution

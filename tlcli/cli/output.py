@@ -14,8 +14,8 @@ from typing import Any, TextIO
 
 import typer
 
-from tlcli.artifacts.files import write_whole
-from tlcli.data.names import shown
+from tlcli.artifacts.atomic import write_whole
+from tlcli.text import shown
 from tlcli.errors import UsageError, UserError, choice
 
 FORMATS = ("table", "tsv", "csv", "json", "jsonl")

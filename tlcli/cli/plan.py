@@ -76,9 +76,9 @@ def command(
     """Measure a folder of images: which of the four cases it is, and why. Trains nothing."""
     given = ("data", "compare", "format_name", "quiet")
     options = {k: v for k, v in locals().items() if k not in given and k != "given"}
-    from tlcli.cli.terminal import Terminal
-    from tlcli.recipes import comparing
-    from tlcli.recipes.options import Options
+    from tlcli.cli.progress import Terminal
+    from tlcli.recipes import plan as comparing
+    from tlcli.runs.options import Options
 
     format_name = output.resolve(format_name)
     names = None if compare is None else compare.split(",")

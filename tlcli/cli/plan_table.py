@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tlcli.data.names import shown
-from tlcli.events import duration
-from tlcli.recipes.comparing import compared
-from tlcli.recipes.planning import Planned
-from tlcli.transfer.evidence import Evidence
-from tlcli.transfer.schedule import describe
+from tlcli.text import shown
+from tlcli.reporter import duration
+from tlcli.recipes.plan import compared
+from tlcli.recipes.decide import Planned
+from tlcli.planning.evidence import Evidence
+from tlcli.planning.training_config import describe
 
 BAR = 20
 # What a plan says of itself, and not what it builds.

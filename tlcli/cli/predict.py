@@ -51,8 +51,8 @@ def command(
 ) -> None:
     """Name the class of each image, with its probability."""
     from tlcli.cli import inputs
-    from tlcli.cli.terminal import Terminal
-    from tlcli.inference.predict import load
+    from tlcli.cli.progress import Terminal
+    from tlcli.inference.load import load
 
     if labels_only and top:
         raise output.UsageError("--labels-only has no room for --top", "leave one out")

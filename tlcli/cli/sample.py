@@ -45,13 +45,13 @@ def command(
         raise UsageError(f"{', '.join(wrong)}: only {kind} --augmented", "see tlcli sample --help")
     chosen = {k: v for k, v in (drawing | looking).items() if v is not None}
     if augmented:
-        from tlcli.cli.terminal import Terminal
-        from tlcli.recipes.sheet import contact_sheet
+        from tlcli.cli.progress import Terminal
+        from tlcli.recipes.contact_sheet import contact_sheet
 
         with Terminal() as terminal:
             typer.echo(contact_sheet(directory, seed=seed, reporter=terminal, **chosen))
         return
-    from tlcli.data.sample import draw_sample
+    from tlcli.data.drawings.sample import draw_sample
 
     classes = draw_sample(directory, seed=seed, **chosen)
     per_class = per_class or 40

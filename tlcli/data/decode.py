@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from tlcli.data.names import shown
+from tlcli.text import shown
 
 Source = Path | bytes | BinaryIO | Image.Image
 

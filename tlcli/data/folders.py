@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlcli.data.decode import SUFFIXES
-from tlcli.data.names import shown
+from tlcli.text import shown
 from tlcli.errors import UserError, did_you_mean
 
 LEFTOVERS = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # systems strew these about

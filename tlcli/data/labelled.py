@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tlcli.data.folders import entries, read_part
 from tlcli.data.layout import PARTS
-from tlcli.data.names import shown
+from tlcli.text import shown
 from tlcli.errors import UserError
 
 Labelled = tuple[Path, str]

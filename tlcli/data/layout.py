@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tlcli.data.folders import NEITHER, Part, entries, images_below, read_part
-from tlcli.data.names import shown, some
+from tlcli.text import shown, some
 from tlcli.errors import UserError
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

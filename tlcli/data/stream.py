@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from tlcli.data import crops
+from tlcli.data import tta as crops
 from tlcli.data.decode import Source, Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.data.threads import usable_cores
+from tlcli.runtime.threads import usable_cores
 
 PATIENCE = 0.2
 """Seconds without a new image after which those at hand are answered as they are."""
@@ -57,7 +57,7 @@ def stream_groups(
     power of two, and the only group of a short source not at all.
 
     Args:
-        tta: which views of each image; a key of `tlcli.data.crops.VIEWS`.
+        tta: which views of each image; a key of `tlcli.data.tta.VIEWS`.
     """
 
     def pixels(job: Job) -> Decoded:

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tlcli.data.crops import count
+from tlcli.data.tta import count
 from tlcli.data.decode import Source, Unreadable
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.stream import Group, Job, stream_groups
 from tlcli.errors import UsageError, UserError
-from tlcli.events import Reporter
-from tlcli.transfer.device import Compute
-from tlcli.transfer.forward import FrozenForward
-from tlcli.transfer.novelty import Novelty
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute
+from tlcli.features.extractor import FrozenForward
+from tlcli.metrics.ood import Novelty
 
 UNKNOWN = "unknown"
 """The label of an image that is rejected, or whose probability is below the threshold."""
@@ -101,7 +101,7 @@ class Classifier:
         classes: the names, in the order of the probabilities.
         members: the networks; their probabilities are averaged.
         tta: which views of each image they see, whose probabilities are averaged too; a key of
-            `tlcli.data.crops.VIEWS`.
+            `tlcli.data.tta.VIEWS`.
     """
 
     source: str

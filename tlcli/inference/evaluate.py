@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlcli.artifacts import bundle, run
+from tlcli.artifacts import bundle
+from tlcli.artifacts import run_folder as run
 from tlcli.data.dataset import scan
 from tlcli.data.labelled import Labelled, labelled
-from tlcli.data.names import shown, some
+from tlcli.text import shown, some
 from tlcli.errors import UserError
-from tlcli.events import Reporter
+from tlcli.reporter import Reporter
 from tlcli.inference.classifier import Classifier
-from tlcli.inference.predict import load
-from tlcli.transfer.metrics import mcnemar, score, wilson
+from tlcli.inference.load import load
+from tlcli.metrics.classification import mcnemar, score, wilson
 
 WORST = 10
 SMALLEST = 1e-12
@@ -74,7 +75,7 @@ def evaluate(
         worst: how many mistakes to list, the surest first.
 
     Returns:
-        What `tlcli.transfer.metrics.score` gives, and `model`, `data`, `confused` (pairs of
+        What `tlcli.metrics.classification.score` gives, and `model`, `data`, `confused` (pairs of
         classes, most often first), `mistakes` (path, true, answer, probability), `skipped` (path,
         error), `unknown_classes` (folders that the model has no class for; left out),
         `absent_classes` (classes without images) and `against` (None, or the comparison).

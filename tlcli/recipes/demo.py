@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlcli.data.sample import draw_sample
-from tlcli.events import Reporter
-from tlcli.inference.predict import Answer, load
+from tlcli.data.drawings.sample import draw_sample
+from tlcli.reporter import Reporter
+from tlcli.inference.load import Answer, load
 from tlcli.recipes.finetune import Run, finetune
 
 PREDICTED_SEED = 1

@@ -9,21 +9,21 @@ from random import Random
 
 from PIL import Image
 
-from tlcli.artifacts import export as formats
-from tlcli.artifacts import run
-from tlcli.artifacts.card import CARD, card
-from tlcli.artifacts.export import FORMATS, Subject
-from tlcli.artifacts.files import write_json, write_text, write_whole
-from tlcli.artifacts.parity import LIMITS, PICTURES, Parity, check
-from tlcli.artifacts.snippets import script
+from tlcli.artifacts.export import formats
+from tlcli.artifacts import run_folder as run
+from tlcli.artifacts.export.model_card import CARD, card
+from tlcli.artifacts.export.formats import FORMATS, Subject
+from tlcli.artifacts.atomic import write_json, write_text, write_whole
+from tlcli.artifacts.export.parity import LIMITS, PICTURES, Parity, check
+from tlcli.artifacts.export.script import script
 from tlcli.data.decode import Unreadable, decode
-from tlcli.data.flowers import FLOWERS
+from tlcli.data.drawings.flowers import FLOWERS
 from tlcli.data.folders import images_below
-from tlcli.data.names import shown
-from tlcli.data.sample import draw_flower
+from tlcli.text import shown
+from tlcli.data.drawings.sample import draw_flower
 from tlcli.errors import UserError
-from tlcli.events import Reporter
-from tlcli.inference.predict import open_bundle
+from tlcli.reporter import Reporter
+from tlcli.inference.load import open_bundle
 
 
 @dataclass(frozen=True)

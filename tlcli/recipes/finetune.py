@@ -10,34 +10,34 @@ from typing import Any
 
 import torch
 
-from tlcli.artifacts import run
-from tlcli.artifacts.board import check_installed, open_board
+from tlcli.artifacts import run_folder as run
+from tlcli.artifacts.tensorboard import check_installed, open_board
 from tlcli.errors import UsageError, UserError
-from tlcli.events import Reporter, duration
-from tlcli.recipes.continuing import begin_with, keep_head, trained_further
-from tlcli.recipes.measuring import measure, unmeasured
-from tlcli.recipes.options import Options
-from tlcli.recipes.planning import Planned, decide, feature_cache, scan_told
-from tlcli.recipes.record import Record
-from tlcli.recipes.resume import check_same, reopen
-from tlcli.recipes.start import Start, anew
-from tlcli.recipes.stopping import resumable
+from tlcli.reporter import Reporter, duration
+from tlcli.runs.initial_model import begin_with, keep_head, trained_further
+from tlcli.runs.score import measure, unmeasured
+from tlcli.runs.options import Options
+from tlcli.recipes.decide import Planned, decide, feature_cache, scan_told
+from tlcli.runs.writer import Record
+from tlcli.runs.resume import check_same, reopen
+from tlcli.runs.request import Start, anew
+from tlcli.runs.interruption import resumable
 from tlcli.recipes.together import decide_once
-from tlcli.recipes.views import VIEW_LIMIT, choose_views, view_seconds
-from tlcli.transfer import device
-from tlcli.transfer.agree import by_first, in_turn, told
-from tlcli.transfer.cache import FeatureCache
-from tlcli.transfer.calibrate import calibrate, hold_out
-from tlcli.transfer.device import threads
-from tlcli.transfer.distributed import first, joined, raise_if_lost, world
-from tlcli.transfer.forecast import error_text
-from tlcli.transfer.forward import FrozenForward, probe_of
-from tlcli.transfer.network import Network, build_network, is_linear
-from tlcli.transfer.plan import Plan
-from tlcli.transfer.schedule import SCHEDULES, Schedule
-from tlcli.transfer.shares import check_batch
-from tlcli.transfer.sources import make_sources
-from tlcli.transfer.train import Fit, fit
+from tlcli.planning.views import VIEW_LIMIT, choose_views, view_seconds
+from tlcli.runtime import device
+from tlcli.runtime.distributed.collectives import by_first, in_turn, told
+from tlcli.features.cache import FeatureCache
+from tlcli.training.calibration import calibrate, hold_out
+from tlcli.runtime.device import threads
+from tlcli.runtime.distributed.process_group import first, joined, raise_if_lost, world
+from tlcli.planning.forecast import error_text
+from tlcli.features.extractor import FrozenForward, probe_of
+from tlcli.backbones.network import Network, build_network, is_linear
+from tlcli.planning.plan import Plan
+from tlcli.planning.training_config import SCHEDULES, Schedule
+from tlcli.runtime.distributed.sharding import check_batch
+from tlcli.features.sources import make_sources
+from tlcli.training.trainer import Fit, fit
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from tlcli.data.augment import make_augmentation
+from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import Dataset
-from tlcli.data.presets import parse
+from tlcli.data.augmentation.presets import parse
 from tlcli.errors import UserError
-from tlcli.recipes.planning import Planned
-from tlcli.transfer.agree import told
-from tlcli.transfer.mixing import make_mixing
-from tlcli.transfer.plan import Plan
+from tlcli.recipes.decide import Planned
+from tlcli.runtime.distributed.collectives import told
+from tlcli.data.augmentation.mixup import make_mixing
+from tlcli.planning.plan import Plan
 
 
 def decide_once(dataset: Dataset, make: Callable[[], Planned]) -> Planned:

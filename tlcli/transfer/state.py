@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tlcli.transfer.device import Compute
+from tlcli.runtime.device import Compute
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

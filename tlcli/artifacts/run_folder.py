@@ -1,0 +1,180 @@
+"""Run folders: where they are, what lies in them, and which is the newest."""
+
+import csv
+import datetime
+import errno
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tlcli.artifacts.checkpoint import STATE
+from tlcli.artifacts.atomic import parts, write_json, write_text
+from tlcli.errors import UserError
+from tlcli.runtime.distributed.process_group import first
+
+BUNDLE = "model.safetensors"
+CHECKPOINT = "checkpoint"
+OPTIONS = "options.toml"
+RUNS = Path("runs")
+
+
+def new_run(dataset: Path, backbone: str, output: Path | None) -> Path:
+    """Make a run's folder: `output`, or runs/<date>-<dataset>-<backbone> with a number added.
+
+    Raises:
+        UserError: `output` holds something already.
+    """
+    if output is not None:
+        check_free(output)
+        return _made(output)
+    today = datetime.date.today().isoformat()
+    label = re.sub(r"[^A-Za-z0-9._-]+", "_", dataset.resolve().name).strip("._") or "images"
+    for number in range(1, 10_000):
+        tail = f"-{number}" if number > 1 else ""
+        folder = RUNS / f"{today}-{label}-{backbone}{tail}"
+        if not folder.exists():
+            return _made(folder)
+    raise UserError(f"{RUNS} holds 9,999 runs of this kind from today", "use --output")
+
+
+def check_free(output: Path) -> None:
+    """Raises `UserError` if `output` is anything but a new or an empty folder."""
+    # A process that was killed before its first file may have left a part of that.
+    if output.exists() and (not output.is_dir() or set(output.iterdir()) - set(parts(output))):
+        raise UserError(
+            f"--output {output}: there is something already, and it is not overwritten",
+            "name another folder, or remove this one first",
+        )
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be made: {error.strerror}", "use --output"
+        ) from error
+    return folder
+
+
+def write_history(
+    folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "history.csv"
+) -> None:
+    """A row an epoch; or, under another name, of whatever the rows are."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_text(folder / name, text.getvalue())
+
+
+def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """run.json: everything that went in, the plan, the timings and how it ended."""
+    write_json(folder / "run.json", run)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json's content; empty where there is none that can be read."""
+    try:
+        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def find_bundle(model: str | os.PathLike[str]) -> Path:
+    """The bundle that a path names: itself, or the one in a run folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if (path / BUNDLE).is_file():
+            return path / BUNDLE
+        saved = path / CHECKPOINT / BUNDLE
+        hint = "give a run folder of tlcli finetune, or its model.safetensors"
+        if read_run(path):
+            best = f"; its best so far is {saved}" if saved.is_file() else ""
+            hint = f"the run did not end: tlcli finetune --resume {path} goes on{best}"
+        raise UserError(f"{path} holds no {BUNDLE}", hint)
+    if not path.exists():
+        raise UserError(f"{path}: no such bundle or run folder", "name a run's folder")
+    return path
+
+
+def newest_run() -> Path:
+    """The bundle of the newest finished run below ./runs.
+
+    Raises:
+        UserError: there is none.
+    """
+    finished = [
+        folder / BUNDLE
+        for folder in (RUNS.iterdir() if RUNS.is_dir() else ())
+        if (folder / BUNDLE).is_file() and read_run(folder).get("status") == "finished"
+    ]
+    if not finished:
+        raise UserError(
+            f"no model was named, and there is no finished run in {RUNS.resolve()}",
+            "give one with --model (a bundle, a run folder or a backbone's name) or in "
+            "$TLCLI_MODEL, or train one: tlcli finetune DIR",
+        )
+    return max(finished, key=lambda path: path.stat().st_mtime)
+
+
+def state_file(folder: Path) -> Path:
+    """Where a run keeps the state from which it goes on."""
+    return folder / CHECKPOINT / STATE
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which no second process may train in; what a killed one left half
+    written is removed. The lock ends with the process, however that ends. The first process of a
+    job holds it for all.
+
+    Raises:
+        UserError: another process holds it, or there is no such folder.
+    """
+    if not first():
+        yield
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"{folder} is no run folder: {error.strerror}", "name a run's") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network drives cannot lock a folder; they are trusted to have one user.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(
+                    f"{folder}: another process is training this run now",
+                    "wait for it, or stop it first",
+                ) from error
+        for part in parts(folder):
+            part.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def take_back(folder: Path) -> None:
+    """Remove the folder of a run that came to nothing, unless others put something into it."""
+    if not first():
+        return
+    for name in ("run.json", OPTIONS):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

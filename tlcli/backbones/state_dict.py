@@ -1,0 +1,140 @@
+"""Reading weight files that nobody vouches for, and bringing their names to torchvision's."""
+
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tlcli.backbones.efficientnet_lite import from_package
+from tlcli.text import shown
+from tlcli.errors import UserError
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training scripts save it under
+_PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
+
+# What a file of the wrong kind begins with, and what to say of it
+_NOT_WEIGHTS = (
+    (b"<!doctype html", "a web page (a failed download?)"),
+    (b"<html", "a web page (a failed download?)"),
+    (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the file itself"),
+)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a `.safetensors` file, or in one that torch.save wrote.
+
+    A zip file's tensors are mapped into memory, not read. No code in the file is run.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise UserError(
+            f"the weights {shown(path)} cannot be read: {error.strerror}", "name a file"
+        ) from None
+    for signature, what in _NOT_WEIGHTS:
+        if start.lstrip().lower().startswith(signature):
+            raise _refused(path, f"is {what}, not weights")
+    try:
+        if path.suffix == ".safetensors":
+            content: object = load_file(path)
+        else:
+            # files from before torch 1.6 are no zip files and cannot be mapped
+            zipped = start.startswith(b"PK\x03\x04")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a damaged file can fail in any way
+        raise _refused(path, _why(error)) from None
+    return _state_dict(path, content)
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, pickle.UnpicklingError):
+        first = re.split(r"\.?\s*\n|\. ", str(error))[0] or type(error).__name__
+        return f"is damaged or holds no weights: {first}"
+    # torch advises at length how to run the file's code; only the name of that code is wanted
+    found = re.search(r"(?:GLOBAL|unsupported class) ([\w.]+)", str(error))
+    if found:
+        return f"holds Python objects ({found[1]}), not only tensors; it was not opened"
+    return "is damaged or holds no weights"
+
+
+def _refused(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{shown(path)} {why}",
+        "a state dict is needed: `.safetensors`, or torch.save(model.state_dict(), 'file.pth')",
+    )
+
+
+def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
+    """`content` out of its wrapping and without its prefix."""
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not content:
+        raise _refused(path, f"holds {type(content).__name__}, not named tensors")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise _refused(path, f"holds {type(value).__name__} under {shown(str(name))!r}")
+    state = dict(content)
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def adapted(state: Mapping[str, Tensor], family: str, model: nn.Module) -> dict[str, Tensor]:
+    """`state` as a `model` of `family` takes it over: today's names, no auxiliary heads.
+
+    Its tensors are copies of the model's types, free of the file that they were mapped from.
+    """
+    adapt = _ADAPT.get(family, lambda state, _: state)
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    return versioned(
+        {
+            name: tensor.to(types.get(name, tensor.dtype), copy=True)
+            for name, tensor in adapt(state, model).items()
+            if not _absent(tensor)
+        }
+    )
+
+
+def versioned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the version that MNASNet demands; 2 is what torchvision builds."""
+    result = OrderedDict(state)
+    result._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
+    return result
+
+
+def _absent(tensor: Tensor) -> bool:
+    """Whether all of it is NaN: so torchvision's features-only vgg16 file marks its classifier."""
+    # the first number rules out nearly all tensors without reading them
+    return tensor.is_floating_point() and bool(
+        tensor.flatten()[:1].isnan().any() and tensor.isnan().all()
+    )
+
+
+def _densenet(state: Mapping[str, Tensor], _: nn.Module) -> Mapping[str, Tensor]:
+    """`denselayer1.norm.1.weight`, of before dots were forbidden, to `denselayer1.norm1.weight`."""
+    old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+    return {old.sub(r"\1\2", name): value for name, value in state.items()}
+
+
+def _without_aux(state: Mapping[str, Tensor], _: nn.Module) -> Mapping[str, Tensor]:
+    aux = ("aux1.", "aux2.", "AuxLogits.")
+    return {name: value for name, value in state.items() if not name.startswith(aux)}
+
+
+_ADAPT: dict[str, Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]] = {
+    "densenet": _densenet,
+    "efficientnet_lite": from_package,
+    "googlenet": _without_aux,
+    "inception": _without_aux,
+}

@@ -1,0 +1,171 @@
+"""The activations of a frozen prefix, computed once a view and remembered."""
+
+import os
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import groupby, islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tlcli.data.augmentation.spec import Augmentation
+from tlcli.data.dataset import Sample
+from tlcli.data.loader import Batch, load_batches
+from tlcli.reporter import Reporter, duration
+from tlcli.features.cache import FeatureCache, Shelf, row_id
+from tlcli.features.extractor import FrozenForward, beside
+from tlcli.runtime.distributed.sharding import sharded
+from tlcli.features.buffer import AT_ONCE, Store
+
+FORECAST_AFTER = 4
+"""Batches from whose time the rest is forecast."""
+PLAIN = "plain"
+"""The view of an image that is not augmented."""
+
+
+def remember(
+    samples: Sequence[Sample],
+    forward: FrozenForward,
+    *,
+    task: str,
+    views: int = 1,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    cache: FeatureCache | None = None,
+    reporter: Reporter,
+) -> tuple[Tensor, Tensor, dict[Path, str]]:
+    """Compute the activations of `views` views an image: the plain one, then augmented ones.
+
+    What `cache` holds is not computed again, and what is computed goes there. An image is decoded
+    once for all of its views.
+
+    Returns:
+        The activations of the readable images, [n, views, ...] of the forward's type (of many, a
+        file below the cache's folder that is mapped and has no name), their labels, int64 [n],
+        and why the other images were not readable.
+    """
+    [codes], labels, unreadable = remember_each(
+        samples,
+        [forward],
+        task=task,
+        views=views,
+        augmentation=augmentation,
+        seed=seed,
+        cache=cache,
+        reporter=reporter,
+    )
+    return codes, labels, unreadable
+
+
+@sharded
+def remember_each(
+    samples: Sequence[Sample],
+    forwards: Sequence[FrozenForward],
+    *,
+    task: str,
+    views: int = 1,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    cache: FeatureCache | None = None,
+    reporter: Reporter,
+) -> tuple[list[Tensor], Tensor, dict[Path, str]]:
+    """`remember` by several forwards, which read the same pixels, decoded once for all of them."""
+    n, compute = len(samples), forwards[0].compute
+    labels = torch.tensor([s.label for s in samples], dtype=torch.int64)
+    names = [view_id(s, augmentation, seed, view) for s in samples for view in range(views)]
+    for forward in forwards:
+        forward.settle(cache)
+    shelves = [_shelf(forward, cache) for forward in forwards]
+    todo, held = array("q"), array("q")  # a fifth of a list's memory
+    for row, name in enumerate(names):
+        there = all(shelf is not None and name in shelf for shelf in shelves)
+        (held if there else todo).append(row)
+    if held:
+        reporter.note(f"{task}: {len(held)} of {len(names)} views are in the cache")
+    store = [Store(len(names), cache) for _ in forwards]
+    for shelf, rows in zip(shelves, store, strict=True):
+        for some in _chunks(held, AT_ONCE):
+            if shelf is not None:
+                rows.put(some, shelf.fetch([names[row] for row in some]))
+
+    def missing() -> Iterator[tuple[int, Iterator[int]]]:
+        """The images of which views are to be computed, and those views' rows."""
+        return groupby(todo, lambda row: row // views)
+
+    loaded = load_batches(
+        (samples[i].path for i, _ in missing()),
+        forwards[0].preprocessing,
+        batch=compute.batch_size,
+        augmentation=augmentation,
+        keys=([view_key(samples[i], seed, row % views) for row in rows] for i, rows in missing()),
+    )
+
+    def compute_batch(batch: Batch) -> tuple[list[Tensor], Batch]:
+        pixels, problems = batch
+        return [forward(pixels)[: len(problems)].cpu() for forward in forwards], batch
+
+    unreadable: dict[Path, str] = {}
+    done, started, rest = 0, time.perf_counter(), iter(todo)
+    reporter.progress(task, 0, len(todo))
+    for outputs, (_, problems) in beside(compute_batch, loaded, compute):
+        here = list(islice(rest, len(problems)))
+        good = [k for k, problem in enumerate(problems) if problem is None]
+        for shelf, rows, out in zip(shelves, store, outputs, strict=True):
+            rows.put(here, out)
+            if shelf is not None and not shelf.cache.broken:
+                shelf.add([names[here[k]] for k in good], out[good])
+        unreadable |= {p.path: p.why for p in problems if p is not None}
+        before, done = done, done + len(problems)
+        reporter.progress(task, done, len(todo))
+        if before < FORECAST_AFTER * compute.batch_size <= done:
+            seconds = (time.perf_counter() - started) * (len(todo) / done - 1)
+            if seconds >= 60:
+                reporter.note(f"{task}: about {duration(seconds)} for {len(todo)} views")
+    for shelf in shelves:
+        if shelf is not None:
+            shelf.flush()
+    readable = torch.tensor([s.path not in unreadable for s in samples], dtype=torch.bool)
+    codes = [rows.tensor(n, views, readable) for rows in store]
+    return codes, labels if readable.all() else labels[readable], unreadable
+
+
+def _shelf(forward: FrozenForward, cache: FeatureCache | None) -> Shelf | None:
+    key = forward.key()
+    return cache.shelf(key) if cache is not None and key is not None else None
+
+
+def view_id(sample: Sample, augmentation: Augmentation | None, seed: int, view: int) -> bytes:
+    """Under what a view of an image is cached; view 0 is the plain one."""
+    return row_id(sample.digest, f"{_text(augmentation)}:{seed}:{view}" if view else PLAIN)
+
+
+@lru_cache(8)  # it is asked for with every view
+def _text(augmentation: Augmentation | None) -> str:
+    return str(augmentation)
+
+
+def view_key(sample: Sample, seed: int, view: int) -> str:
+    """What an augmented view is drawn from; of the plain one ""."""
+    return f"{seed}:{sample.digest}:{view}" if view else ""
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def bytes_per_view(forward: FrozenForward) -> int:
+    """What remembering one view costs, in bytes."""
+    side = forward.preprocessing.crop
+    black = torch.zeros(1, 3, side, side, device=forward.compute.device)
+    # The plain stages: the folded ones are checked on their first batch, which must be a real one.
+    with torch.no_grad():
+        return forward.plain(black).numel() * forward.dtype.itemsize
+
+
+def memory_limit() -> int:
+    """Bytes that remembered activations may take: a third of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3

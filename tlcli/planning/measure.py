@@ -1,0 +1,198 @@
+"""One frozen pass over a sample of the images, and the evidence that comes of it."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tlcli.backbones.backbone import Backbone
+from tlcli.data.augmentation.spec import Augmentation
+from tlcli.data.dataset import Sample
+from tlcli.reporter import Reporter
+from tlcli.planning import similarity as familiarity
+from tlcli.planning import linear_probe as probe
+from tlcli.features.cache import FeatureCache, Shelf
+from tlcli.runtime.device import Compute, threads
+from tlcli.planning.evidence import EQUAL, SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
+from tlcli.features.extractor import probe_of
+from tlcli.features.stage_features import Look, only_plain
+
+PER_CLASS = 10
+"""Images of a class from which a probe is worth its name: where the sample does not hold that many
+of every class, it is one of some classes."""
+SHARES = (0.1, 0.25, 0.5, 1.0)
+"""Of the sample's images, for the learning curve."""
+PAIRS = 5
+LITTLE = 0.01
+"""A gain of accuracy by twice the images that is called little, if it is surely below."""
+
+
+@dataclass
+class Survey:
+    """What the pass came to.
+
+    Attributes:
+        evidence: equal for equal data, seed and machine.
+        timing: not so.
+        shelves: where activations are kept, by the stage's name; of maps "NAME+pool".
+        unreadable: images that could not be looked at, and why.
+    """
+
+    evidence: Evidence
+    timing: Timing
+    shelves: Mapping[str, Shelf]
+    unreadable: dict[Path, str] = field(default_factory=dict)
+
+
+def survey(
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    backbone: Backbone,
+    compute: Compute,
+    cache: FeatureCache,
+    *,
+    size: int = SAMPLE,
+    views: Callable[[float], int] = only_plain,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Survey:
+    """Measure how familiar the images are to the backbone, and what each stage makes of them.
+
+    Args:
+        samples: the training images.
+        size: how many of them to look at, at most.
+        views: how many of each to compute, for whoever trains on them next; see `Look.at`.
+        seed: of the sample, the folds and the views.
+    """
+    look = Look(backbone, compute, cache, reporter or Reporter(), probe_of(samples))
+    chosen = choose(samples, size, seed)
+    if look.last in {tap.name for tap in look.taps if tap.pooled}:
+        views = only_plain  # a head that pools the last maps itself reads what is not kept here
+    outputs, unreadable = look.at(chosen, views=views, augmentation=augmentation, seed=seed)
+    chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
+    labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
+    known = familiarity.measure(chosen, backbone.weights_sha256, outputs, look.last, look.changed)
+    stages = {name: output for name, output in outputs.items() if name != "head"}
+    readable = [s for s in samples if s.path not in unreadable]
+    counts = Counter(s.label for s in readable)
+    with threads(1):
+        scores, best, notes = sweep(stages, labels, seed)
+    drawn = len(set(labels.tolist()))
+    if drawn < len(counts):
+        notes.insert(0, f"{drawn} of {len(counts)} classes were looked at")
+    evidence = Evidence(
+        n_train=len(readable),
+        n_classes=len(classes),
+        smallest=min(counts.values(), default=0),
+        largest=max(counts.values(), default=0),
+        sampled=len(chosen),
+        sampled_classes=drawn,
+        familiarity=known,
+        sweep=scores,
+        notes=tuple(notes),
+    )
+    if best is not None and evidence.telling:
+        evidence = _with_curve_and_pairs(evidence, best, classes)
+    kept = zip(look.taps, look.shelves, strict=True)
+    shelves = {tap.name + "+pool" * tap.pooled: shelf for tap, shelf in kept}
+    return Survey(evidence, look.timing(chosen), shelves, unreadable)
+
+
+def choose(samples: Sequence[Sample], size: int, seed: int) -> list[Sample]:
+    """At most `size` images, class by class in turn, so that every beginning of the list is as
+    balanced as the images allow. Of very many classes, some are drawn."""
+    rng = random.Random(seed)
+    by_class: dict[int, list[Sample]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda s: s.digest):
+        by_class[sample.label].append(sample)
+    labels = sorted(by_class)
+    if len(samples) > size and len(labels) * PER_CLASS > size:
+        labels = sorted(rng.sample(labels, max(2, min(len(labels), size // PER_CLASS))))
+    for label in labels:
+        rng.shuffle(by_class[label])
+    chosen: list[Sample] = []
+    turn = 0
+    while len(chosen) < size:
+        this = [by_class[label][turn] for label in labels if turn < len(by_class[label])]
+        if not this:
+            break
+        rng.shuffle(this)
+        chosen += this
+        turn += 1
+    return chosen[:size]
+
+
+@dataclass
+class Probed:
+    """The best stage's probe, and what it stood on."""
+
+    probe: probe.Probe
+    codes: Tensor
+    labels: Tensor
+    fold: Tensor
+    classes: Tensor
+
+
+def sweep(
+    outputs: Mapping[str, Tensor], labels: Tensor, seed: int
+) -> tuple[tuple[StageScore, ...], Probed | None, list[str]]:
+    """A probe for each stage, the best one with what it stood on, and what was left out."""
+    notes = []
+    counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
+    single = int((counts == 1).sum())
+    if single:
+        notes.append(f"classes with one image in the sample, left out of the sweep: {single}")
+    kept = counts[labels] > 1 if len(labels) else torch.zeros(0, dtype=torch.bool)
+    present, labels = labels[kept].unique(return_inverse=True)
+    if len(present) < 2 or len(labels) < 2 * probe.FOLDS:
+        notes.append("too few images to probe the stages")
+        return (), None, notes
+    fold = probe.deal(labels, seed)
+    probed: dict[str, Probed] = {}
+    for name, output in outputs.items():
+        if output.isfinite().all():
+            found = probe.probe(output[kept], labels, fold)
+            probed[name] = Probed(found, output[kept], labels, fold, present)
+        else:
+            notes.append(f"{name} gives numbers that are not finite and was left out")
+    if not probed:
+        return (), None, notes
+    # The earliest of equals: max keeps the first.
+    best = max(probed.values(), key=lambda p: round(p.probe.accuracy, EQUAL))
+    scores = []
+    for name, one in probed.items():
+        behind, error = best.probe.ahead_of(one.probe)
+        scores.append(StageScore(name, one.probe.accuracy, one.probe.error, behind, error))
+    return tuple(scores), best, notes
+
+
+def _with_curve_and_pairs(evidence: Evidence, best: Probed, classes: Sequence[str]) -> Evidence:
+    penalty = best.probe.penalty
+    with threads(1):
+        curve = probe.learning_curve(best.codes, best.labels, best.fold, SHARES, penalty)
+    points = tuple(CurvePoint(images, p.accuracy, p.error) for images, p in curve)
+    (before, less), (images, most) = curve[-2], curve[-1]
+    gain, error = most.ahead_of(less)
+    told = f"{images} images instead of {before} gained {100 * gain:.1f} points"
+    told = f"{told} (+- {200 * error:.1f})"
+    if gain > 2 * error:
+        grows = f"{told}: more images would help"
+    elif gain + 2 * error < LITTLE:
+        grows = f"{told}: more of the same would help little"
+    else:
+        grows = f"{told}: that may be chance, and these are too few to say"
+    wrong = best.probe.predicted != best.labels
+    of = [classes[label] for label in best.classes.tolist()]
+    mistaken = torch.stack([best.labels[wrong], best.probe.predicted[wrong]], 1)
+    pairs = Counter((a, b) for a, b in mistaken.sort(1).values.tolist())
+    counts = torch.bincount(best.labels).tolist()
+    hardest = tuple(
+        Pair((of[a], of[b]), n, counts[a] + counts[b])
+        for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:PAIRS]
+    )
+    return replace(evidence, curve=points, grows=grows, pairs=hardest)

@@ -1,0 +1,113 @@
+"""Where a run begins: a backbone with published weights, or a bundle that is trained further."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tlcli.artifacts import run_folder as run
+from tlcli.backbones import build, catalogue
+from tlcli.backbones.backbone import Backbone
+from tlcli.text import some
+from tlcli.errors import UsageError
+from tlcli.reporter import Reporter
+from tlcli.inference.load import open_bundle
+from tlcli.backbones.network import Network
+from tlcli.planning.plan import Plan
+from tlcli.planning.training_config import Schedule
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run begins with.
+
+    Attributes:
+        backbone: of a bundle: its stages and its preprocessing; all but its head is pretrained.
+        ancestor: of a bundle: what the new one says of it.
+        head: of a bundle with the same classes: its final layer's tensors, as it was trained.
+    """
+
+    backbone: Backbone
+    ancestor: Mapping[str, str] | None = None
+    head: Mapping[str, Tensor] | None = None
+
+    def keeps_head(self, plan: Plan) -> bool:
+        """Whether the plan goes on with the bundle's final layer."""
+        schedule = plan.schedule
+        return self.head is not None and schedule.optimizer != "lbfgs" and schedule.init == INIT
+
+
+INIT = Schedule.init
+
+
+def trained_further(plan: Plan, origin: Origin) -> Plan:
+    """The plan for a bundle: its head, where it is kept, is not solved first, and it is said."""
+    if origin.ancestor is None:
+        return plan
+    if origin.keeps_head(plan):
+        schedule = replace(plan.schedule, head_first=False)
+        why = f"{plan.why}; the bundle's head knows these classes and is trained further"
+        return replace(plan, schedule=schedule, why=why)
+    if origin.head is not None:
+        why = f"{plan.why}; the bundle's head knows these classes, but a new one is "
+        return replace(plan, why=why + ("solved" if plan.schedule.init == INIT else "drawn"))
+    return plan
+
+
+def begin_with(
+    model: str, weights: str, classes: Sequence[str], reporter: Reporter | None = None
+) -> Origin:
+    """The backbone of that name with its weights, or the bundle (or run folder) at that path.
+
+    Raises:
+        UsageError: neither, or weights were named for a bundle.
+        UserError: the weights or the bundle cannot be had.
+    """
+    if model in catalogue.catalogue():
+        return Origin(build.load(model, weights, reporter))
+    if weights != "auto":
+        raise UsageError(
+            f"--weights is for a backbone's name, and {model} is a bundle", "leave it out"
+        )
+    path = run.find_bundle(model)
+    network, meta = open_bundle(path)
+    backbone = network.backbone
+    backbone.stages = network.stages
+    backbone.ends = meta.end if meta.dropped else None
+    # Its head knows other things than ImageNet's, so evidence and plan do without.
+    backbone.pretrained = len(network.stages) - 1
+    backbone.weights = f"{path.resolve().parent.name}/{path.name}"
+    backbone.weights_sha256 = tensors_sha256(network.tensors())
+    ancestor = {
+        "name": backbone.weights,
+        "sha256": backbone.weights_sha256,
+        "weights": meta.weights,
+    }
+    temperature = (meta.calibration or {}).get("temperature", 1.0)
+    head = {k: v.detach() * temperature for k, v in network.final.named_parameters()}
+    same = tuple(classes) == meta.classes
+    known = f"{len(meta.classes)} classes ({some(meta.classes, 3)})"
+    backbone.notes = [
+        f"{backbone.weights} is trained further; it knows {known}"
+        + (", the same as here" if same else ", and its head is replaced for those here")
+    ]
+    return Origin(backbone, ancestor, head if same else None)
+
+
+@torch.no_grad()
+def keep_head(origin: Origin, network: Network) -> None:
+    """Put the bundle's final layer into `network`, which is built for the same classes."""
+    for name, parameter in network.final.named_parameters():
+        parameter.copy_((origin.head or {})[name])
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and values: the same wherever and however they are stored."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""What is left of a run that is stopped."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from tlcli.artifacts import run_folder as run
+from tlcli.artifacts.atomic import Unwritable
+from tlcli.errors import UserError
+from tlcli.reporter import Reporter
+from tlcli.runtime.distributed.process_group import raise_if_lost
+
+
+@contextmanager
+def resumable(folder: Path, new: bool, reporter: Reporter) -> Iterator[None]:
+    """Keep the folder of a run that is stopped, and say how it goes on.
+
+    The folder of a new one that could not have been trained is taken back.
+
+    Raises:
+        UserError: what it ended by, with how it goes on; another process of the job, say.
+    """
+    how = f"tlcli finetune --resume {folder} goes on"
+    try:
+        yield
+    except Unwritable as error:
+        if not run.read_run(folder):
+            run.take_back(folder)
+            raise
+        raise UserError(error.message, f"{error.hint}; then {how}") from error
+    except UserError:
+        if new and not (folder / run.BUNDLE).exists():
+            run.take_back(folder)
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        raise_if_lost(f"; {how}")
+        reporter.note(how)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise UserError(
+            "there was not enough memory to go on training",
+            f"once there is, {how}; a new run with a smaller --batch-size needs less",
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also where torch does not give it a type: on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "can't allocate memory" in str(error)
+    )

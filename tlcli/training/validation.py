@@ -1,0 +1,75 @@
+"""What a network answers, and how good that is."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tlcli.runtime.device import Compute
+from tlcli.runtime.memory import Room
+from tlcli.metrics.classification import BY_CLASS, by_class
+from tlcli.backbones.network import final_layer
+from tlcli.runtime.distributed.sharding import share, whole
+from tlcli.features.sources import Source
+from tlcli.transfer.state import to_device
+
+
+def n_outputs(suffix: nn.Module) -> int:
+    """How many classes the last layer of `suffix` tells apart."""
+    return final_layer(suffix).weight.shape[0]
+
+
+@torch.no_grad()
+def outputs(module: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
+    """What `module` makes of a source's activations, float32 [n, ...], and labels, int64 [n].
+
+    In eval mode; both on the CPU.
+    """
+    module.eval()
+    made, labels, room = [], [], Room()
+    n, size = len(source), compute.batch_size
+    for x, y in source.batches(share(n, size), size):
+        made.append(_rows(module, x, compute, room))
+        labels.append(y)
+    return whole(torch.cat(made), n, size), whole(torch.cat(labels), n, size)
+
+
+def _rows(module: nn.Module, x: Tensor, compute: Compute, room: Room) -> Tensor:
+    """`module` of `x`, float32 on the CPU; in parts where memory runs out."""
+    try:
+        with compute.autocast():
+            parts = x.split(room.rows or max(1, len(x)))
+            return torch.cat([module(to_device(p, compute.device)).float().cpu() for p in parts])
+    except RuntimeError as error:
+        room.halve(error, len(x))
+    return _rows(module, x, compute, room)
+
+
+def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
+    """Logits, float32 [n, classes], and labels, int64 [n], both on the CPU; eval mode."""
+    if not len(source):
+        return torch.empty(0, n_outputs(suffix)), torch.empty(0, dtype=torch.int64)
+    return outputs(suffix, source, compute)
+
+
+def validate(
+    suffix: nn.Module, val: Source | None, metric: str, compute: Compute
+) -> dict[str, float | None]:
+    """Mean cross entropy, top-1 and the metric that the best epoch is told by."""
+    figures: dict[str, float | None] = {"val_loss": None, "val_top1": None, f"val_{metric}": None}
+    if val is None or not len(val):
+        return figures
+    logits, labels = answers(suffix, val, compute)
+    said = logits.argmax(1)
+    figures["val_loss"] = F.cross_entropy(logits, labels).item()
+    figures["val_top1"] = (said == labels).float().mean().item()
+    if metric in BY_CLASS:
+        figures[f"val_{metric}"] = by_class(metric, said, labels)
+    return figures
+
+
+def key_of(figures: Mapping[str, float | None], metric: str) -> tuple[float, float]:
+    """More is better; the loss decides between equals."""
+    value, loss = figures[f"val_{metric}"] or 0.0, figures["val_loss"] or 0.0
+    return (-loss if metric == "loss" else value), -loss
