@@ -13,13 +13,14 @@ from PIL import Image
 from tlcli.artifacts.image_grid import Row, draw
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
-from tlcli.data.augmentation.spec import augmented, make_augmentation
+from tlcli.data.augmentation.apply import augmented
+from tlcli.data.augmentation.mixup import MIXING, make_mixing
 from tlcli.data.augmentation.pca_color import principal_colours
-from tlcli.data.dataset import scan
 from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse
+from tlcli.data.augmentation.spec import make_augmentation
+from tlcli.data.dataset import scan
 from tlcli.data.drawings.sample import draw_flower, draw_sample
 from tlcli.recipes.contact_sheet import contact_sheet, mixed_row, picture
-from tlcli.data.augmentation.mixup import MIXING, make_mixing
 
 IMAGES = Path(__file__).parent / "images"
 QUALITY = 82

@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from tlcli.errors import UserError
+from tlcli.features.sources import Remembered
+from tlcli.planning.training_config import Schedule
 from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed import collectives as agree
 from tlcli.runtime.distributed import process_group as distributed
 from tlcli.runtime.distributed import sharding as shares
-from tlcli.training.validation import outputs
-from tlcli.runtime.device import Compute
-from tlcli.planning.training_config import Schedule
-from tlcli.features.sources import Remembered
 from tlcli.training.loop import Steps
+from tlcli.training.validation import outputs
 
 CPU = Compute(torch.device("cpu"), None)
 

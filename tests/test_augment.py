@@ -11,15 +11,16 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-from tlcli.data.augmentation.spec import augmented, make_augmentation, random_box
+from tlcli.data.augmentation.apply import augmented
+from tlcli.data.augmentation.auto_augment import OPERATIONS, rand_augment, trivial_augment
+from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix
 from tlcli.data.augmentation.pca_color import principal_colours
+from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse
+from tlcli.data.augmentation.spec import make_augmentation, random_box
 from tlcli.data.dataset import Sample
 from tlcli.data.loader import load_batches
-from tlcli.data.augmentation.auto_augment import OPERATIONS, rand_augment, trivial_augment
 from tlcli.data.preprocessing import Preprocessing, to_tensor
-from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse
 from tlcli.errors import UsageError
-from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix
 
 PRE = Preprocessing(72, 64, "bilinear", (0.5, 0.25, 1.0), (0.5, 0.5, 0.5))
 FILL = [128, 64, 255]
@@ -340,9 +341,9 @@ def test_mixups_expected_share_is_one_half_and_cutmix_pastes():
 def test_batches_are_mixed_by_their_content_and_epoch(flowers):
     from tlcli.backbones import build
     from tlcli.data.dataset import scan
-    from tlcli.runtime import device
     from tlcli.features.extract import FrozenForward
     from tlcli.features.sources import Recomputed
+    from tlcli.runtime import device
 
     dataset = scan(flowers)
     pre = build.build("lenet5").preprocessing

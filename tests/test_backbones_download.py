@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tlcli.backbones import weights
 from tlcli.backbones import download as fetch
+from tlcli.backbones import weights
 from tlcli.backbones.build import build, load
 from tlcli.backbones.weights import PUBLISHED_AT, Published
 from tlcli.errors import UserError

@@ -13,8 +13,8 @@ from torch.fx.experimental.optimization import fuse
 from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.build import build, replace_head
 from tlcli.backbones.catalogue import catalogue
-from tlcli.backbones.families import FAMILIES
 from tlcli.backbones.empty_init import outline
+from tlcli.backbones.families import FAMILIES
 from tlcli.backbones.summary import describe
 from tlcli.errors import UsageError
 

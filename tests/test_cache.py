@@ -248,8 +248,8 @@ def test_other_weights_or_pixels_are_other_features(tmp_path, cache, counted, ot
 
 
 def test_each_view_and_seed_has_its_own_row(tmp_path, cache, counted):
-    from tlcli.data.augmentation.spec import make_augmentation
     from tlcli.data.augmentation.presets import PRESETS
+    from tlcli.data.augmentation.spec import make_augmentation
 
     folder = tmp_path / "flowers"
     draw_sample(folder, per_class=2)

@@ -10,16 +10,16 @@ import torch
 from tlcli import finetune, load
 from tlcli.artifacts import bundle
 from tlcli.backbones.build import build
+from tlcli.backbones.network import build_network
 from tlcli.data.dataset import scan
 from tlcli.errors import UserError
+from tlcli.features.sources import Recomputed, Remembered, Sources
+from tlcli.metrics.calibration_error import calibration
+from tlcli.metrics.ood import LEAST, Novelty, learn, learn_held_out, spread
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
 from tlcli.training.calibration import calibrate, fit_temperature, hold_out, is_needed
 from tlcli.training.logistic_regression import left_out_logits, solve
-from tlcli.metrics.classification import calibration
-from tlcli.backbones.network import build_network
-from tlcli.metrics.ood import LEAST, Novelty, learn, learn_held_out, spread
-from tlcli.features.sources import Recomputed, Remembered, Sources
 
 
 def draw(*shape, seed=0):

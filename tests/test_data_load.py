@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tlcli.data.augmentation.spec import Augmentation, augmented, make_augmentation, random_box
+from tlcli.data.augmentation.apply import augmented
+from tlcli.data.augmentation.presets import PRESETS
+from tlcli.data.augmentation.spec import Augmentation, make_augmentation, random_box
 from tlcli.data.decode import decode
 from tlcli.data.loader import find_unreadable, load_batches
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.data.augmentation.presets import PRESETS
-from tlcli.runtime.threads import in_order
 from tlcli.reporter import Reporter
+from tlcli.runtime.threads import in_order
 
 PRE = Preprocessing(40, 32, "bilinear", (0.5, 0.25, 1.0), (0.5, 0.5, 0.5))
 LIGHT = make_augmentation(PRESETS["light"])

@@ -12,7 +12,7 @@ import tlcli as package
 from tlcli import finetune
 from tlcli.artifacts import confusion_matrix as confusion
 from tlcli.errors import UsageError, UserError
-from tlcli.metrics.classification import mcnemar
+from tlcli.metrics.intervals import mcnemar
 
 FIELDS = {
     "n", "top1", "top1_low", "top1_high", "top5", "balanced_accuracy", "per_class", "confusion",

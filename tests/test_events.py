@@ -5,7 +5,8 @@ import warnings
 import pytest
 
 from tlcli.cli.progress import Terminal
-from tlcli.reporter import Reporter, duration
+from tlcli.reporter import Reporter
+from tlcli.text import duration
 
 
 @pytest.mark.parametrize(

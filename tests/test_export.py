@@ -16,18 +16,18 @@ from PIL import Image
 import tlcli as package
 from tlcli.artifacts import bundle
 from tlcli.artifacts.export import formats
-from tlcli.artifacts.export.model_card import card, escaped
 from tlcli.artifacts.export.formats import FORMATS, INPUTS, Subject
 from tlcli.artifacts.export.graph import fitted
+from tlcli.artifacts.export.model_card import card, escaped
 from tlcli.artifacts.export.parity import PICTURES, compare
 from tlcli.backbones.build import build
+from tlcli.backbones.network import build_network
 from tlcli.backbones.weights import licence
 from tlcli.data.preprocessing import Preprocessing, to_tensor
 from tlcli.errors import UsageError, UserError
 from tlcli.inference.load import load, open_bundle
 from tlcli.recipes.export import export, find_pictures
 from tlcli.recipes.finetune import finetune
-from tlcli.backbones.network import build_network
 
 SUFFIXES = [suffix for f in FORMATS.values() for suffix in f.suffixes]
 HOSTILE = ("<script>alert(1)</script>", "a|b `c` *d* [e](http://f)", "g\n# h\x1b[31m")

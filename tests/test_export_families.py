@@ -39,8 +39,8 @@ from tlcli.backbones.build import build
 from tlcli.backbones.catalogue import catalogue
 from tlcli.backbones.families import FAMILIES
 from tlcli.backbones.lenet5 import LeNet5
-from tlcli.errors import UserError
 from tlcli.backbones.network import build_network
+from tlcli.errors import UserError
 
 GRAPHS = ("exported-program", "onnx")
 

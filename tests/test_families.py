@@ -12,13 +12,13 @@ from torch import nn
 
 from tlcli.artifacts import bundle
 from tlcli.backbones.build import build
-from tlcli.reporter import Reporter
-from tlcli.inference.load import open_bundle
-from tlcli.runtime import device
-from tlcli.planning.cases import Wish
-from tlcli.backbones.network import build_network, facts, is_linear
-from tlcli.planning.plan import make_plan
+from tlcli.backbones.network import build_network, is_linear
 from tlcli.features.sources import Remembered
+from tlcli.inference.load import open_bundle
+from tlcli.planning.cases import Wish
+from tlcli.planning.plan import facts, make_plan
+from tlcli.reporter import Reporter
+from tlcli.runtime import device
 from tlcli.training.trainer import fit
 
 FAMILY_MEMBERS = [

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from tlcli import finetune, load
 from tlcli.backbones import build
 from tlcli.errors import UsageError, UserError
-from tlcli.reporter import Reporter
 from tlcli.inference.load import open_bundle
+from tlcli.reporter import Reporter
 from tlcli.training import calibration
 
 

@@ -9,19 +9,20 @@ from torch import nn
 
 from tests.test_cache import Notes
 from tlcli.backbones import build
+from tlcli.data.augmentation.presets import parse
 from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import scan
-from tlcli.data.augmentation.presets import parse
 from tlcli.errors import UsageError
-from tlcli.inference import load as predict
-from tlcli.runtime import device
-from tlcli.features import extract as features
 from tlcli.features import buffer as store
+from tlcli.features import extract as features
 from tlcli.features import extractor as module
 from tlcli.features.cache import FeatureCache
-from tlcli.runtime.device import Compute, choose, native_bf16
-from tlcli.features.extractor import FrozenForward, beside
+from tlcli.features.extractor import FrozenForward
 from tlcli.features.sources import Remembered
+from tlcli.inference import load as predict
+from tlcli.runtime import device
+from tlcli.runtime.device import Compute, choose, native_bf16
+from tlcli.runtime.workers import beside
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tlcli.metrics.classification import accuracy_text, score, wilson
+from tlcli.metrics.classification import accuracy_text, score
+from tlcli.metrics.intervals import wilson
 
 
 @pytest.mark.parametrize(

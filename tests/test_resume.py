@@ -21,8 +21,8 @@ from tlcli.artifacts import checkpoint
 from tlcli.artifacts import run_folder as run
 from tlcli.backbones import build
 from tlcli.errors import UsageError, UserError
-from tlcli.runs import writer as record
 from tlcli.planning.plan import Plan
+from tlcli.runs import writer as record
 from tlcli.training.loop import Steps
 
 

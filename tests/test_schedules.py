@@ -6,20 +6,15 @@ import pytest
 import torch
 
 from tlcli.errors import UsageError
+from tlcli.metrics.classification import by_class
+from tlcli.planning.choose_training import choose_schedule
+from tlcli.planning.explain import describe
+from tlcli.planning.training_config import LR_SCHEDULES, Schedule, unfrozen
+from tlcli.planning.training_presets import SCHEDULES, SIZES
 from tlcli.runs.options import Options
 from tlcli.training.class_balance import balanced_order, class_weights
 from tlcli.training.lr_finder import HIGHEST, LOWEST, pick, range_test
-from tlcli.metrics.classification import by_class
 from tlcli.training.optim import rate_factor
-from tlcli.planning.training_config import (
-    LR_SCHEDULES,
-    SCHEDULES,
-    SIZES,
-    Schedule,
-    choose_schedule,
-    describe,
-    unfrozen,
-)
 
 
 def chosen(recipe="all", n=1000, **asked):

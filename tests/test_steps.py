@@ -12,21 +12,21 @@ from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
 from tests.test_cache import Notes
+from tlcli.backbones.network import Network
 from tlcli.backbones.stages import Stage
 from tlcli.errors import UserError
-from tlcli.reporter import Reporter
-from tlcli.training import gradients
-from tlcli.training.validation import outputs
-from tlcli.training.depthwise import quick_depthwise
-from tlcli.runtime.device import Compute
-from tlcli.training.gradients import Gradients
-from tlcli.training.cpu_parallel import _Drawn
-from tlcli.training.freezing import set_mode
-from tlcli.backbones.network import Network
-from tlcli.planning.training_config import Schedule
 from tlcli.features.sources import Remembered
+from tlcli.planning.training_config import Schedule
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute
+from tlcli.training import gradients
+from tlcli.training.cpu_parallel import _Drawn
+from tlcli.training.depthwise import quick_depthwise
+from tlcli.training.freezing import set_mode
+from tlcli.training.gradients import Gradients
 from tlcli.training.loop import Steps
 from tlcli.training.trainer import fit
+from tlcli.training.validation import outputs
 
 CPU = Compute(torch.device("cpu"), None)
 PLAIN = Schedule(epochs=3, batch_size=4, warmup=0.0, lr=0.01)

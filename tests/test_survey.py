@@ -18,19 +18,19 @@ from tlcli import finetune
 from tlcli.artifacts import bundle
 from tlcli.artifacts.run_folder import BUNDLE as bundle_name
 from tlcli.backbones import build
+from tlcli.backbones.network import build_network
+from tlcli.data.augmentation.presets import PRESETS
 from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import Sample, scan
-from tlcli.data.augmentation.presets import PRESETS
-from tlcli.recipes import plan as comparing
-from tlcli.planning import similarity as familiarity
 from tlcli.features import stage_features as look
 from tlcli.features.cache import FeatureCache
-from tlcli.runtime.device import Compute, choose
 from tlcli.features.extract import FrozenForward, remember, view_id
 from tlcli.features.stage_features import Look
-from tlcli.backbones.network import build_network
+from tlcli.planning import similarity as familiarity
 from tlcli.planning.measure import choose as draw
 from tlcli.planning.measure import survey, sweep
+from tlcli.recipes import plan as comparing
+from tlcli.runtime.device import Compute, choose
 
 SMALL = {  # a small member of each family that is quick enough on a few images
     "alexnet": "alexnet",

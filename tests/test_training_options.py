@@ -8,8 +8,8 @@ import torch
 
 from tlcli import finetune
 from tlcli.backbones import build
-from tlcli.inference.load import open_bundle
 from tlcli.backbones.network import build_network, set_dropout
+from tlcli.inference.load import open_bundle
 from tlcli.training.loop import Steps
 
 

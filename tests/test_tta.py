@@ -7,9 +7,9 @@ import torch
 from PIL import Image, ImageOps
 
 from tlcli import finetune, load
-from tlcli.data.tta import VIEWS, count, views
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import Preprocessing, to_tensor
+from tlcli.data.tta import VIEWS, count, views
 
 PRE = Preprocessing(80, 64, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -14,7 +14,7 @@ Names are resolved when they are first used, so that importing tlcli does not im
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tlcli._version import __version__
 
 _WHERE = {
     "finetune": "tlcli.recipes.finetune",
@@ -56,15 +56,15 @@ __all__ = [
 if TYPE_CHECKING:
     from tlcli.data.drawings.sample import draw_sample
     from tlcli.errors import UserError
-    from tlcli.reporter import Reporter
     from tlcli.inference.evaluate import evaluate
     from tlcli.inference.load import Answer, Classifier, load
-    from tlcli.recipes.plan import plan
+    from tlcli.planning.planned import Planned
+    from tlcli.recipes.contact_sheet import contact_sheet
     from tlcli.recipes.export import Export, export
     from tlcli.recipes.finetune import Run, finetune
+    from tlcli.recipes.plan import plan
+    from tlcli.reporter import Reporter
     from tlcli.runs.options import Options
-    from tlcli.recipes.decide import Planned
-    from tlcli.recipes.contact_sheet import contact_sheet
 
 
 def __getattr__(name: str) -> Any:

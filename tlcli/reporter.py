@@ -25,11 +25,3 @@ class Reporter:
 
         `done == total` ends the task.
         """
-
-
-def duration(seconds: float) -> str:
-    """As people say it: "40 s", "12 min", "3 h 20 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -19,3 +19,11 @@ def some(names: Iterable[str | Path], most: int = 5) -> str:
     told = ", ".join(shown(name) for name in islice(rest, most))
     more = sum(1 for _ in rest)
     return f"{told} and {more} more" if more else told
+
+
+def duration(seconds: float) -> str:
+    """As people say it: "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from tlcli.metrics.classification import wilson
+from tlcli.metrics.intervals import wilson
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"

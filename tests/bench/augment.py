@@ -18,9 +18,9 @@ import torchvision
 
 from tlcli import finetune, load
 from tlcli.data.labelled import labelled
-from tlcli.reporter import Reporter
 from tlcli.inference.evaluate import Judged, compare, judge
 from tlcli.recipes.finetune import Run
+from tlcli.reporter import Reporter
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"

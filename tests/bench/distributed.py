@@ -32,11 +32,11 @@ def feature_pass(images: int) -> None:
     from tests.bench.regret import SHARED
     from tlcli.backbones import build
     from tlcli.data.dataset import scan
+    from tlcli.features.extract import FrozenForward, remember
     from tlcli.reporter import Reporter
+    from tlcli.runtime.device import choose
     from tlcli.runtime.distributed import collectives as agree
     from tlcli.runtime.distributed import process_group as distributed
-    from tlcli.runtime.device import choose
-    from tlcli.features.extract import FrozenForward, remember
 
     torch.set_num_threads(1)
     with distributed.joined(Reporter()) as reporter:

@@ -24,14 +24,14 @@ from tests.bench.regret import SHARED, WEIGHTS
 from tlcli.backbones import build
 from tlcli.backbones.backbone import Backbone
 from tlcli.data.dataset import Sample, scan
-from tlcli.reporter import Reporter
-from tlcli.planning import similarity as familiarity
 from tlcli.features.cache import FeatureCache, default_folder
-from tlcli.planning.decision import LEVEL_LINE, SELF_LINE, judge
-from tlcli.runtime.device import choose
-from tlcli.planning.evidence import Evidence, Familiarity
 from tlcli.features.stage_features import Look
+from tlcli.planning import similarity as familiarity
+from tlcli.planning.decision import LEVEL_LINE, SELF_LINE, judge
+from tlcli.planning.evidence import Evidence, Familiarity
 from tlcli.planning.measure import choose as draw
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import choose
 
 ROOT = Path(__file__).parent.parent.parent
 KIND = {"flowers": "similar", "caltech": "similar", "digits": "different", "eurosat": "different"}

@@ -28,10 +28,11 @@ from tests.bench.regret import SHARED
 from tlcli.backbones import build
 from tlcli.data.dataset import Sample, scan
 from tlcli.data.loader import load_batches
+from tlcli.features.extract import remember
+from tlcli.features.extractor import FrozenForward
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import choose, native_bf16
-from tlcli.features.extract import remember
-from tlcli.features.extractor import FrozenForward, beside
+from tlcli.runtime.workers import beside
 from tlcli.training.logistic_regression import solve
 
 ROOT = Path(__file__).parent.parent.parent
@@ -248,8 +249,8 @@ def _pass(n: int) -> None:
     Of the network the first stages only, whose output is pooled to 1,280 numbers: memory is what
     is measured, and the rest of it takes an hour.
     """
-    from tlcli.data.augmentation.spec import make_augmentation
     from tlcli.data.augmentation.presets import parse
+    from tlcli.data.augmentation.spec import make_augmentation
     from tlcli.features.cache import FeatureCache
 
     class Wide(nn.Module):

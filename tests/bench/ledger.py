@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torchvision
 
-from tlcli.metrics.classification import wilson
+from tlcli.metrics.intervals import wilson
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"

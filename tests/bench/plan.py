@@ -18,10 +18,10 @@ import tlcli
 from tests.bench.regret import SHARED
 from tlcli.backbones import build
 from tlcli.data.dataset import scan
-from tlcli.reporter import Reporter
-from tlcli.planning import linear_probe as probe
-from tlcli.runtime.device import choose, threads
 from tlcli.features.extract import FrozenForward, remember
+from tlcli.planning import linear_probe as probe
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import choose, threads
 
 ROOT = Path(__file__).parent.parent.parent
 ROUNDS = 3

@@ -20,14 +20,14 @@ from torch import Tensor
 from tests.bench.familiarity import ALL, load
 from tests.bench.regret import SETS, SHARED
 from tlcli.data.dataset import Sample, scan
-from tlcli.reporter import Reporter
 from tlcli.features import extractor as forward
-from tlcli.training import logistic_regression as head
-from tlcli.planning import linear_probe as probe
 from tlcli.features.cache import FeatureCache
-from tlcli.runtime.device import choose
 from tlcli.features.stage_features import HEAD, Look
+from tlcli.planning import linear_probe as probe
 from tlcli.planning.measure import choose as draw
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import choose
+from tlcli.training import logistic_regression as head
 
 ROOT = Path(__file__).parent.parent.parent
 MOST = 1000

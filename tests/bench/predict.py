@@ -23,9 +23,9 @@ from sklearn.metrics import roc_auc_score
 from tlcli import draw_sample, finetune, load
 from tlcli.backbones import build
 from tlcli.data.dataset import Sample, scan
+from tlcli.features.extract import FrozenForward, remember
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
-from tlcli.features.extract import FrozenForward, remember
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT.parent / "shared" / "data"

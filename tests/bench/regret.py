@@ -30,11 +30,11 @@ import torch
 
 import tlcli
 from tlcli.backbones import build
-from tlcli.reporter import Reporter
 from tlcli.features.cache import FeatureCache
-from tlcli.planning.cases import CASES
-from tlcli.runtime.device import choose
 from tlcli.features.stage_features import Look
+from tlcli.planning.cases import CASES
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import choose
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"

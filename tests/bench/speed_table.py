@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from tests.bench.ledger import Record, accuracy, where
-from tlcli.metrics.classification import wilson
+from tlcli.metrics.intervals import wilson
 
 DEFAULT = "efficientnet_lite0"
 IMPORT = "import torch, torchvision"

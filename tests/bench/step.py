@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from tlcli.backbones import build
-from tlcli.runtime.threads import usable_cores
+from tlcli.backbones.network import Network, build_network
+from tlcli.planning.training_config import Schedule
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import choose
-from tlcli.training.gradients import Gradients
+from tlcli.runtime.threads import usable_cores
 from tlcli.training.freezing import set_mode
-from tlcli.backbones.network import Network, build_network
+from tlcli.training.gradients import Gradients
 from tlcli.training.optim import make_optimizer
-from tlcli.planning.training_config import Schedule
 
 BATCH, ROUNDS, STEPS = 32, 3, 3
 CONTENDERS = {

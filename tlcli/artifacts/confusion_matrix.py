@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from tlcli.artifacts.atomic import write_text, write_whole
-from tlcli.text import shown
 from tlcli.errors import UsageError, UserError
+from tlcli.text import shown
 
 SUFFIXES = (".csv", ".png")
 CELL, MARGIN, TEXT = 44, 12, 14

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tlcli.artifacts.checkpoint import STATE
 from tlcli.artifacts.atomic import parts, write_json, write_text
+from tlcli.artifacts.checkpoint import STATE
 from tlcli.errors import UserError
 from tlcli.runtime.distributed.process_group import first
 

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from tlcli.backbones import catalogue
 from tlcli.backbones import weights as sources
 from tlcli.backbones.backbone import Backbone
-from tlcli.backbones.state_dict import adapted, read_state
-from tlcli.backbones.families import FAMILIES
-from tlcli.backbones.lenet5 import LeNet5
 from tlcli.backbones.efficientnet_lite import EfficientNetLite0
 from tlcli.backbones.empty_init import outline
-from tlcli.runtime.torchvision_import import torchvision
-from tlcli.text import shown, some
+from tlcli.backbones.families import FAMILIES
+from tlcli.backbones.lenet5 import LeNet5
+from tlcli.backbones.state_dict import adapted, read_state
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
+from tlcli.runtime.torchvision_import import torchvision
+from tlcli.text import shown, some
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
     "efficientnet_lite0": EfficientNetLite0,

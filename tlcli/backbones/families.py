@@ -11,25 +11,27 @@ from typing import Any
 
 from torch import nn
 
-from tlcli.backbones.stages import (
-    CLASSIFIER,
+from tlcli.backbones.layers import (
     AddPositions,
     ClassToken,
     InceptionInput,
-    Link,
     Mean,
-    Stage,
     ToTokens,
     Turn,
+    flatten,
+    pool,
+    relu,
+)
+from tlcli.backbones.stages import (
+    CLASSIFIER,
+    Link,
+    Stage,
     blocks,
     each,
-    flatten,
     head,
     layers,
     one,
     own,
-    pool,
-    relu,
     span,
 )
 

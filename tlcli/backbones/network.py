@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from tlcli.backbones.build import Backbone, replace_head
 from tlcli.backbones.stages import Stage
-from tlcli.planning.plan import NEW_HEAD, StageFacts
 
 
 class Pool(nn.Module):
@@ -100,13 +99,6 @@ def set_dropout(network: Network, share: float | None) -> None:
         head.steps = nn.Sequential(*steps[:before], nn.Dropout(share), *steps[before:])
 
 
-def facts(backbone: Backbone) -> list[StageFacts]:
-    """What a plan needs to know of the backbone's stages."""
-    return [
-        StageFacts(s.name, s.part, sum(p.numel() for p in s.parameters())) for s in backbone.stages
-    ]
-
-
 def is_linear(backbone: Backbone) -> bool:
     """Whether the head is one `nn.Linear` with nothing but dropout beside it."""
     steps = [m for m in backbone.stages[-1].modules() if not list(m.children())]
@@ -166,3 +158,6 @@ def _initialise(network: Network, cut: int, init: str) -> None:
             nn.init.normal_(layer.weight, std=0.01)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+NEW_HEAD = "new_head"

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tlcli.backbones.efficientnet_lite import from_package
-from tlcli.text import shown
 from tlcli.errors import UserError
+from tlcli.text import shown
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training scripts save it under
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name

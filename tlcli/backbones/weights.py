@@ -10,11 +10,11 @@ from typing import Any
 from tlcli.backbones import catalogue
 from tlcli.backbones.catalogue import Entry
 from tlcli.backbones.download import Failed, download
-from tlcli.runtime.torchvision_import import torchvision
-from tlcli.text import shown
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError, did_you_mean
 from tlcli.reporter import Reporter
+from tlcli.runtime.torchvision_import import torchvision
+from tlcli.text import shown
 
 PUBLISHED_AT = "https://download.pytorch.org/models"
 _DEFAULT = "DEFAULT"  # torchvision's name of the entry that it recommends

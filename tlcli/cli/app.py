@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tlcli import __version__
+from tlcli._version import __version__
 from tlcli.cli import (
     cache,
     check,
@@ -20,8 +20,8 @@ from tlcli.cli import (
     sample,
 )
 from tlcli.cli.output import drop_stdout
-from tlcli.text import shown
 from tlcli.errors import UserError
+from tlcli.text import shown
 
 
 class Commands(TyperGroup):

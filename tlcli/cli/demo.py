@@ -15,8 +15,8 @@ def command(
 ) -> None:
     """The main job on drawn flowers: draw, fine-tune, predict. No network needed."""
     from tlcli.cli.progress import Terminal
-    from tlcli.recipes.demo import demo
     from tlcli.metrics.classification import accuracy_text
+    from tlcli.recipes.demo import demo
 
     format_name = output.resolve(format_name)
     with Terminal() as terminal:

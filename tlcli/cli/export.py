@@ -43,8 +43,8 @@ def command(
 ) -> None:
     """Write a trained model for other programs, once its answers are the bundle's own."""
     from tlcli.cli.progress import Terminal
-    from tlcli.text import shown
     from tlcli.recipes.export import export
+    from tlcli.text import shown
 
     with Terminal() as terminal:
         done = export(

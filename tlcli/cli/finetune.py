@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from tlcli.cli.caching import CACHE, CACHE_LIMIT
+from tlcli.cli.flags import CACHE, CACHE_LIMIT
 from tlcli.cli.signals import is_given, stoppable
 
 TRAINING = "How it is trained (left out: as the plan says)"
@@ -186,10 +186,10 @@ def command(
     """Train a classifier on a folder of images."""
     values = {k: v for k, v in locals().items() if k not in _NOT_OPTIONS}
     from tlcli.cli.progress import Terminal
-    from tlcli.text import shown
+    from tlcli.metrics.classification import accuracy_text
     from tlcli.recipes.finetune import finetune
     from tlcli.runtime.distributed.process_group import speaks
-    from tlcli.metrics.classification import accuracy_text
+    from tlcli.text import shown
 
     given = {k: v for k, v in values.items() if is_given(context, k)}
     with Terminal(quiet) as terminal, stoppable() as stop:

@@ -15,8 +15,8 @@ from typing import Any, TextIO
 import typer
 
 from tlcli.artifacts.atomic import write_whole
-from tlcli.text import shown
 from tlcli.errors import UsageError, UserError, choice
+from tlcli.text import shown
 
 FORMATS = ("table", "tsv", "csv", "json", "jsonl")
 FORMAT = typer.Option(

@@ -6,7 +6,7 @@ import typer
 
 from tlcli.backbones.catalogue import DEFAULT_MODEL
 from tlcli.cli import output
-from tlcli.cli.caching import CACHE, CACHE_LIMIT
+from tlcli.cli.flags import CACHE, CACHE_LIMIT
 from tlcli.errors import UsageError
 
 COLUMNS = (

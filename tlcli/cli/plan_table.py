@@ -9,12 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tlcli.text import shown
-from tlcli.reporter import duration
-from tlcli.recipes.plan import compared
-from tlcli.recipes.decide import Planned
 from tlcli.planning.evidence import Evidence
-from tlcli.planning.training_config import describe
+from tlcli.planning.explain import describe
+from tlcli.planning.planned import Planned
+from tlcli.recipes.plan import compared
+from tlcli.text import duration, shown
 
 BAR = 20
 # What a plan says of itself, and not what it builds.

@@ -5,8 +5,8 @@ import time
 from types import TracebackType
 from typing import Any
 
-from tlcli.text import shown
 from tlcli.reporter import Reporter
+from tlcli.text import shown
 
 UNITS = {"bytes": (1_000_000, "MB")}
 """How much of a unit is told as one of another."""

@@ -8,11 +8,11 @@ from itertools import chain
 from pathlib import Path
 
 from tlcli.data.layout import list_folder
-from tlcli.text import shown, some
 from tlcli.data.split import val_contents
-from tlcli.runtime.threads import in_order
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
+from tlcli.runtime.threads import in_order
+from tlcli.text import shown, some
 
 
 @dataclass(frozen=True, slots=True)

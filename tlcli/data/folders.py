@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlcli.data.decode import SUFFIXES
-from tlcli.text import shown
 from tlcli.errors import UserError, did_you_mean
+from tlcli.text import shown
 
 LEFTOVERS = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # systems strew these about
 NEITHER = "broken link or special file"

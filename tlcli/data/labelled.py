@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tlcli.data.folders import entries, read_part
 from tlcli.data.layout import PARTS
-from tlcli.text import shown
 from tlcli.errors import UserError
+from tlcli.text import shown
 
 Labelled = tuple[Path, str]
 """An image and the name of its class."""

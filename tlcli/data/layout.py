@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tlcli.data.folders import NEITHER, Part, entries, images_below, read_part
-from tlcli.text import shown, some
 from tlcli.errors import UserError
+from tlcli.text import shown, some
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 PHOTOGRAPHS = {

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tlcli.data.augmentation.spec import Augmentation, augmented
+from tlcli.data.augmentation.apply import augmented
+from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.decode import Source, Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.runtime.threads import in_order
 from tlcli.reporter import Reporter
+from tlcli.runtime.threads import in_order
 
 Batch = tuple[torch.Tensor, list[Unreadable | None]]
 

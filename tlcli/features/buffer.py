@@ -1,17 +1,13 @@
 """Where remembered activations lie: in memory, or where they are many in a file that is mapped."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tlcli.features.cache import FeatureCache
+from tlcli.runtime.memory import empty_or_mapped
 
-MAPPED_FROM = 32_000_000
-"""Bytes from which remembered activations lie in a file that is mapped, not in memory."""
 AT_ONCE = 256
 """Rows that are moved at once."""
 
@@ -27,7 +23,7 @@ class Store:
     def put(self, where: Sequence[int], values: Tensor) -> None:
         """Keep `values`, [len(where), ...]; the first say what shape and type all have."""
         if self.rows is None:
-            self.rows = room((self.n, *values.shape[1:]), values.dtype, self.cache)
+            self.rows = empty_or_mapped((self.n, *values.shape[1:]), values.dtype, self.cache)
         self.rows[torch.tensor(where)] = values
 
     def tensor(self, n: int, views: int, kept: Tensor) -> Tensor:
@@ -42,18 +38,3 @@ class Store:
             codes[done : done + len(some)] = codes[some]
             done += len(some)
         return codes[:done]
-
-
-def room(shape: Sequence[int], dtype: torch.dtype, cache: FeatureCache | None) -> Tensor:
-    """An uninitialised tensor; a mapped file where it is large and the disk has room for it."""
-    values = torch.Size(shape).numel()
-    if cache is not None and values * dtype.itemsize >= MAPPED_FROM:
-        with cache.trying():
-            cache.folder.mkdir(parents=True, exist_ok=True)
-            # It has no name, so that it is gone when the process is, however that ends.
-            with tempfile.TemporaryFile(dir=cache.folder) as file:
-                if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a bus error
-                    os.posix_fallocate(file.fileno(), 0, values * dtype.itemsize)
-                mapped = np.memmap(file, np.uint8, "r+", shape=(values * dtype.itemsize,))
-            return torch.from_numpy(mapped).view(dtype).view(shape)
-    return torch.empty(shape, dtype=dtype)

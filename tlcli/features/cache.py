@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from tlcli.reporter import Reporter
+from tlcli.runtime.distributed.process_group import first_here
 
 # What rows are of, and how numpy spells it; bf16, which it lacks, as its bits.
 _SPELT = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<u2"}
@@ -259,3 +261,19 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 def _room(row: np.ndarray) -> np.ndarray:
     """For a segment of such rows, nothing in it yet."""
     return np.empty(max(1, SEGMENT // row.nbytes), [("id", "V32"), ("row", row.dtype, row.shape)])
+
+
+@contextmanager
+def feature_cache(keep: bool, limit_gb: float, reporter: Reporter) -> Iterator[FeatureCache]:
+    """Open the cache, and trim it to `limit_gb` at the end; not to `keep` makes it a temporary one."""
+    limit = round(limit_gb * 1e9)
+    if not keep:
+        with tempfile.TemporaryDirectory(prefix="tlcli-") as folder:
+            yield FeatureCache(Path(folder), limit, reporter)
+        return
+    cache = FeatureCache(default_folder(), limit, reporter)
+    try:
+        yield cache
+    finally:
+        if first_here():
+            cache.trim()

@@ -14,11 +14,13 @@ from torch import Tensor
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Sample
 from tlcli.data.loader import Batch, load_batches
-from tlcli.reporter import Reporter, duration
-from tlcli.features.cache import FeatureCache, Shelf, row_id
-from tlcli.features.extractor import FrozenForward, beside
-from tlcli.runtime.distributed.sharding import sharded
 from tlcli.features.buffer import AT_ONCE, Store
+from tlcli.features.cache import FeatureCache, Shelf, row_id
+from tlcli.features.extractor import FrozenForward
+from tlcli.reporter import Reporter
+from tlcli.runtime.distributed.sharding import sharded
+from tlcli.runtime.workers import beside
+from tlcli.text import duration
 
 FORECAST_AFTER = 4
 """Batches from whose time the rest is forecast."""

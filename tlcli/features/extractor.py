@@ -5,34 +5,27 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tlcli.data.dataset import Sample
-from tlcli.data.decode import Unreadable, decode
-from tlcli.data.preprocessing import Preprocessing
-from tlcli.runtime.threads import in_order
-from tlcli.reporter import Reporter
-from tlcli.features.cache import FeatureCache
-from tlcli.runtime.device import Compute, cannot_compile, threads
 from tlcli.backbones.network import Pool
+from tlcli.data.dataset import Sample
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.features.cache import FeatureCache
+from tlcli.features.reference_images import CHECKED, pictures
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute, cannot_compile
 
 PARITY = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.12}
 """How far from plain fp32 the fast forward may be in these numbers: the length of the difference of
 some images' activations over the length of the plain ones. Up to 0.14, heads that are trained on
 bf16 were found to be as good, from 0.24 on worse (docs/precision.md)."""
-CHECKED = 4
-"""Images that are compared."""
 PLAINLY = "plain"
 _KEY_VERSION = 4  # to be raised when the same key would come to mean other numbers
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class FrozenForward:
@@ -220,45 +213,6 @@ class FrozenForward:
         if difference <= limit or not plain.isfinite().all():  # damaged weights: others tell
             return ""
         return f"is off by {difference:.2%} (limit {limit:.1%})"
-
-
-def probe_of(samples: Iterable[Sample]) -> list[Sample]:
-    """The images to compare: the `CHECKED` of lowest digest that are readable."""
-    found: list[Sample] = []
-    for sample in sorted(samples, key=lambda sample: sample.digest):
-        with suppress(Unreadable):
-            decode(sample.path, least=1)
-            found.append(sample)
-        if len(found) == CHECKED:
-            break
-    return found
-
-
-def pictures(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
-    """uint8 [n, 3, h, w]; those that are gone meanwhile are left out."""
-    found: list[Tensor] = []
-    for sample in samples:
-        with suppress(Unreadable):
-            found.append(preprocessing.fit(decode(sample.path, preprocessing.least)))
-    side = preprocessing.crop
-    return torch.stack(found) if found else torch.empty(0, 3, side, side, dtype=torch.uint8)
-
-
-def beside(
-    function: Callable[[Item], Result], items: Iterable[Item], compute: Compute
-) -> Generator[Result, None, None]:
-    """`function` of each item, in order, in as many threads as `compute` has workers.
-
-    Each computes on its share of torch's threads, so that nobody waits for anybody; until the last
-    result is taken whoever takes them has that share too.
-    """
-    n, share = compute.workers, compute.threads
-    if n == 1:
-        yield from map(function, items)
-        return
-    first = partial(torch.set_num_threads, share)
-    with threads(share):
-        yield from in_order(function, items, workers=n, ahead=n + 1, first=first)
 
 
 def _fast(stage: nn.Module, compute: Compute) -> nn.Module:

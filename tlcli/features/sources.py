@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tlcli.data.augmentation.mixup import Mixing, mix
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Dataset, Sample
 from tlcli.data.loader import find_unreadable, load_batches
-from tlcli.reporter import Reporter
-from tlcli.runtime.distributed.collectives import fair, union
 from tlcli.features.cache import FeatureCache
 from tlcli.features.extract import bytes_per_view, memory_limit, remember, remember_each
 from tlcli.features.extractor import FrozenForward
-from tlcli.data.augmentation.mixup import Mixing, mix
+from tlcli.reporter import Reporter
+from tlcli.runtime.distributed.collectives import fair, union
 from tlcli.runtime.distributed.sharding import mine
 
 

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from tlcli.backbones.backbone import Backbone
+from tlcli.backbones.network import Pool
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Sample
 from tlcli.data.decode import Unreadable
 from tlcli.data.loader import Batch, load_batches
-from tlcli.reporter import Reporter
 from tlcli.features.cache import FeatureCache, row_id
-from tlcli.training.depthwise import quick_depthwise
-from tlcli.runtime.device import Compute
-from tlcli.planning.evidence import Timing
 from tlcli.features.extract import FORECAST_AFTER, PLAIN, view_id, view_key
-from tlcli.features.extractor import FrozenForward, beside, cut_name
-from tlcli.training.cpu_parallel import Lanes, Sums
-from tlcli.backbones.network import Pool
+from tlcli.features.extractor import FrozenForward, cut_name
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute
+from tlcli.runtime.workers import beside
 
 HEAD = "head"
 LEAST = 200
@@ -32,8 +30,6 @@ PATIENCE = 180.0
 """Seconds that the pass may take before the sample is made smaller."""
 WIDEST = 8192
 """Numbers an image beyond which a stage's output is not probed."""
-STEP_BATCH = 4
-"""Images of the training step that is timed, for each that is computed beside others."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class Look:
             augmentation=augmentation,
             keys=keys(),
         )
-        with closing(self._through(loaded)) as passes:
+        with closing(self.batches(loaded)) as passes:
             for outputs, problems in passes:
                 good = [k for k, problem in enumerate(problems) if problem is None]
                 self._keep([asked[done + k][1] for k in good], outputs, good)
@@ -201,7 +197,7 @@ class Look:
             self.forward.preprocessing,
             batch=self.forward.compute.batch_size,
         )
-        for outputs, problems in self._through(loaded, change):
+        for outputs, problems in self.batches(loaded, change):
             indices = missing[done : done + len(problems)]
             self._keep([rows[i] for i in indices], outputs, list(range(len(problems))))
             done += len(problems)
@@ -213,7 +209,7 @@ class Look:
     def _have(self, row: bytes) -> bool:
         return all(row in shelf for shelf in self.shelves)
 
-    def _through(
+    def batches(
         self, loaded: Iterable[Batch], change: Callable[[Tensor], Tensor] = lambda images: images
     ) -> Generator[tuple[list[Tensor], list[Unreadable | None]], None, None]:
         """Each stage's outputs for every batch, and which of its images are missing."""
@@ -226,66 +222,3 @@ class Look:
     def _keep(self, rows: Sequence[bytes], outputs: list[Tensor], good: list[int]) -> None:
         for tap, shelf in zip(self.taps, self.shelves, strict=True):
             shelf.add(rows, outputs[tap.index][good].cpu())
-
-    @torch.no_grad()
-    def timing(self, samples: Sequence[Sample]) -> Timing:
-        """What an image and a training step cost here; some of `samples` are computed for it.
-
-        Where all of them were cached, what it came to when they were computed.
-        """
-        batch = self.forward.compute.batch_size
-        enough = batch * self.forward.compute.workers
-        known = self.shelves[-1].remarks if not self.computed and self.shelves else {}
-        with suppress(KeyError, TypeError):  # of another version, or none
-            return Timing(**known["costs"])
-        if self.computed < 2 * enough:
-            # All of it was cached, or too little to tell: a batch a worker, after some to warm up.
-            paths = [s.path for s in samples[:enough]]
-            for _ in range(2):
-                started = time.perf_counter()
-                loaded = load_batches(paths, self.forward.preprocessing, batch=batch)
-                for _ in self._through(loaded):
-                    pass
-                self.seconds, self.computed = time.perf_counter() - started, len(paths)
-        spent = self.forward.seconds
-        total = sum(spent) or 1.0
-        share = {s.name: sum(spent[: i + 1]) / total for i, s in enumerate(self.stages)}
-        step, step_image = self._step()
-        timing = Timing(self.seconds / max(1, self.computed), share, step, step_image)
-        if self.shelves:
-            self.shelves[-1].remark("costs", asdict(timing))
-        return timing
-
-    @torch.enable_grad()
-    def _step(self) -> tuple[float, float]:
-        """Seconds of a training step of everything: the fixed part, and that of each image.
-
-        In eval mode, so that no running statistics move; the weights do not change.
-        """
-        compute, side = self.forward.compute, self.backbone.preprocessing.crop
-        stages = nn.Sequential(*self.stages).eval()
-        parameters = list(stages.parameters())
-        frozen = [p for p in parameters if not p.requires_grad]
-        stages.requires_grad_(True)
-        lanes = Lanes(stages, compute)
-
-        def gradients(x: Tensor, _: Tensor) -> Sums:
-            with compute.autocast(), quick_depthwise(compute):
-                loss = stages(x).float().mean()
-            return torch.autograd.grad(loss, parameters, allow_unused=True), loss.detach()
-
-        few, many = lanes.most, STEP_BATCH * lanes.most
-        seconds = []
-        for n in (many, few, many):  # the first warms up
-            x = torch.zeros(n, 3, side, side, device=compute.device)
-            x = x.contiguous(memory_format=torch.channels_last)
-            started = time.perf_counter()
-            lanes.sums(gradients, x, torch.zeros(n), lanes.most)
-            if compute.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - started)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        _, small, large = seconds
-        image = max(large - small, 0.0) / (many - few) or large / many
-        return max(small - few * image, 0.0), image

@@ -13,41 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tlcli.data.tta import count
 from tlcli.data.decode import Source, Unreadable
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.stream import Group, Job, stream_groups
+from tlcli.data.tta import count
 from tlcli.errors import UsageError, UserError
+from tlcli.features.extractor import FrozenForward
+from tlcli.inference.prediction import UNKNOWN, Answer
+from tlcli.metrics.ood import Novelty
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.features.extractor import FrozenForward
-from tlcli.metrics.ood import Novelty
 
-UNKNOWN = "unknown"
-"""The label of an image that is rejected, or whose probability is below the threshold."""
 DAMAGED = "the model's answer is no number; is it damaged?"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the network says of one image.
-
-    Attributes:
-        path: as it was given; None for an image that came without one.
-        label: the likeliest class, or "unknown"; None where the image cannot be read.
-        probability: of the likeliest class, in [0, 1].
-        error: why there is no answer.
-        ood: how unlike the training images it is: its distance from them, over that which 95 of
-            100 of theirs stay below; above 1 is flagged. None where the model has no measure.
-        top: the likeliest classes with their probabilities, best first.
-    """
-
-    path: str | None
-    label: str | None
-    probability: float | None
-    error: str | None
-    ood: float | None
-    top: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from tlcli.artifacts import bundle
 from tlcli.artifacts import run_folder as run
 from tlcli.data.dataset import scan
 from tlcli.data.labelled import Labelled, labelled
-from tlcli.text import shown, some
 from tlcli.errors import UserError
-from tlcli.reporter import Reporter
 from tlcli.inference.classifier import Classifier
 from tlcli.inference.load import load
-from tlcli.metrics.classification import mcnemar, score, wilson
+from tlcli.metrics.classification import score
+from tlcli.metrics.intervals import mcnemar, wilson
+from tlcli.reporter import Reporter
+from tlcli.text import shown, some
 
 WORST = 10
 SMALLEST = 1e-12

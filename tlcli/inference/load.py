@@ -12,15 +12,16 @@ from tlcli.artifacts import bundle
 from tlcli.artifacts import run_folder as run
 from tlcli.backbones import build, catalogue
 from tlcli.backbones.empty_init import uninitialised
+from tlcli.backbones.network import Network, build_network
 from tlcli.data.tta import VIEWS
-from tlcli.text import some
 from tlcli.errors import UsageError, UserError, choice, did_you_mean
+from tlcli.inference.classifier import Classifier, Member
+from tlcli.inference.prediction import Answer
+from tlcli.metrics.ood import Novelty
 from tlcli.reporter import Reporter
-from tlcli.inference.classifier import Answer, Classifier, Member
 from tlcli.runtime import device
 from tlcli.runtime.device import Compute
-from tlcli.backbones.network import Network, build_network
-from tlcli.metrics.ood import Novelty
+from tlcli.text import some
 
 __all__ = ["Answer", "Classifier", "load", "open_bundle"]
 

@@ -1,38 +1,13 @@
 """What a classifier's answers are worth."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-BINS = 15
-"""Of the expected calibration error, equally wide (Guo et al. 2017)."""
-RESAMPLES = 1000
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95% interval of a proportion (Wilson 1927): low and high; (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    z, p = 1.959963984540054, right / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((middle + side) / (1 + z * z / n) for side in (-half, half))
-    return max(0.0, low), min(1.0, high)
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """The p-value of McNemar's test (1947), exact: are two classifiers equally often right?
-
-    Args:
-        only_first: images that the first alone has right; `only_second` likewise.
-    """
-    if only_first + only_second == 0:
-        return 1.0
-    from scipy.stats import binomtest
-
-    return float(binomtest(only_first, only_first + only_second).pvalue)
+from tlcli.metrics.calibration_error import calibration
+from tlcli.metrics.intervals import wilson
 
 
 def score(
@@ -103,54 +78,6 @@ def _figures(
         for hit, t, s in zip(hits, truth, said, strict=True)
     ]
     return confusion, figures
-
-
-def calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
-    """Whether answers given with probability p are right in p of all cases.
-
-    Args:
-        logits: float [n, classes], divided by `temperature` already.
-
-    Returns:
-        `temperature`; `ece`, the expected calibration error of the probabilities as they are, and
-        `raw_ece`, that before the division, each with the 2.5th and 97.5th percentile of 1,000
-        bootstrap samples as `_low` and `_high`; and `difference`, ece minus raw_ece, likewise
-        (the samples are the same for both). Errors are at least 0, so chance alone makes them
-        larger than 0, and in a bootstrap sample larger still.
-    """
-    found: dict[str, Any] = {"temperature": temperature}
-    names = ("ece", "raw_ece", "difference")
-    if not len(labels):
-        return found | {f"{name}{end}": None for name in names for end in ("", "_low", "_high")}
-    gaps = [_gaps((logits * factor).double(), labels) for factor in (1.0, temperature)]
-    n = len(labels)
-    draw = torch.Generator().manual_seed(0)
-    # A row of weights a sample: how often each image was drawn; the first row is the data itself.
-    samples = [torch.ones(n, dtype=torch.float64)]
-    samples += [
-        torch.bincount(torch.randint(n, (n,), generator=draw), minlength=n).double()
-        for _ in range(RESAMPLES)
-    ]
-    errors = torch.tensor(
-        [[(weights @ gap).abs().sum().item() / n for gap in gaps] for weights in samples],
-        dtype=torch.float64,
-    )
-    values = torch.cat([errors, errors[:, :1] - errors[:, 1:]], dim=1)
-    for name, column in zip(names, values.T, strict=True):
-        low, high = column[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        ends = {name: column[0].item(), f"{name}_low": low, f"{name}_high": high}
-        found |= {key: round(value, 6) for key, value in ends.items()}
-    return found
-
-
-def _gaps(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of each image probability minus right (1 or 0), in the column of its bin: [n, BINS]."""
-    probability, answer = logits.softmax(1).nan_to_num(0).max(1)
-    gap = probability - (answer == labels).double()
-    place = (probability * BINS).long().clamp_max(BINS - 1)
-    return torch.zeros(len(labels), BINS, dtype=torch.float64).scatter_(
-        1, place[:, None], gap[:, None]
-    )
 
 
 def _share(name: str, right: int | None, n: int) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tlcli.errors import UsageError, choice
 from tlcli.planning.cases import CASES, Wish, case_of, named_case
 from tlcli.planning.evidence import Evidence, Familiarity, StageScore
+from tlcli.planning.explain import _familiarity_text, _wins_text
 
 LEVEL_LINE = 0.61
 """Confidence, as a share of the reference, from which images count as similar."""
@@ -65,69 +66,9 @@ def _earlier_ahead(sweep: tuple[StageScore, ...]) -> bool:
     return bool(sweep) and sweep[-1].behind > 2 * sweep[-1].behind_error
 
 
-# How sure, by the score as a multiple of the line.
-_SURE = (
-    (1.8, "surer of these than"),
-    (1.5, "as sure of these as"),
-    (0.8, "less sure of these than"),
-    (0.0, "much less sure of these than"),
-)
-
-
-def _familiarity_text(found: Familiarity) -> str:
-    if found.by == "level":
-        how = next(text for least, text in _SURE if found.score >= least * found.line)
-        return (
-            f"the backbone is {how} of ImageNet's own photographs "
-            f"({found.confidence:.2f} against {found.reference:.2f}; similar from "
-            f"{found.line * (found.reference or 0):.2f})"
-        )
-    return _wins_text(found.score, found.line)
-
-
-def _wins_text(wins: float, line: float) -> str:
-    more = "more" if wins >= line else "hardly more" if wins > 0.5 else "no more"
-    return (
-        f"they say {more} to the backbone than the same upside down "
-        f"(in {wins:.0%} of comparisons; similar from {line:.0%})"
-    )
-
-
 def best_cut(sweep: tuple[StageScore, ...]) -> StageScore | None:
     """The earliest stage within one paired standard error of the best."""
     return next((s for s in sweep if s.behind <= s.behind_error), None)
-
-
-def sweep_text(evidence: Evidence, cut: str | None) -> str:
-    """What the stages make of the classes, as a clause; "" where they were not probed.
-
-    `cut` is the stage whose output the new head is to read; None: the last.
-    """
-    sweep, best = evidence.sweep, evidence.best
-    if best is None:
-        return ""
-    if not evidence.telling:
-        return (
-            f"no stage tells the classes apart better than guessing ({best.accuracy:.1%} at best)"
-        )
-    last = sweep[-1]
-    chosen = next((s for s in sweep if s.name == cut), last)
-    figure = f"{chosen.accuracy:.1%} +- {2 * chosen.error:.1%}"
-    if chosen is not last and chosen is best:
-        behind = f"the last codes are {_points(last)} behind"
-        return f"{best.name} tells the classes apart best ({figure}; {behind})"
-    if chosen is not last:
-        return (
-            f"{chosen.name} is the earliest stage within a standard error of the best ({figure}, "
-            f"{_points(chosen)} behind {best.name})"
-        )
-    if last.behind <= 2 * last.behind_error:
-        return f"its last codes tell the classes apart as well as any stage ({figure})"
-    return f"its last codes tell the classes apart ({figure}; {best.name} is {_points(last)} ahead)"
-
-
-def _points(stage: StageScore) -> str:
-    return f"{100 * stage.behind:.1f} points (+- {200 * stage.behind_error:.1f})"
 
 
 def _against(similarity: str, evidence: Evidence | None) -> str:

@@ -51,10 +51,3 @@ def forecast(
         seconds += epoch * TRIES / batches if steps.find_lr else 0.0
         seconds += steps.epochs * (epoch + n_val * timing.image * behind)
     return seconds
-
-
-def error_text(forecast_s: float, took_s: float) -> str:
-    """As "took 39 s, forecast 41 s (5% too long)"."""
-    off = forecast_s / max(took_s, 1e-9) - 1
-    told = "too long" if off > 0 else "too short"
-    return f"took {took_s:.0f} s, forecast {forecast_s:.0f} s ({abs(off):.0%} {told})"

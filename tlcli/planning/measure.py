@@ -12,14 +12,14 @@ from torch import Tensor
 from tlcli.backbones.backbone import Backbone
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Sample
-from tlcli.reporter import Reporter
-from tlcli.planning import similarity as familiarity
-from tlcli.planning import linear_probe as probe
 from tlcli.features.cache import FeatureCache, Shelf
-from tlcli.runtime.device import Compute, threads
-from tlcli.planning.evidence import EQUAL, SAMPLE, CurvePoint, Evidence, Pair, StageScore, Timing
-from tlcli.features.extractor import probe_of
+from tlcli.features.reference_images import probe_of
 from tlcli.features.stage_features import Look, only_plain
+from tlcli.planning import linear_probe as probe
+from tlcli.planning import similarity as familiarity
+from tlcli.planning.evidence import EQUAL, SAMPLE, CurvePoint, Evidence, Pair, StageScore
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute, threads
 
 PER_CLASS = 10
 """Images of a class from which a probe is worth its name: where the sample does not hold that many
@@ -37,13 +37,14 @@ class Survey:
 
     Attributes:
         evidence: equal for equal data, seed and machine.
-        timing: not so.
+        look: the pass itself, and `chosen`, the images that it came to.
         shelves: where activations are kept, by the stage's name; of maps "NAME+pool".
         unreadable: images that could not be looked at, and why.
     """
 
     evidence: Evidence
-    timing: Timing
+    look: Look
+    chosen: Sequence[Sample]
     shelves: Mapping[str, Shelf]
     unreadable: dict[Path, str] = field(default_factory=dict)
 
@@ -100,7 +101,7 @@ def survey(
         evidence = _with_curve_and_pairs(evidence, best, classes)
     kept = zip(look.taps, look.shelves, strict=True)
     shelves = {tap.name + "+pool" * tap.pooled: shelf for tap, shelf in kept}
-    return Survey(evidence, look.timing(chosen), shelves, unreadable)
+    return Survey(evidence, look, chosen, shelves, unreadable)
 
 
 def choose(samples: Sequence[Sample], size: int, seed: int) -> list[Sample]:

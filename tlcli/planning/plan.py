@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tlcli.backbones.build import Backbone
+from tlcli.backbones.network import NEW_HEAD
 from tlcli.errors import UsageError, choice
 from tlcli.planning.cases import CASES, LARGE_FROM, Wish, named_case
-from tlcli.planning.decision import best_cut, decide, sweep_text
+from tlcli.planning.choose_training import choose_schedule
+from tlcli.planning.decision import best_cut, decide
 from tlcli.planning.evidence import Evidence
-from tlcli.planning.training_config import Schedule, choose_schedule
+from tlcli.planning.explain import sweep_text
+from tlcli.planning.training_config import Schedule
 
 FREEZES = ("features", "none", "all-but-head")
 
@@ -84,9 +88,6 @@ class Plan:
             schedule=Schedule(**content["schedule"]),
             evidence=evidence or None,
         )
-
-
-NEW_HEAD = "new_head"
 
 
 def needs_evidence(wish: Wish) -> bool:
@@ -230,3 +231,10 @@ def cut_index(stages: Sequence[StageFacts], where: str) -> int:
             f"the last stage that can be frozen is {names[last - 1]} (or say all-but-head)",
         )
     return index
+
+
+def facts(backbone: Backbone) -> list[StageFacts]:
+    """What a plan needs to know of the backbone's stages."""
+    return [
+        StageFacts(s.name, s.part, sum(p.numel() for p in s.parameters())) for s in backbone.stages
+    ]

@@ -1,13 +1,13 @@
 """How many views an image are remembered, and what they cost."""
 
+from tlcli.data.augmentation.mixup import Mixing
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Dataset
 from tlcli.errors import UsageError
-from tlcli.planning.evidence import Timing
 from tlcli.features.extract import view_id
-from tlcli.data.augmentation.mixup import Mixing
-from tlcli.planning.plan import Plan
+from tlcli.planning.evidence import Timing
 from tlcli.planning.measure import Survey
+from tlcli.planning.plan import Plan
 
 VIEWS = 2
 """Remembered views an image with augmentation: the plain one and a drawn one."""

@@ -12,15 +12,15 @@ from tlcli.artifacts.atomic import write_whole
 from tlcli.artifacts.image_grid import Row, draw
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
-from tlcli.data.augmentation.spec import augmented
+from tlcli.data.augmentation.apply import augmented
+from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix
 from tlcli.data.augmentation.pca_color import augmentation_for
+from tlcli.data.augmentation.presets import DEFAULT, parse
 from tlcli.data.dataset import Dataset, Sample, scan
 from tlcli.data.decode import Unreadable, decode
-from tlcli.text import shown
-from tlcli.data.augmentation.presets import DEFAULT, parse
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
-from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix
+from tlcli.text import shown
 
 IMAGES = 6
 """Rows of a sheet, at most; as many of each class."""

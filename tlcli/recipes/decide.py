@@ -1,103 +1,35 @@
 """Measure a folder and decide its case: what a fine-tuning begins with."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tlcli.backbones.backbone import Backbone
-from tlcli.data.augmentation.spec import Augmentation
+from tlcli.backbones.network import is_linear
+from tlcli.data.augmentation.mixup import Mixing, make_mixing
 from tlcli.data.augmentation.pca_color import augmentation_for
+from tlcli.data.augmentation.presets import parse
+from tlcli.data.augmentation.spec import Augmentation, make_augmentation
 from tlcli.data.dataset import Dataset, scan
 from tlcli.data.loader import find_unreadable
-from tlcli.data.augmentation.presets import parse
-from tlcli.reporter import Reporter, duration
-from tlcli.runs.options import Options
-from tlcli.planning.views import cached_views, choose_views, remembers, view_seconds
-from tlcli.features.cache import FeatureCache, default_folder
-from tlcli.planning.cases import CASES, Wish, other_halves
-from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.process_group import first_here
-from tlcli.planning.evidence import Evidence, Timing
-from tlcli.planning.forecast import forecast
-from tlcli.features.stage_features import only_plain
-from tlcli.data.augmentation.mixup import Mixing, make_mixing
-from tlcli.backbones.network import facts, is_linear
-from tlcli.planning.plan import Plan, make_plan, needs_evidence
-from tlcli.planning.training_config import describe
+from tlcli.errors import UserError
+from tlcli.features.cache import FeatureCache
 from tlcli.features.sources import without
+from tlcli.features.stage_features import only_plain
+from tlcli.planning.cases import CASES, Wish, other_halves
+from tlcli.planning.evidence import Evidence
+from tlcli.planning.forecast import forecast
 from tlcli.planning.measure import Survey, survey
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan and what it was decided on.
-
-    Attributes:
-        dataset: without the images that the measuring found unreadable.
-        evidence: None where everything was set by hand, or nothing is pretrained.
-        forecast_s: seconds that each of the four cases would take on this machine, and under
-            "plan" what this plan would.
-        timing: of the measuring; None where there was none.
-        augmentation, mixing: of the training images; None where there is none.
-        otherwise: the plans of the other size and of the other similarity, by the option that
-            asks for them; none where something was set by hand.
-    """
-
-    backbone: str
-    plan: Plan
-    dataset: Dataset
-    evidence: Evidence | None = None
-    forecast_s: dict[str, float] = field(default_factory=dict)
-    timing: Timing | None = None
-    augmentation: Augmentation | None = None
-    mixing: Mixing | None = None
-    otherwise: dict[str, Plan] = field(default_factory=dict)
-
-    @property
-    def reads(self) -> str | None:
-        """The stage of the sweep whose output a new linear head reads, where it is one."""
-        sweep = self.evidence.sweep if self.evidence else ()
-        if not sweep or len(self.plan.trained) != 1:
-            return None
-        names = [s.name for s in sweep]
-        return self.plan.cut if self.plan.cut in names else names[-1]
-
-    def lines(self) -> list[str]:
-        """The plan in three lines."""
-        seconds = self.forecast_s.get("plan")
-        about = f"; about {duration(seconds)}" if seconds is not None else ""
-        return [
-            f"plan: {self.plan.case}; {self.plan.parts()}{about}",
-            f"why: {self.plan.why}",
-            f"training: {describe(self.plan.schedule)}",
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result fields of `tlcli plan`, in plain JSON types."""
-        return {
-            "case": self.plan.case,
-            "size": self.plan.size,
-            "similarity": self.plan.similarity,
-            "cut": self.plan.cut,
-            "trained": list(self.plan.trained),
-            "why": self.plan.why,
-            "evidence": self.evidence.to_dict() if self.evidence else None,
-            "forecast_s": {k: round(v, 1) for k, v in self.forecast_s.items()},
-            "backbone": self.backbone,
-            "dropped": list(self.plan.dropped),
-            "override": list(self.plan.override),
-            "runner_up": self.plan.runner_up,
-            "schedule": asdict(self.plan.schedule),
-            "otherwise": {
-                option: {"case": plan.case, "cut": plan.cut, "trained": list(plan.trained)}
-                for option, plan in self.otherwise.items()
-            },
-            "images": self.dataset.counts(),
-            "seed": self.dataset.seed,
-        }
+from tlcli.planning.plan import Plan, facts, make_plan, needs_evidence
+from tlcli.planning.planned import Planned
+from tlcli.planning.views import cached_views, choose_views, remembers, view_seconds
+from tlcli.reporter import Reporter
+from tlcli.runs.options import Options
+from tlcli.runtime.device import Compute
+from tlcli.runtime.distributed.collectives import told
+from tlcli.training.timing import measure_costs
 
 
 def decide(
@@ -178,13 +110,14 @@ def decide(
         return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
     sizes = {s.name: s.parameters for s in stages}
     plans = {case: make(Wish(case=case), evidence) for case in CASES} | {"plan": made}
+    timing = measure_costs(measured.look, measured.chosen)
     views = options.views or choose_views(
-        None, made, augmentation, seconds=view_seconds(made, measured.timing, len(dataset.train))
+        None, made, augmentation, seconds=view_seconds(made, timing, len(dataset.train))
     )
     seconds = {
         name: forecast(
             p,
-            measured.timing,
+            timing,
             n_train=len(dataset.train),
             n_val=len(dataset.val),
             views=views,
@@ -202,7 +135,7 @@ def decide(
         dataset,
         evidence,
         seconds,
-        measured.timing,
+        timing,
         augmentation,
         mixing,
         {name: make(replace(wish, **half), evidence) for name, half in halves.items()},
@@ -231,17 +164,56 @@ def scan_told(data: Path, options: Options, reporter: Reporter) -> Dataset:
     return dataset
 
 
-@contextmanager
-def feature_cache(options: Options, reporter: Reporter) -> Iterator[FeatureCache]:
-    """The cache that the options ask for; trimmed to its limit at the end."""
-    limit = round(options.cache_limit * 1e9)
-    if not options.cache:
-        with tempfile.TemporaryDirectory(prefix="tlcli-") as folder:
-            yield FeatureCache(Path(folder), limit, reporter)
-        return
-    cache = FeatureCache(default_folder(), limit, reporter)
-    try:
-        yield cache
-    finally:
-        if first_here():
-            cache.trim()
+def decide_once(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
+    """What `make` decides about `dataset`, which it is called for by the first process alone.
+
+    The others have the dataset without what was unreadable, and no forecast.
+
+    Raises:
+        UserError: this process sees other images than the first.
+    """
+    made: list[Planned] = []
+
+    def decided() -> dict[str, Any]:
+        made.append(make())
+        planned = made[0]
+        left = {sample.path for sample in _samples(planned.dataset)}
+        return {
+            "images": _order(dataset),
+            "backbone": planned.backbone,
+            "plan": planned.plan.to_dict(),
+            "colours": getattr(planned.augmentation, "colours", None),
+            "gone": [i for i, s in enumerate(_samples(dataset)) if s.path not in left],
+        }
+
+    heard = told(decided)
+    if made:
+        return made[0]
+    if heard["images"] != _order(dataset):
+        raise UserError(
+            f"{dataset.root} holds other images here than for the first process",
+            "every machine of a job needs the same folder",
+        )
+    samples = _samples(dataset)
+    gone = {samples[i].path: "unreadable for the first process" for i in heard["gone"]}
+    plan = Plan.from_dict(heard["plan"])
+    strengths = parse(plan.schedule.augment)
+    colours = heard["colours"] and tuple(map(tuple, heard["colours"]))
+    return Planned(
+        heard["backbone"],
+        plan,
+        dataset.without(gone) if gone else dataset,
+        plan.evidence,
+        augmentation=make_augmentation(strengths, colours),
+        mixing=make_mixing(strengths),
+    )
+
+
+def _samples(dataset: Dataset) -> list[Any]:
+    return [*dataset.train, *dataset.val, *dataset.test]
+
+
+def _order(dataset: Dataset) -> str:
+    """The images' content, in order and by label."""
+    text = "".join(f"{s.digest}{s.label} " for s in _samples(dataset))
+    return hashlib.sha256(f"{len(dataset.train)} {text}".encode()).hexdigest()

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlcli.data.drawings.sample import draw_sample
-from tlcli.reporter import Reporter
 from tlcli.inference.load import Answer, load
 from tlcli.recipes.finetune import Run, finetune
+from tlcli.reporter import Reporter
 
 PREDICTED_SEED = 1
 """The images that are predicted are drawn by another seed: the network has not seen them."""

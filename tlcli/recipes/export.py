@@ -9,21 +9,21 @@ from random import Random
 
 from PIL import Image
 
-from tlcli.artifacts.export import formats
 from tlcli.artifacts import run_folder as run
-from tlcli.artifacts.export.model_card import CARD, card
-from tlcli.artifacts.export.formats import FORMATS, Subject
 from tlcli.artifacts.atomic import write_json, write_text, write_whole
+from tlcli.artifacts.export import formats
+from tlcli.artifacts.export.formats import FORMATS, Subject
+from tlcli.artifacts.export.model_card import CARD, card
 from tlcli.artifacts.export.parity import LIMITS, PICTURES, Parity, check
 from tlcli.artifacts.export.script import script
 from tlcli.data.decode import Unreadable, decode
 from tlcli.data.drawings.flowers import FLOWERS
-from tlcli.data.folders import images_below
-from tlcli.text import shown
 from tlcli.data.drawings.sample import draw_flower
+from tlcli.data.folders import images_below
 from tlcli.errors import UserError
-from tlcli.reporter import Reporter
 from tlcli.inference.load import open_bundle
+from tlcli.reporter import Reporter
+from tlcli.text import shown
 
 
 @dataclass(frozen=True)

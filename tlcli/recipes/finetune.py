@@ -12,31 +12,34 @@ import torch
 
 from tlcli.artifacts import run_folder as run
 from tlcli.artifacts.tensorboard import check_installed, open_board
-from tlcli.errors import UsageError, UserError
-from tlcli.reporter import Reporter, duration
-from tlcli.runs.initial_model import begin_with, keep_head, trained_further
-from tlcli.runs.score import measure, unmeasured
-from tlcli.runs.options import Options
-from tlcli.recipes.decide import Planned, decide, feature_cache, scan_told
-from tlcli.runs.writer import Record
-from tlcli.runs.resume import check_same, reopen
-from tlcli.runs.request import Start, anew
-from tlcli.runs.interruption import resumable
-from tlcli.recipes.together import decide_once
-from tlcli.planning.views import VIEW_LIMIT, choose_views, view_seconds
-from tlcli.runtime import device
-from tlcli.runtime.distributed.collectives import by_first, in_turn, told
-from tlcli.features.cache import FeatureCache
-from tlcli.training.calibration import calibrate, hold_out
-from tlcli.runtime.device import threads
-from tlcli.runtime.distributed.process_group import first, joined, raise_if_lost, world
-from tlcli.planning.forecast import error_text
-from tlcli.features.extractor import FrozenForward, probe_of
 from tlcli.backbones.network import Network, build_network, is_linear
-from tlcli.planning.plan import Plan
-from tlcli.planning.training_config import SCHEDULES, Schedule
-from tlcli.runtime.distributed.sharding import check_batch
+from tlcli.errors import UsageError, UserError
+from tlcli.features.cache import FeatureCache, feature_cache
+from tlcli.features.extractor import FrozenForward
+from tlcli.features.reference_images import probe_of
 from tlcli.features.sources import make_sources
+from tlcli.planning.explain import error_text
+from tlcli.planning.plan import Plan
+from tlcli.planning.planned import Planned
+from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_presets import SCHEDULES
+from tlcli.planning.views import VIEW_LIMIT, choose_views, view_seconds
+from tlcli.recipes.decide import decide, decide_once, scan_told
+from tlcli.reporter import Reporter
+from tlcli.runs.initial_model import begin_with, keep_head, trained_further
+from tlcli.runs.interruption import resumable
+from tlcli.runs.options import Options
+from tlcli.runs.request import Start, anew
+from tlcli.runs.resume import check_same, reopen
+from tlcli.runs.score import measure, unmeasured
+from tlcli.runs.writer import Record
+from tlcli.runtime import device
+from tlcli.runtime.device import threads
+from tlcli.runtime.distributed.collectives import by_first, in_turn, told
+from tlcli.runtime.distributed.process_group import first, joined, raise_if_lost, world
+from tlcli.runtime.distributed.sharding import check_batch
+from tlcli.text import duration
+from tlcli.training.calibration import calibrate, hold_out
 from tlcli.training.trainer import Fit, fit
 
 
@@ -120,7 +123,7 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
         if start.folder is None:
             held.enter_context(run.locked(folder))
         held.enter_context(resumable(folder, start.folder is None, reporter))
-        cache = held.enter_context(feature_cache(options, reporter))
+        cache = held.enter_context(feature_cache(options.cache, options.cache_limit, reporter))
         record.begin(dataset, start.plan, start.state)
         make_plan = partial(decide, dataset, origin.backbone, options, compute, cache, reporter)
         # Only the first of several processes measures, and all of them share the other views.

@@ -7,10 +7,12 @@ from typing import Any
 
 from tlcli.backbones import catalogue
 from tlcli.errors import UsageError, UserError
+from tlcli.features.cache import feature_cache
+from tlcli.planning.planned import Planned
+from tlcli.recipes.decide import decide, scan_told
 from tlcli.reporter import Reporter
 from tlcli.runs.initial_model import begin_with, trained_further
 from tlcli.runs.options import Options
-from tlcli.recipes.decide import Planned, decide, feature_cache, scan_told
 from tlcli.runtime import device
 
 
@@ -55,7 +57,7 @@ def compare(
     )
     dataset = scan_told(Path(data), options, reporter)
     plans = []
-    with feature_cache(options, reporter) as cache:
+    with feature_cache(options.cache, options.cache_limit, reporter) as cache:
         for name, weights in chosen:
             origin = begin_with(name, weights, dataset.classes, reporter)
             if len(chosen) > 1:

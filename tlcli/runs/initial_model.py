@@ -10,13 +10,13 @@ from torch import Tensor
 from tlcli.artifacts import run_folder as run
 from tlcli.backbones import build, catalogue
 from tlcli.backbones.backbone import Backbone
-from tlcli.text import some
-from tlcli.errors import UsageError
-from tlcli.reporter import Reporter
-from tlcli.inference.load import open_bundle
 from tlcli.backbones.network import Network
+from tlcli.errors import UsageError
+from tlcli.inference.load import open_bundle
 from tlcli.planning.plan import Plan
 from tlcli.planning.training_config import Schedule
+from tlcli.reporter import Reporter
+from tlcli.text import some
 
 
 @dataclass(frozen=True)

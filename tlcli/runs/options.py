@@ -9,13 +9,13 @@ from typing import Any
 from tlcli.artifacts.run_folder import check_free, find_bundle
 from tlcli.backbones.catalogue import DEFAULT_MODEL, catalogue, find
 from tlcli.data.augmentation import presets
+from tlcli.data.augmentation.mixup import MIXING
 from tlcli.errors import UsageError, choice
 from tlcli.features.cache import LIMIT
 from tlcli.planning.cases import CASES, LARGE_FROM, Wish
-from tlcli.runtime.device import DEVICES, PRECISIONS
 from tlcli.planning.evidence import SAMPLE
-from tlcli.data.augmentation.mixup import MIXING
 from tlcli.planning.training_config import CHOICES, FIND, Schedule
+from tlcli.runtime.device import DEVICES, PRECISIONS
 
 LOGS = ("tensorboard",)
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from tlcli.errors import UsageError
+from tlcli.planning.plan import Plan
 from tlcli.runs.config_file import read_toml
 from tlcli.runs.options import Options
-from tlcli.planning.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ import torch
 from tlcli.artifacts import checkpoint
 from tlcli.artifacts import run_folder as run
 from tlcli.data.dataset import Dataset
-from tlcli.text import some
 from tlcli.errors import UsageError, UserError
+from tlcli.planning.choose_training import prolonged
+from tlcli.planning.plan import Plan
 from tlcli.reporter import Reporter
 from tlcli.runs.config_file import absolute
 from tlcli.runs.initial_model import Origin
 from tlcli.runs.options import Options
-from tlcli.runs.writer import versions
 from tlcli.runs.request import Start, added
-from tlcli.planning.plan import Plan
-from tlcli.planning.training_config import prolonged
+from tlcli.runs.writer import versions
+from tlcli.text import some
 
 FREE = ("cache", "cache_limit", "checkpoint_minutes", "log")
 """Options that may change when a run goes on: the result does not depend on them."""

@@ -6,18 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlcli.data.loader import find_unreadable
-from tlcli.reporter import Reporter
-from tlcli.runtime.distributed.collectives import union
-from tlcli.training.validation import answers
-from tlcli.features.cache import FeatureCache
-from tlcli.runtime.device import Compute
-from tlcli.features.extract import remember
-from tlcli.features.extractor import FrozenForward, probe_of
-from tlcli.metrics.classification import score
 from tlcli.backbones.network import Network
-from tlcli.runtime.distributed.sharding import mine
+from tlcli.data.loader import find_unreadable
+from tlcli.features.cache import FeatureCache
+from tlcli.features.extract import remember
+from tlcli.features.extractor import FrozenForward
+from tlcli.features.reference_images import probe_of
 from tlcli.features.sources import Recomputed, Remembered, Source, Sources
+from tlcli.metrics.classification import score
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute
+from tlcli.runtime.distributed.collectives import union
+from tlcli.runtime.distributed.sharding import mine
+from tlcli.training.validation import answers
 
 
 def unmeasured(classes: tuple[str, ...]) -> dict[str, Any]:

@@ -9,24 +9,24 @@ from typing import Any
 
 import torch
 
-import tlcli
+from tlcli._version import __version__
 from tlcli.artifacts import bundle, checkpoint, report
 from tlcli.artifacts import run_folder as run
-from tlcli.artifacts.bundle import BundleMeta
 from tlcli.artifacts.atomic import Unwritable, write_json, write_text
-from tlcli.runtime.torchvision_import import torchvision
-from tlcli.data.dataset import Dataset
+from tlcli.artifacts.bundle import BundleMeta
+from tlcli.backbones.network import Network
 from tlcli.data.augmentation.presets import parse
+from tlcli.data.dataset import Dataset
+from tlcli.planning.plan import Plan
+from tlcli.planning.planned import Planned
 from tlcli.reporter import Reporter
 from tlcli.runs.config_file import absolute, to_toml
 from tlcli.runs.initial_model import Origin
 from tlcli.runs.options import Options
-from tlcli.recipes.decide import Planned
-from tlcli.training.calibration import Confidence
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.process_group import first
-from tlcli.backbones.network import Network
-from tlcli.planning.plan import Plan
+from tlcli.runtime.torchvision_import import torchvision
+from tlcli.training.calibration import Confidence
 from tlcli.training.trainer import Fit, State
 
 BEST_EVERY = 60.0
@@ -267,7 +267,7 @@ def told(plan: Plan | None) -> dict[str, Any] | None:
 def versions() -> dict[str, str]:
     """What equal bytes depend on."""
     return {
-        "tlcli": tlcli.__version__,
+        "tlcli": __version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
     }

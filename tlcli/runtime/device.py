@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from tlcli.errors import UsageError, UserError, choice
-from tlcli.transfer.allocator import keep_memory
 from tlcli.runtime.distributed.process_group import placed
+from tlcli.runtime.memory import keep_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -133,3 +134,11 @@ def choose(device: str = "auto", precision: str = "auto", compiled: bool = False
         elif device == "cpu" and native_bf16():
             precision = "bf16"
     return Compute(placed(torch.device(device)), _DTYPES[precision], compiled)
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """There, images as channels-last; a copy to CUDA runs beside what is computed there."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    form = torch.channels_last if x.dim() == 4 else torch.preserve_format
+    return x.to(device, non_blocking=True, memory_format=form)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tlcli.reporter import Reporter
-from tlcli.runtime.distributed.collectives import told
-from tlcli.training.validation import answers, outputs
-from tlcli.runtime.device import Compute
-from tlcli.training.logistic_regression import FOLDS, left_out_logits
 from tlcli.backbones.network import Network
-from tlcli.metrics.ood import Novelty, learn, learn_held_out, spread
 from tlcli.features.sources import Recomputed, Remembered, Source, Sources
+from tlcli.metrics.ood import Novelty, learn, learn_held_out, spread
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute
+from tlcli.runtime.distributed.collectives import told
+from tlcli.training.logistic_regression import FOLDS, left_out_logits
+from tlcli.training.validation import answers, outputs
 
 SHARE, FEWEST, MOST = 0.1, 30, 1000
 """Of the training images of a plan that trains by steps, so many are kept aside: a tenth, up to

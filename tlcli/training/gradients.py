@@ -7,15 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.errors import UserError
-from tlcli.reporter import Reporter
-from tlcli.training.depthwise import quick_depthwise
-from tlcli.runtime.device import Compute, cannot_compile
-from tlcli.runtime.distributed.process_group import world
-from tlcli.training.cpu_parallel import Lanes, Sums
-from tlcli.runtime.memory import Room, out_of_memory
 from tlcli.planning.training_config import Schedule
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute, cannot_compile, to_device
+from tlcli.runtime.distributed.process_group import world
 from tlcli.runtime.distributed.sharding import divisor, parallel, part_size, repeats
-from tlcli.transfer.state import to_device
+from tlcli.runtime.memory import Room, out_of_memory
+from tlcli.training.cpu_parallel import Lanes, Sums
+from tlcli.training.depthwise import quick_depthwise
 
 Batch = tuple[Tensor, Tensor]
 """Activations [n, ...], and classes, int64 [n], or shares of them, float [n, classes]."""

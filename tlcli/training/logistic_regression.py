@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tlcli.runtime.threads import in_order
 from tlcli.runtime.device import threads
 from tlcli.runtime.optim_import import optim
+from tlcli.runtime.threads import in_order
 
 STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """L2 penalties that cross-validation chooses from, strong to weak (warm starts go that way)."""

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlcli.backbones.network import Network, set_dropout
+from tlcli.features.sources import Source
+from tlcli.planning.training_config import Schedule, unfrozen
 from tlcli.reporter import Reporter
-from tlcli.training.weight_averaging import Average
-from tlcli.training.class_balance import balanced_order, class_weights
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.process_group import rank, world
-from tlcli.training.lr_finder import Curve, find_rate
-from tlcli.training.gradients import Batch, Gradients
-from tlcli.runtime.optim_import import optim
-from tlcli.training.freezing import set_mode, thaw
-from tlcli.backbones.network import Network, set_dropout
-from tlcli.training.optim import make_optimizer, rate_factor
-from tlcli.planning.training_config import Schedule, unfrozen
 from tlcli.runtime.distributed.sharding import level, parts, summed
-from tlcli.features.sources import Source
-from tlcli.transfer.state import laid_out_alike, random_state, set_random_state
+from tlcli.runtime.optim_import import optim
+from tlcli.runtime.rng import random_state, set_random_state
+from tlcli.training.class_balance import balanced_order, class_weights
+from tlcli.training.freezing import set_mode, thaw
+from tlcli.training.gradients import Batch, Gradients
+from tlcli.training.lr_finder import Curve, find_rate
+from tlcli.training.optim import laid_out_alike, make_optimizer, rate_factor
+from tlcli.training.weight_averaging import Average
 
 Row = dict[str, float | int | str | None]
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tlcli.errors import UserError
-from tlcli.reporter import Reporter
 from tlcli.planning.training_config import TRIES
+from tlcli.reporter import Reporter
 
 Curve = list[tuple[float, float]]
 """Learning rates and the smoothed loss at each."""

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable
 
-from tlcli.runtime.optim_import import optim
+import torch
+from torch import Tensor
+
 from tlcli.backbones.network import Network
 from tlcli.planning.training_config import Schedule
+from tlcli.runtime.optim_import import optim
 
 FUSED = ("cpu", "cuda", "mps")
 
@@ -61,3 +64,14 @@ SHAPES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "one-cycle": (lambda share: 1 / 25 + 24 / 25 * _half_cosine(1 - share), _half_cosine),
     "constant": (float, lambda _: 1.0),
 }
+
+
+def laid_out_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's tensors the memory layout of what they belong to.
+
+    Files keep none, and another layout takes other instructions, with other last digits.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()

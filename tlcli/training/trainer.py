@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tlcli.reporter import Reporter, duration
-from tlcli.runtime.distributed.collectives import told
-from tlcli.training.validation import key_of, validate
-from tlcli.training.class_balance import class_weights
-from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.process_group import watched
-from tlcli.training.lr_finder import Curve
-from tlcli.training.logistic_regression import Solution, solve
-from tlcli.metrics.classification import BY_CLASS
 from tlcli.backbones.network import Network
-from tlcli.planning.training_config import Schedule
-from tlcli.features.sources import Remembered, Source
-from tlcli.training.loop import Diverged, Row, Steps
 from tlcli.features.buffer import AT_ONCE
+from tlcli.features.sources import Remembered, Source
+from tlcli.metrics.classification import BY_CLASS
+from tlcli.planning.training_config import Schedule
+from tlcli.reporter import Reporter
+from tlcli.runtime.device import Compute
+from tlcli.runtime.distributed.collectives import told
+from tlcli.runtime.distributed.process_group import watched
+from tlcli.text import duration
+from tlcli.training.class_balance import class_weights
+from tlcli.training.logistic_regression import Solution, solve
+from tlcli.training.loop import Diverged, Row, Steps
+from tlcli.training.lr_finder import Curve
+from tlcli.training.validation import key_of, validate
 
 NOTHING = (-math.inf, -math.inf)
 """The key of a network that has not been validated."""

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tlcli.runtime.device import Compute
-from tlcli.runtime.memory import Room
-from tlcli.metrics.classification import BY_CLASS, by_class
 from tlcli.backbones.network import final_layer
-from tlcli.runtime.distributed.sharding import share, whole
 from tlcli.features.sources import Source
-from tlcli.transfer.state import to_device
+from tlcli.metrics.classification import BY_CLASS, by_class
+from tlcli.runtime.device import Compute, to_device
+from tlcli.runtime.distributed.sharding import share, whole
+from tlcli.runtime.memory import Room
 
 
 def n_outputs(suffix: nn.Module) -> int:

@@ -17,9 +17,9 @@ from torch.export import Dim
 from tlcli.artifacts.bundle import BundleMeta
 from tlcli.artifacts.export.graph import Graph
 from tlcli.backbones.build import build
+from tlcli.backbones.network import Network, build_network
 from tlcli.backbones.state_dict import versioned
 from tlcli.errors import UsageError, UserError, choice
-from tlcli.backbones.network import Network, build_network
 
 IMAGE, PIXELS = "image", "pixels"
 INPUTS = (IMAGE, PIXELS)

@@ -1,6 +1,5 @@
 """AlexNet's colour shift: along the principal colours of the training images."""
 
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import islice
@@ -56,21 +55,3 @@ def _pixels(sample: Sample) -> torch.Tensor | None:
         return None
     flat = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
     return flat.view(-1, 3).to(torch.float64) / 255
-
-
-def shifted(
-    view: Image.Image, colours: Colours | None, deviation: float, rng: random.Random
-) -> Image.Image:
-    """An RGB view with one colour added to all of its pixels.
-
-    The colour is each principal one times a draw from a normal distribution of that `deviation`
-    (0.1 in the paper).
-
-    Raises:
-        ValueError: the principal colours are not known.
-    """
-    if colours is None:
-        raise ValueError("a colour shift needs the principal colours of the training images")
-    draws = [rng.gauss(0, deviation) for _ in colours]
-    added = [255 * sum(a * row[k] for a, row in zip(draws, colours, strict=True)) for k in range(3)]
-    return view.point([min(255, max(0, round(v + add))) for add in added for v in range(256)])

@@ -5,11 +5,6 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import torch
-from PIL import Image, ImageOps
-
-from tlcli.data.preprocessing import INTERPOLATIONS, Preprocessing, to_tensor
-
 Box = tuple[int, int, int, int]
 Range = tuple[float, float]
 Colours = tuple[tuple[float, float, float], ...]
@@ -77,32 +72,6 @@ def make_augmentation(
     return Augmentation(
         **{"flip": 0, **known}, scale=scale, ratio=RATIO, degrees=degrees, colours=colours
     )
-
-
-def augmented(
-    image: Image.Image, pre: Preprocessing, aug: Augmentation, rng: random.Random
-) -> torch.Tensor:
-    """A random view of an RGB picture, as uint8 [3, crop, crop].
-
-    Draws from `rng` alone, so that a view depends on its seed and not on threads or order.
-    """
-    if aug.scale is None:
-        view = pre.centre(image)
-    else:
-        box = random_box(image.size, aug.scale, aug.ratio, rng)
-        view = image.resize((pre.crop, pre.crop), INTERPOLATIONS[pre.interpolation], box)
-    if rng.random() < aug.flip:
-        view = ImageOps.mirror(view)
-    angle = rng.uniform(-aug.degrees, aug.degrees) if aug.degrees else 0.0
-    # corners take the mean colour, zero once normalised: black ones would be edges to learn
-    mean = tuple(min(255, max(0, round(255 * value))) for value in pre.mean)
-    if aug.more:
-        from tlcli.data.augmentation.transforms import transformed  # torchvision takes seconds to import
-
-        view = transformed(view, angle, aug, mean, rng)
-    elif angle:
-        view = view.rotate(angle, Image.Resampling.BILINEAR, fillcolor=mean)
-    return to_tensor(view)
 
 
 def random_box(size: tuple[int, int], scale: Range, ratio: Range, rng: random.Random) -> Box:

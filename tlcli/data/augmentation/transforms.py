@@ -10,9 +10,8 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from tlcli.data.augmentation.spec import Augmentation, random_box
-from tlcli.data.augmentation.pca_color import shifted
 from tlcli.data.augmentation.auto_augment import rand_augment, trivial_augment
+from tlcli.data.augmentation.spec import Augmentation, Colours, random_box
 
 ERASED, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 """Share of the view that is erased, and its width over height (Zhong et al. 2017)."""
@@ -81,3 +80,21 @@ def _jittered(view: Image.Image, aug: Augmentation, rng: random.Random) -> Image
     for change, strength in steps:
         view = change(view, strength)
     return view
+
+
+def shifted(
+    view: Image.Image, colours: Colours | None, deviation: float, rng: random.Random
+) -> Image.Image:
+    """An RGB view with one colour added to all of its pixels.
+
+    The colour is each principal one times a draw from a normal distribution of that `deviation`
+    (0.1 in the paper).
+
+    Raises:
+        ValueError: the principal colours are not known.
+    """
+    if colours is None:
+        raise ValueError("a colour shift needs the principal colours of the training images")
+    draws = [rng.gauss(0, deviation) for _ in colours]
+    added = [255 * sum(a * row[k] for a, row in zip(draws, colours, strict=True)) for k in range(3)]
+    return view.point([min(255, max(0, round(v + add))) for add in added for v in range(256)])

@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from tlcli.data.drawings.flowers import FLOWERS, Frame
-from tlcli.text import shown
 from tlcli.data.drawings.scenery import background
 from tlcli.errors import UserError
+from tlcli.text import shown
 
 FINER = 2  # drawn this many times larger, then reduced: Pillow draws without antialiasing
 README = """\

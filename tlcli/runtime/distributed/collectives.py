@@ -14,7 +14,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tlcli.runtime.distributed.process_group import alone, first, first_here, local, rank, talking, world
+from tlcli.runtime.distributed.process_group import (
+    alone,
+    first,
+    first_here,
+    local,
+    rank,
+    talking,
+    world,
+)
 
 T = TypeVar("T")
 

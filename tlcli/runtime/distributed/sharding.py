@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from tlcli.errors import UsageError
 from tlcli.runtime.distributed.collectives import gathered, union
-from tlcli.features.cache import FeatureCache
 from tlcli.runtime.distributed.process_group import rank, talking, world
-from tlcli.features.buffer import room
+from tlcli.runtime.memory import Scratch, empty_or_mapped
 
 T = TypeVar("T")
 
@@ -76,12 +75,12 @@ def whole(rows: Tensor, n: int, batch: int) -> Tensor:
     return rows if len(rows) == n else _assembled(rows, _dealt(n, batch))
 
 
-def _assembled(rows: Tensor, places: Sequence[Tensor], cache: FeatureCache | None = None) -> Tensor:
+def _assembled(rows: Tensor, places: Sequence[Tensor], scratch: Scratch | None = None) -> Tensor:
     """Each rank's `rows` [m, ...] at its `places` in the whole; of many, a mapped file."""
     kinds = gathered([list(rows.shape[1:]), str(rows.dtype).rpartition(".")[2]])
     # A process without rows does not know what they look like.
     shape, dtype = next((k for k, p in zip(kinds, places, strict=True) if len(p)), kinds[0])
-    whole = room([sum(map(len, places)), *shape], getattr(torch, dtype), cache)
+    whole = empty_or_mapped([sum(map(len, places)), *shape], getattr(torch, dtype), scratch)
     at_once = max(1, MESSAGE // max(1, whole[:1].nbytes))
     for source, there in enumerate(places):
         own = source == rank()

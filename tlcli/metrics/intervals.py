@@ -1,0 +1,26 @@
+"""TODO"""
+
+import math
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95% interval of a proportion (Wilson 1927): low and high; (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    z, p = 1.959963984540054, right / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + side) / (1 + z * z / n) for side in (-half, half))
+    return max(0.0, low), min(1.0, high)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The p-value of McNemar's test (1947), exact: are two classifiers equally often right?
+
+    Args:
+        only_first: images that the first alone has right; `only_second` likewise.
+    """
+    if only_first + only_second == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_first, only_first + only_second).pvalue)
