@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tlcli.artifacts.image_grid import Row, draw
+from tlcli.artifacts.image_grid import GridRow, draw_grid
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
-from tlcli.data.augmentation.apply import augmented
+from tlcli.data.augmentation.apply import augment_image
 from tlcli.data.augmentation.mixup import MIXING, make_mixing
-from tlcli.data.augmentation.pca_color import principal_colours
+from tlcli.data.augmentation.pca_color import principal_colors
 from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse
 from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import scan
@@ -31,8 +31,8 @@ STRONGER = {"pca": 1, "mixup": 1, "hue": 0.1, "grey": 0.5, "erase": 0.7}
 
 def transforms(flowers: Path) -> Image.Image:
     """A row for each transform alone."""
-    pre = native_preprocessing(catalogue.find(catalogue.DEFAULT_MODEL))
-    colours = principal_colours(scan(flowers).train)
+    pre = native_preprocessing(catalogue.find_entry(catalogue.DEFAULT_MODEL))
+    colours = principal_colors(scan(flowers).train)
     sunflower = draw_flower("sunflower", 320, random.Random(5))
     others = [draw_flower(name, 320, random.Random(3)) for name in ("rose", "tulip", "daisy")]
     plain = [pre.fit(image) for image in (sunflower, *others)]
@@ -43,13 +43,13 @@ def transforms(flowers: Path) -> Image.Image:
             classes = ["sunflower", "rose", "tulip", "daisy"]
             batch = torch.stack(plain), torch.arange(4)
             mixed = mixed_row(*batch, classes, make_mixing(parse(text)), 4, VIEWS)
-            rows.append(Row(text, mixed.pictures, mixed.captions))
+            rows.append(GridRow(text, mixed.pictures, mixed.captions))
             continue
         aug = make_augmentation(parse(text), colours)
         draws = [random.Random(f"{name} {i}") for i in range(VIEWS)]
-        views = [picture(augmented(sunflower, pre, aug, rng)) for rng in draws]
-        rows.append(Row(text, views))
-    return draw("each transform alone, seven views of one image", rows, tile=100)
+        views = [picture(augment_image(sunflower, pre, aug, rng)) for rng in draws]
+        rows.append(GridRow(text, views))
+    return draw_grid("each transform alone, seven views of one image", rows, tile=100)
 
 
 def main() -> None:

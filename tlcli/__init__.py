@@ -28,18 +28,18 @@ _WHERE = {
     "evaluate": "tlcli.inference.evaluate",
     "load": "tlcli.inference.load",
     "Classifier": "tlcli.inference.load",
-    "Answer": "tlcli.inference.load",
+    "Prediction": "tlcli.inference.load",
     "draw_sample": "tlcli.data.drawings.sample",
     "Reporter": "tlcli.reporter",
     "UserError": "tlcli.errors",
 }
 
 __all__ = [
-    "Answer",
     "Classifier",
     "Export",
     "Options",
     "Planned",
+    "Prediction",
     "Reporter",
     "Run",
     "UserError",
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from tlcli.data.drawings.sample import draw_sample
     from tlcli.errors import UserError
     from tlcli.inference.evaluate import evaluate
-    from tlcli.inference.load import Answer, Classifier, load
+    from tlcli.inference.load import Classifier, Prediction, load
     from tlcli.planning.planned import Planned
     from tlcli.recipes.contact_sheet import contact_sheet
     from tlcli.recipes.export import Export, export

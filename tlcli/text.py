@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 
-def shown(name: str | Path) -> str:
+def printable(name: str | Path) -> str:
     """`name` with line breaks, terminal escapes and undecodable bytes written as Python would."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
@@ -13,15 +13,15 @@ def shown(name: str | Path) -> str:
     )
 
 
-def some(names: Iterable[str | Path], most: int = 5) -> str:
+def shorten_list(names: Iterable[str | Path], most: int = 5) -> str:
     """The first `most` names, and how many more there are."""
     rest = iter(names)
-    told = ", ".join(shown(name) for name in islice(rest, most))
+    told = ", ".join(printable(name) for name in islice(rest, most))
     more = sum(1 for _ in rest)
     return f"{told} and {more} more" if more else told
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """As people say it: "40 s", "12 min", "3 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"

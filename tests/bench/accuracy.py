@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from tlcli.metrics.intervals import wilson
+from tlcli.metrics.intervals import wilson_interval
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"
@@ -99,7 +99,7 @@ def main() -> None:
     for row in ROWS:
         if only in row.name:
             right, n, seconds = measure(row)
-            low, high = wilson(right, n)
+            low, high = wilson_interval(right, n)
             command = row.command.format(shared="../shared")
             lines.append(
                 f"| {row.name} | `tlcli {command}` | **{right / n:.1%}** of {n} "

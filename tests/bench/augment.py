@@ -18,7 +18,7 @@ import torchvision
 
 from tlcli import finetune, load
 from tlcli.data.labelled import labelled
-from tlcli.inference.evaluate import Judged, compare, judge
+from tlcli.inference.evaluate import Evaluation, compare, judge
 from tlcli.recipes.finetune import Run
 from tlcli.reporter import Reporter
 
@@ -40,7 +40,7 @@ def trained(folder: Path, augment: str = "light", **more: object) -> tuple[Run, 
     return run, time.perf_counter() - started
 
 
-def judged(runs: Sequence[Run], tta: str = "none") -> tuple[Judged, float]:
+def judged(runs: Sequence[Run], tta: str = "none") -> tuple[Evaluation, float]:
     """The answers to the val images, and the seconds that they took."""
     classifier = load([run.folder for run in runs], tta=tta)
     _, images = labelled(FLOWERS)
@@ -48,7 +48,7 @@ def judged(runs: Sequence[Run], tta: str = "none") -> tuple[Judged, float]:
     return judge(classifier, images, Reporter(), "judging"), time.perf_counter() - started
 
 
-def row(name: str, mine: Judged, first: Judged, seconds: float) -> str:
+def row(name: str, mine: Evaluation, first: Evaluation, seconds: float) -> str:
     """A line of the table; of `first` itself without a comparison."""
     found = compare(mine, first)
     n = found["n"]

@@ -32,26 +32,28 @@ def feature_pass(images: int) -> None:
     from tests.bench.regret import SHARED
     from tlcli.backbones import build
     from tlcli.data.dataset import scan
-    from tlcli.features.extract import FrozenForward, remember
+    from tlcli.features.extract import FeatureExtractor, extract_features
     from tlcli.reporter import Reporter
-    from tlcli.runtime.device import choose
+    from tlcli.runtime.device import choose_device
     from tlcli.runtime.distributed import collectives as agree
     from tlcli.runtime.distributed import process_group as distributed
 
     torch.set_num_threads(1)
-    with distributed.joined(Reporter()) as reporter:
+    with distributed.process_group(Reporter()) as reporter:
         samples = scan(SHARED / "data" / "flowers").train[:images]
         backbone = build.load("efficientnet_lite0")
         stages = nn.Sequential(*backbone.stages[:-1])
-        forward = FrozenForward(stages, backbone.preprocessing, choose("cpu"))
-        remember(samples[: WARM_UP * distributed.world()], forward, task="", reporter=reporter)
-        agree.gathered(None)
+        forward = FeatureExtractor(stages, backbone.preprocessing, choose_device("cpu"))
+        extract_features(
+            samples[: WARM_UP * distributed.world_size()], forward, task="", reporter=reporter
+        )
+        agree.all_gather(None)
         started = time.perf_counter()
-        codes, _, _ = remember(samples, forward, task="", reporter=reporter)
-        agree.gathered(None)
+        codes, _, _ = extract_features(samples, forward, task="", reporter=reporter)
+        agree.all_gather(None)
         seconds = time.perf_counter() - started
         digest = hashlib.sha256(codes.float().numpy().tobytes()).hexdigest()
-        if distributed.first():
+        if distributed.is_rank0():
             print(json.dumps({"seconds": seconds, "digest": digest}), flush=True)
 
 

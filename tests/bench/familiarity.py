@@ -24,14 +24,14 @@ from tests.bench.regret import SHARED, WEIGHTS
 from tlcli.backbones import build
 from tlcli.backbones.backbone import Backbone
 from tlcli.data.dataset import Sample, scan
-from tlcli.features.cache import FeatureCache, default_folder
-from tlcli.features.stage_features import Look
+from tlcli.features.cache import FeatureCache, default_cache_dir
+from tlcli.features.stage_features import StageFeatures
 from tlcli.planning import similarity as familiarity
-from tlcli.planning.decision import LEVEL_LINE, SELF_LINE, judge
+from tlcli.planning.decision import LEVEL_LINE, SELF_LINE, judge_similarity
 from tlcli.planning.evidence import Evidence, Familiarity
-from tlcli.planning.measure import choose as draw
+from tlcli.planning.measure import choose_sample as draw
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import choose
+from tlcli.runtime.device import choose_device
 
 ROOT = Path(__file__).parent.parent.parent
 KIND = {"flowers": "similar", "caltech": "similar", "digits": "different", "eurosat": "different"}
@@ -64,7 +64,7 @@ def table(cache: FeatureCache) -> None:
     ]
     for name, published in PUBLISHED.items():
         backbone = load(name)
-        outputs, _ = Look(backbone, choose("cpu"), cache, Reporter()).at(samples)
+        outputs, _ = StageFeatures(backbone, choose_device("cpu"), cache, Reporter()).at(samples)
         probabilities = outputs["head"].softmax(1)
         right = (probabilities.argmax(1) == torch.arange(len(samples))).float().mean().item()
         confidence = probabilities.amax(1).mean().item()
@@ -83,7 +83,7 @@ def table(cache: FeatureCache) -> None:
 def scores(name: str, cache: FeatureCache) -> Iterable[tuple[str, str, list[Familiarity]]]:
     """For each set and way of measuring, a familiarity for each seed."""
     backbone = load(name)
-    look = Look(backbone, choose("cpu"), cache, Reporter())
+    look = StageFeatures(backbone, choose_device("cpu"), cache, Reporter())
     for data in KIND:
         dataset = scan(SHARED / "data" / data)
         for weights in dict.fromkeys([backbone.weights_sha256, None]):
@@ -94,7 +94,9 @@ def scores(name: str, cache: FeatureCache) -> Iterable[tuple[str, str, list[Fami
             for seed in seeds:
                 chosen = draw(dataset.train, drawn, seed)
                 outputs, _ = look.at(chosen)
-                measured = familiarity.measure(chosen, weights, outputs, look.last, look.changed)
+                measured = familiarity.measure_familiarity(
+                    chosen, weights, outputs, look.last, look.changed
+                )
                 assert measured is not None
                 found.append(measured)
             yield data, found[0].by, found
@@ -108,7 +110,7 @@ def few_classes(cache: FeatureCache) -> list[str]:
     lines.append("|---|---|" + "---|" * len(FEW))
     for name in WEIGHTS:
         backbone = load(name)
-        look = Look(backbone, choose("cpu"), cache, Reporter())
+        look = StageFeatures(backbone, choose_device("cpu"), cache, Reporter())
         for data, kind in KIND.items():
             dataset = scan(SHARED / "data" / data)
             samples = draw(dataset.train, MOST, 0)
@@ -120,7 +122,7 @@ def few_classes(cache: FeatureCache) -> list[str]:
                 for classes in folders:
                     rows = torch.isin(of, torch.tensor(classes)).nonzero()[:, 0].tolist()
                     some = {stage: output[rows] for stage, output in outputs.items()}
-                    found = familiarity.measure(
+                    found = familiarity.measure_familiarity(
                         [samples[row] for row in rows],
                         backbone.weights_sha256,
                         some,
@@ -128,7 +130,7 @@ def few_classes(cache: FeatureCache) -> list[str]:
                         look.changed,
                     )
                     evidence = Evidence(len(rows), n, 1, 1, len(rows), n, found)
-                    verdict = judge(evidence)
+                    verdict = judge_similarity(evidence)
                     wrong += verdict.similarity != kind
                     close += verdict.close
                 cells.append(f"{wrong} wrong, {close} close of {len(folders)}" if folders else "")
@@ -145,7 +147,7 @@ def subsets(classes: int, n: int) -> list[tuple[int, ...]]:
 
 def main() -> None:
     torch.set_num_threads(2)
-    cache = FeatureCache(default_folder())
+    cache = FeatureCache(default_cache_dir())
     if "--table" in sys.argv:
         table(cache)
     rows = [(name, *row) for name in ALL for row in scores(name, cache)]

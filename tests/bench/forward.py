@@ -28,11 +28,11 @@ from tests.bench.regret import SHARED
 from tlcli.backbones import build
 from tlcli.data.dataset import Sample, scan
 from tlcli.data.loader import load_batches
-from tlcli.features.extract import remember
-from tlcli.features.extractor import FrozenForward
+from tlcli.features.extract import extract_features
+from tlcli.features.extractor import FeatureExtractor
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import choose, native_bf16
-from tlcli.runtime.workers import beside
+from tlcli.runtime.device import choose_device, native_bf16
+from tlcli.runtime.workers import map_in_workers
 from tlcli.training.logistic_regression import solve
 
 ROOT = Path(__file__).parent.parent.parent
@@ -75,19 +75,19 @@ def forwards(name: str, rounds: int, compiled: bool) -> list[str]:
     eager = nn.Sequential(*backbone.stages[:-1]).eval()
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, 3, 224, 224), generator=draw, dtype=torch.uint8)
-    workers = choose("cpu", "fp32").workers
+    workers = choose_device("cpu", "fp32").workers
     plain = images.repeat(2, 1, 1, 1)
 
     @torch.no_grad()
     def plainly() -> int:
         for _ in range(BATCHES[name]):
-            eager(backbone.preprocessing.normalise(plain))
+            eager(backbone.preprocessing.normalize(plain))
         return BATCHES[name] * len(plain)
 
-    def quickly(forward: FrozenForward) -> Callable[[], int]:
+    def quickly(forward: FeatureExtractor) -> Callable[[], int]:
         def run() -> int:
             n = BATCHES[name] * workers
-            list(beside(forward, [images] * n, forward.compute))
+            list(map_in_workers(forward, [images] * n, forward.compute))
             return n * len(images)
 
         return run
@@ -96,8 +96,8 @@ def forwards(name: str, rounds: int, compiled: bool) -> list[str]:
     for precision in ("fp32", "bf16"):
         for made in (False, True) if compiled else (False,):
             copied = nn.Sequential(*build_again(name).stages[:-1])
-            compute = choose("cpu", precision, made)
-            forward = FrozenForward(copied, backbone.preprocessing, compute)
+            compute = choose_device("cpu", precision, made)
+            forward = FeatureExtractor(copied, backbone.preprocessing, compute)
             label = f"engine, {precision}" + (", compiled" if made else "")
             contenders[label] = quickly(forward)
     for run in contenders.values():
@@ -119,10 +119,10 @@ def _plain(name: str) -> None:
     eager = nn.Sequential(*backbone.stages[:-1]).eval()
     images = torch.randint(0, 256, (32, 3, 224, 224), dtype=torch.uint8)
     with torch.no_grad():
-        eager(backbone.preprocessing.normalise(images))
+        eager(backbone.preprocessing.normalize(images))
         started = time.perf_counter()
         for _ in range(BATCHES[name]):
-            eager(backbone.preprocessing.normalise(images))
+            eager(backbone.preprocessing.normalize(images))
     rate = BATCHES[name] * len(images) / (time.perf_counter() - started)
     print(json.dumps({"rate": rate}))
 
@@ -144,8 +144,8 @@ def whole(rounds: int, cores: int) -> list[str]:
     """Decoding alone, the forward alone, both; the bound is what the cores could do of both."""
     samples = scan(FLOWERS).train[:IMAGES]
     backbone = build.load("efficientnet_lite0")
-    forward = FrozenForward(
-        nn.Sequential(*backbone.stages[:-1]), backbone.preprocessing, choose("cpu")
+    forward = FeatureExtractor(
+        nn.Sequential(*backbone.stages[:-1]), backbone.preprocessing, choose_device("cpu")
     )
     pre, batch = backbone.preprocessing, forward.compute.batch_size
     loaded = [images for images, _ in load_batches([s.path for s in samples], pre, batch=batch)]
@@ -155,10 +155,10 @@ def whole(rounds: int, cores: int) -> list[str]:
             pass
 
     def forwarding() -> None:
-        list(beside(forward, loaded, forward.compute))
+        list(map_in_workers(forward, loaded, forward.compute))
 
     def both() -> None:
-        remember(samples, forward, task="pass", reporter=Reporter())
+        extract_features(samples, forward, task="pass", reporter=Reporter())
 
     parts = {"decode only": decoding, "forward only": forwarding, "both": both}
     seconds: dict[str, list[float]] = {label: [] for label in parts}
@@ -261,7 +261,9 @@ def _pass(n: int) -> None:
 
     backbone = build.load("efficientnet_lite0")
     stages = nn.Sequential(backbone.stages[0], Wide())
-    forward = FrozenForward(stages, backbone.preprocessing, choose("cpu"), origin=backbone.origin)
+    forward = FeatureExtractor(
+        stages, backbone.preprocessing, choose_device("cpu"), origin=backbone.origin
+    )
     image = min((FLOWERS / "train").rglob("*.jpg"), key=lambda path: path.stat().st_size)
     samples = [Sample(image, 0, f"{i:064x}") for i in range(n)]
     highest = 0
@@ -275,7 +277,7 @@ def _pass(n: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         cache, light = FeatureCache(Path(folder)), make_augmentation(parse("light"))
-        codes, *_ = remember(
+        codes, *_ = extract_features(
             samples, forward, task="x", views=2, augmentation=light, cache=cache,
             reporter=Watching(),
         )  # fmt: skip

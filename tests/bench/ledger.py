@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torchvision
 
-from tlcli.metrics.intervals import wilson
+from tlcli.metrics.intervals import wilson_interval
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"
@@ -167,7 +167,7 @@ def where(records: Sequence[Record]) -> str:
 
 def accuracy(right: int, n: int) -> str:
     """As "91.0% of 400 (87.8 to 93.4)", by Wilson's 95% interval."""
-    low, high = wilson(right, n)
+    low, high = wilson_interval(right, n)
     return f"{right / n:.1%} of {n} ({100 * low:.1f} to {100 * high:.1f})"
 
 

@@ -18,10 +18,10 @@ import tlcli
 from tests.bench.regret import SHARED
 from tlcli.backbones import build
 from tlcli.data.dataset import scan
-from tlcli.features.extract import FrozenForward, remember
+from tlcli.features.extract import FeatureExtractor, extract_features
 from tlcli.planning import linear_probe as probe
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import choose, threads
+from tlcli.runtime.device import choose_device, torch_threads
 
 ROOT = Path(__file__).parent.parent.parent
 ROUNDS = 3
@@ -34,8 +34,8 @@ def forward_pass() -> float:
     samples = scan(SHARED / "data" / "flowers").train
     backbone = build.load("efficientnet_lite0")
     stages = nn.Sequential(*backbone.stages)
-    forward = FrozenForward(stages, backbone.preprocessing, choose("cpu"))
-    remember(samples, forward, task="pass", reporter=Reporter())
+    forward = FeatureExtractor(stages, backbone.preprocessing, choose_device("cpu"))
+    extract_features(samples, forward, task="pass", reporter=Reporter())
     return time.perf_counter() - started
 
 
@@ -49,10 +49,10 @@ def plan() -> float:
 def probes() -> float:
     """Seconds of the probes of nine stages, 1,000 images in five classes."""
     labels = torch.arange(1000) % 5
-    fold = probe.deal(labels, 0)
+    fold = probe.deal_folds(labels, 0)
     stages = [torch.randn(1000, d, generator=torch.Generator().manual_seed(d)) for d in WIDTHS]
     started = time.perf_counter()
-    with threads(1):  # as the survey does
+    with torch_threads(1):  # as the survey does
         for codes in stages:
             probe.probe(codes, labels, fold)
     return time.perf_counter() - started

@@ -22,11 +22,11 @@ from tests.bench.regret import SETS, SHARED
 from tlcli.data.dataset import Sample, scan
 from tlcli.features import extractor as forward
 from tlcli.features.cache import FeatureCache
-from tlcli.features.stage_features import HEAD, Look
+from tlcli.features.stage_features import HEAD, StageFeatures
 from tlcli.planning import linear_probe as probe
-from tlcli.planning.measure import choose as draw
+from tlcli.planning.measure import choose_sample as draw
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import choose
+from tlcli.runtime.device import choose_device
 from tlcli.training import logistic_regression as head
 
 ROOT = Path(__file__).parent.parent.parent
@@ -68,7 +68,7 @@ def guarded(samples: list[Sample]) -> list[int]:
 
 def heads(plain: Tensor, other: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Right answers on fp32 codes of heads that were solved on fp32 and on bf16 ones."""
-    fold = probe.deal(labels, SEED)
+    fold = probe.deal_folds(labels, SEED)
     right = torch.zeros(2, len(labels))
     for k in range(probe.FOLDS):
         fit = fold != k
@@ -89,14 +89,14 @@ def measure(name: str, data: str) -> tuple[list[Stage], Stage]:
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "bf16"):
             cache = FeatureCache(Path(folder, precision))
-            look = Look(backbone, choose("cpu", precision), cache, Reporter())
+            look = StageFeatures(backbone, choose_device("cpu", precision), cache, Reporter())
             found, unreadable = look.at(samples)
             assert look.seen == len(samples)
             assert not unreadable
             outputs.append(found)
     plain, other = outputs
     labels = torch.tensor([s.label for s in samples])
-    four, fold = guarded(samples), probe.deal(labels, SEED)
+    four, fold = guarded(samples), probe.deal_folds(labels, SEED)
     stages = []
     for stage in plain:
         if stage != HEAD:

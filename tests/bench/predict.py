@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from tlcli import draw_sample, finetune, load
 from tlcli.backbones import build
 from tlcli.data.dataset import Sample, scan
-from tlcli.features.extract import FrozenForward, remember
+from tlcli.features.extract import FeatureExtractor, extract_features
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
 
@@ -44,12 +44,12 @@ def speed() -> Iterator[str]:
         run = finetune(Path(folder, "data"), output=Path(folder, "run"))
         classifier = load(run.folder)
         backbone = build.load("efficientnet_lite0")
-        compute = device.choose("cpu", "fp32")
+        compute = device.choose_device("cpu", "fp32")
         prefix = torch.nn.Sequential(*backbone.stages[:-1])
 
         def features() -> None:
-            forward = FrozenForward(prefix, backbone.preprocessing, compute)
-            remember(samples, forward, task="features", reporter=Reporter())
+            forward = FeatureExtractor(prefix, backbone.preprocessing, compute)
+            extract_features(samples, forward, task="features", reporter=Reporter())
 
         def predictions() -> None:
             assert all(answer.error is None for answer in classifier.stream(paths))

@@ -31,10 +31,10 @@ import torch
 import tlcli
 from tlcli.backbones import build
 from tlcli.features.cache import FeatureCache
-from tlcli.features.stage_features import Look
+from tlcli.features.stage_features import StageFeatures
 from tlcli.planning.cases import CASES
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import choose
+from tlcli.runtime.device import choose_device
 
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"
@@ -107,7 +107,9 @@ def decide(job: Job) -> dict[str, Any]:
         planned = tlcli.plan(root, model=job.backbone, weights=weights_of(job.backbone))
         samples = planned.dataset.train[:64]
         backbone = build.load(job.backbone, weights_of(job.backbone))
-        look = Look(backbone, choose("cpu"), FeatureCache(Path(folder, "cache")), Reporter())
+        look = StageFeatures(
+            backbone, choose_device("cpu"), FeatureCache(Path(folder, "cache")), Reporter()
+        )
         cpu = time.process_time()
         look.at(samples)
         image = (time.process_time() - cpu) / len(samples)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from tests.bench.ledger import Record, accuracy, where
-from tlcli.metrics.intervals import wilson
+from tlcli.metrics.intervals import wilson_interval
 
 DEFAULT = "efficientnet_lite0"
 IMPORT = "import torch, torchvision"
@@ -59,7 +59,7 @@ class Table:
     def no_lower(self, name: str, than: str) -> bool:
         """Whether the other's share of right answers is within or below this one's interval."""
         mine, other = self.parts[name][-1], self.parts[than][-1]
-        return wilson(mine["right"], mine["n"])[1] >= other["right"] / other["n"]
+        return wilson_interval(mine["right"], mine["n"])[1] >= other["right"] / other["n"]
 
 
 @dataclass(frozen=True)

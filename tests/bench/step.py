@@ -21,9 +21,9 @@ from torch import nn
 
 from tlcli.backbones import build
 from tlcli.backbones.network import Network, build_network
-from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import choose
+from tlcli.runtime.device import choose_device
 from tlcli.runtime.threads import usable_cores
 from tlcli.training.freezing import set_mode
 from tlcli.training.gradients import Gradients
@@ -63,8 +63,8 @@ def plain(name: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
 def ours(
     name: str, x: torch.Tensor, y: torch.Tensor, precision: str, batchnorm: str
 ) -> Callable[[], object]:
-    compute = choose("cpu", precision)
-    schedule = Schedule(lr=1e-5, batchnorm=batchnorm)
+    compute = choose_device("cpu", precision)
+    schedule = TrainingConfig(lr=1e-5, batchnorm=batchnorm)
     made = network(name)
     suffix = made.suffix.to(memory_format=torch.channels_last)
     set_mode(suffix, batchnorm)

@@ -17,7 +17,7 @@ class Unwritable(UserError):
     """A file could not be written, though nothing is wrong with what was to be in it."""
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then rename it into place.
 
     Raises:
@@ -62,10 +62,10 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[st
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(str(error)) from error
 
-    write_whole(path, write)
+    write_atomic(path, write)
 
 
-def parts(folder: Path) -> list[Path]:
+def write_parts(folder: Path) -> list[Path]:
     """What processes that were killed, or are at work, have half written below `folder`.
 
     Beside our own parts those that safetensors (from 0.8) writes for itself.
@@ -76,7 +76,7 @@ def parts(folder: Path) -> list[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """`text` as UTF-8, whole or not at all."""
-    write_whole(path, lambda p: p.write_text(text, encoding="utf-8", errors="surrogateescape"))
+    write_atomic(path, lambda p: p.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tlcli.artifacts.atomic import write_text, write_whole
+from tlcli.artifacts.atomic import write_atomic, write_text
 from tlcli.errors import UsageError, UserError
-from tlcli.text import shown
+from tlcli.text import printable
 
 SUFFIXES = (".csv", ".png")
 CELL, MARGIN, TEXT = 44, 12, 14
@@ -42,7 +42,7 @@ def write(file: Path, classes: Sequence[str], confusion: Sequence[Sequence[int]]
         write_text(file, text.getvalue())
     else:
         picture = draw(classes, confusion)
-        write_whole(file, lambda beside: picture.save(beside, "PNG"))
+        write_atomic(file, lambda beside: picture.save(beside, "PNG"))
 
 
 def draw(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Image.Image:
@@ -51,7 +51,7 @@ def draw(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Image.Im
     cell = CELL if n <= MOST_WITH_COUNTS else SMALL_CELL
     size = TEXT if cell == CELL else SMALL_TEXT
     font = ImageFont.load_default(size)
-    names = [shown(name)[:LONGEST_NAME] for name in classes]
+    names = [printable(name)[:LONGEST_NAME] for name in classes]
     side = int(max(font.getlength(name) for name in names)) + 2 * MARGIN
     picture = Image.new("RGB", (side + n * cell + MARGIN, side + n * cell + MARGIN), "white")
     pen = ImageDraw.Draw(picture)
@@ -73,8 +73,8 @@ def draw(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Image.Im
             )
             if count and cell == CELL:
                 ink = "white" if count / total > 0.5 else "black"
-                centre = (x + cell / 2 - 1, y + cell / 2 - 1)
-                pen.text(centre, str(count), fill=ink, font=font, anchor="mm")
+                center = (x + cell / 2 - 1, y + cell / 2 - 1)
+                pen.text(center, str(count), fill=ink, font=font, anchor="mm")
     return picture
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tlcli.text import shown
+from tlcli.text import printable
 
 TILE, GAP, MARGIN = 144, 6, 14
 TEXT, SMALL, LINE = 15, 12, 16
@@ -13,7 +13,7 @@ INK, PALE = (30, 30, 30), (110, 110, 110)
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """Pictures side by side below a name, each with the lines of its caption below it."""
 
     name: str
@@ -26,14 +26,14 @@ class Row:
         return TEXT + 8 + tile + lines * LINE + GAP
 
 
-def draw(title: str, rows: Sequence[Row], tile: int = TILE) -> Image.Image:
+def draw_grid(title: str, rows: Sequence[GridRow], tile: int = TILE) -> Image.Image:
     """The rows one below the other, every picture `tile` pixels a side, below a title.
 
     Names and captions may hold any characters; Pillow's own font draws Latin letters, and a box
     for others.
     """
     big, small = ImageFont.load_default(TEXT), ImageFont.load_default(SMALL)
-    title, longest = shown(title), max(len(row.pictures) for row in rows)
+    title, longest = printable(title), max(len(row.pictures) for row in rows)
     width = max(2 * MARGIN + longest * (tile + GAP) - GAP, int(small.getlength(title)) + 2 * MARGIN)
     height = 2 * MARGIN + SMALL + 10 + sum(row.height(tile) for row in rows)
     sheet = Image.new("RGB", (width, height), "white")
@@ -55,7 +55,7 @@ def draw(title: str, rows: Sequence[Row], tile: int = TILE) -> Image.Image:
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """As much of a text as fits into `width` pixels."""
-    text = shown(text)
+    text = printable(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tlcli.artifacts.atomic import parts, write_json, write_text
+from tlcli.artifacts.atomic import write_json, write_parts, write_text
 from tlcli.artifacts.checkpoint import STATE
 from tlcli.errors import UserError
-from tlcli.runtime.distributed.process_group import first
+from tlcli.runtime.distributed.process_group import is_rank0
 
 BUNDLE = "model.safetensors"
 CHECKPOINT = "checkpoint"
@@ -25,7 +25,7 @@ OPTIONS = "options.toml"
 RUNS = Path("runs")
 
 
-def new_run(dataset: Path, backbone: str, output: Path | None) -> Path:
+def create_run_folder(dataset: Path, backbone: str, output: Path | None) -> Path:
     """Make a run's folder: `output`, or runs/<date>-<dataset>-<backbone> with a number added.
 
     Raises:
@@ -47,7 +47,9 @@ def new_run(dataset: Path, backbone: str, output: Path | None) -> Path:
 def check_free(output: Path) -> None:
     """Raises `UserError` if `output` is anything but a new or an empty folder."""
     # A process that was killed before its first file may have left a part of that.
-    if output.exists() and (not output.is_dir() or set(output.iterdir()) - set(parts(output))):
+    if output.exists() and (
+        not output.is_dir() or set(output.iterdir()) - set(write_parts(output))
+    ):
         raise UserError(
             f"--output {output}: there is something already, and it is not overwritten",
             "name another folder, or remove this one first",
@@ -76,12 +78,12 @@ def write_history(
     write_text(folder / name, text.getvalue())
 
 
-def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+def write_run_json(folder: Path, run: Mapping[str, Any]) -> None:
     """run.json: everything that went in, the plan, the timings and how it ended."""
     write_json(folder / "run.json", run)
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def read_run_json(folder: Path) -> dict[str, Any]:
     """run.json's content; empty where there is none that can be read."""
     try:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -102,7 +104,7 @@ def find_bundle(model: str | os.PathLike[str]) -> Path:
             return path / BUNDLE
         saved = path / CHECKPOINT / BUNDLE
         hint = "give a run folder of tlcli finetune, or its model.safetensors"
-        if read_run(path):
+        if read_run_json(path):
             best = f"; its best so far is {saved}" if saved.is_file() else ""
             hint = f"the run did not end: tlcli finetune --resume {path} goes on{best}"
         raise UserError(f"{path} holds no {BUNDLE}", hint)
@@ -120,7 +122,7 @@ def newest_run() -> Path:
     finished = [
         folder / BUNDLE
         for folder in (RUNS.iterdir() if RUNS.is_dir() else ())
-        if (folder / BUNDLE).is_file() and read_run(folder).get("status") == "finished"
+        if (folder / BUNDLE).is_file() and read_run_json(folder).get("status") == "finished"
     ]
     if not finished:
         raise UserError(
@@ -145,7 +147,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it, or there is no such folder.
     """
-    if not first():
+    if not is_rank0():
         yield
         return
     try:
@@ -162,16 +164,16 @@ def locked(folder: Path) -> Iterator[None]:
                     f"{folder}: another process is training this run now",
                     "wait for it, or stop it first",
                 ) from error
-        for part in parts(folder):
+        for part in write_parts(folder):
             part.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)
 
 
-def take_back(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove the folder of a run that came to nothing, unless others put something into it."""
-    if not first():
+    if not is_rank0():
         return
     for name in ("run.json", OPTIONS):
         (folder / name).unlink(missing_ok=True)

@@ -10,14 +10,14 @@ from tlcli.backbones import catalogue
 from tlcli.backbones import weights as sources
 from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.efficientnet_lite import EfficientNetLite0
-from tlcli.backbones.empty_init import outline
+from tlcli.backbones.empty_init import build_on_meta
 from tlcli.backbones.families import FAMILIES
 from tlcli.backbones.lenet5 import LeNet5
 from tlcli.backbones.state_dict import adapted, read_state
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
 from tlcli.runtime.torchvision_import import torchvision
-from tlcli.text import shown, some
+from tlcli.text import printable, shorten_list
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
     "efficientnet_lite0": EfficientNetLite0,
@@ -62,7 +62,7 @@ def build(name: str, n_classes: int | None = None, resolution: int | None = None
     Raises:
         UsageError: no such backbone, or it cannot be built for that resolution.
     """
-    entry = catalogue.find(name)
+    entry = catalogue.find_entry(name)
     family = FAMILIES[entry.family]
     preprocessing = sources.native_preprocessing(entry)
     if resolution is not None:
@@ -109,8 +109,8 @@ def load(name: str, weights: str = "auto", reporter: Reporter | None = None) -> 
         UsageError: no such backbone, or no such weights.
         UserError: the weights cannot be had, or are not this backbone's.
     """
-    entry = catalogue.find(name)
-    source = sources.find(entry, weights, reporter or Reporter())
+    entry = catalogue.find_entry(name)
+    source = sources.find_weights(entry, weights, reporter or Reporter())
     if source is None:
         backbone = build(name)
         if weights == "auto":
@@ -118,7 +118,7 @@ def load(name: str, weights: str = "auto", reporter: Reporter | None = None) -> 
         return backbone
     state = read_state(source.path)
     # random numbers only to load over them would take seconds: ConvNeXt-B 5, ViT-H 13
-    with outline():
+    with build_on_meta():
         backbone = build(name, resolution=source.preprocessing.crop)
     _fill(backbone, state, source)
     if any(t.is_meta for t in (*backbone.model.parameters(), *backbone.model.buffers())):
@@ -128,7 +128,7 @@ def load(name: str, weights: str = "auto", reporter: Reporter | None = None) -> 
     return backbone
 
 
-def _fill(backbone: Backbone, state: dict[str, Tensor], source: sources.Source) -> None:
+def _fill(backbone: Backbone, state: dict[str, Tensor], source: sources.WeightsFile) -> None:
     """Loads `state` into the model, and notes which stages it leaves fresh.
 
     Raises:
@@ -136,7 +136,7 @@ def _fill(backbone: Backbone, state: dict[str, Tensor], source: sources.Source) 
     """
     backbone.preprocessing = source.preprocessing
     backbone.weights, backbone.weights_sha256 = source.label, source.sha256
-    family = catalogue.find(backbone.name).family
+    family = catalogue.find_entry(backbone.name).family
     state = adapted(state, family, backbone.model)
     _drop_other_head(backbone, state)
     try:
@@ -171,9 +171,9 @@ def _drop_other_head(backbone: Backbone, state: dict[str, Tensor]) -> None:
         )
 
 
-def _misfit(backbone: Backbone, source: sources.Source, problems: list[str]) -> UserError:
-    told = some([problem.strip() for problem in problems], 3)
+def _misfit(backbone: Backbone, source: sources.WeightsFile, problems: list[str]) -> UserError:
+    told = shorten_list([problem.strip() for problem in problems], 3)
     return UserError(
-        f"the weights in {shown(source.path)} are not {backbone.name}'s: {told}",
+        f"the weights in {printable(source.path)} are not {backbone.name}'s: {told}",
         "name the model they were saved from, or leave --weights out for the published ones",
     )

@@ -50,7 +50,7 @@ def catalogue() -> Mapping[str, Entry]:
     return MappingProxyType({row["name"]: Entry(**row) for row in json.loads(text)})
 
 
-def find(name: str) -> Entry:
+def find_entry(name: str) -> Entry:
     """The backbone of that name.
 
     Raises:

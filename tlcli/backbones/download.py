@@ -15,7 +15,7 @@ _CHUNK = 1 << 20  # bytes
 _PATIENCE = 30.0  # seconds without a byte
 
 
-class Failed(Exception):
+class DownloadFailed(Exception):
     """Why nothing was downloaded, in words."""
 
 
@@ -29,21 +29,21 @@ def download(url: str, target: Path, digits: str, reporter: Reporter) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
     except OSError as error:
-        raise Failed(f"{target.parent} cannot be written to: {error.strerror}") from None
+        raise DownloadFailed(f"{target.parent} cannot be written to: {error.strerror}") from None
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             sha256 = _transfer(url, file, target.name, reporter)
         if not sha256.startswith(digits):
-            raise Failed(f"what came is another file: its sha256 begins with {sha256[:8]}")
+            raise DownloadFailed(f"what came is another file: its sha256 begins with {sha256[:8]}")
         part.chmod(0o644)  # mkstemp lets nobody else read it; the folder may be shared
         part.replace(target)
     except HTTPError as error:
-        raise Failed(f"the server answers {error.code} {error.reason}") from None
+        raise DownloadFailed(f"the server answers {error.code} {error.reason}") from None
     except URLError as error:
-        raise Failed(str(error.reason)) from None
+        raise DownloadFailed(str(error.reason)) from None
     except (OSError, HTTPException) as error:
-        raise Failed(str(error) or type(error).__name__) from None
+        raise DownloadFailed(str(error) or type(error).__name__) from None
     finally:  # after Ctrl-C too
         part.unlink(missing_ok=True)
 
@@ -62,7 +62,7 @@ def _transfer(url: str, file: BinaryIO, name: str, reporter: Reporter) -> str:
             # without a length it is told as nearly done all the while
             reporter.progress(f"downloading {name}", done, max(total, done + (not total)), "bytes")
     if done < total:
-        raise Failed(f"the connection broke off after {done} of {total} bytes")
+        raise DownloadFailed(f"the connection broke off after {done} of {total} bytes")
     if not total:
         reporter.progress(f"downloading {name}", done, done, "bytes")
     return sha256.hexdigest()

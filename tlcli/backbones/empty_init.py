@@ -36,14 +36,14 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 @contextmanager
-def outline() -> Iterator[None]:
+def build_on_meta() -> Iterator[None]:
     """Models made within hold their weights on the meta device, some index buffers on the CPU."""
     with torch.device("meta"), _NothingDrawn():
         yield
 
 
 @contextmanager
-def uninitialised() -> Iterator[None]:
+def skip_init() -> Iterator[None]:
     """Models made within have memory for their weights, with anything in it."""
     with _NothingDrawn():
         yield

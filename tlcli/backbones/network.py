@@ -129,7 +129,7 @@ def build_network(
         replace_head(backbone, n_classes)
         network = Network(backbone, backbone.stages, index, dropped=False)
     if init != "default":
-        _initialise(network, index, init)
+        _initialize(network, index, init)
     return network
 
 
@@ -146,7 +146,7 @@ def _pooled(backbone: Backbone, kept: Sequence[Stage]) -> tuple[Stage, int]:
     return pool, pool(codes).shape[1]
 
 
-def _initialise(network: Network, cut: int, init: str) -> None:
+def _initialize(network: Network, cut: int, init: str) -> None:
     """Draw the new layers' weights anew: the final one and all that was not pretrained."""
     fresh = [network.final]
     for stage in network.stages[max(cut, network.backbone.pretrained) : -1]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tlcli.backbones.efficientnet_lite import from_package
 from tlcli.errors import UserError
-from tlcli.text import shown
+from tlcli.text import printable
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training scripts save it under
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
@@ -38,7 +38,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             start = file.read(512)
     except OSError as error:
         raise UserError(
-            f"the weights {shown(path)} cannot be read: {error.strerror}", "name a file"
+            f"the weights {printable(path)} cannot be read: {error.strerror}", "name a file"
         ) from None
     for signature, what in _NOT_WEIGHTS:
         if start.lstrip().lower().startswith(signature):
@@ -68,7 +68,7 @@ def _why(error: Exception) -> str:
 
 def _refused(path: Path, why: str) -> UserError:
     return UserError(
-        f"{shown(path)} {why}",
+        f"{printable(path)} {why}",
         "a state dict is needed: `.safetensors`, or torch.save(model.state_dict(), 'file.pth')",
     )
 
@@ -82,7 +82,7 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
         raise _refused(path, f"holds {type(content).__name__}, not named tensors")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _refused(path, f"holds {type(value).__name__} under {shown(str(name))!r}")
+            raise _refused(path, f"holds {type(value).__name__} under {printable(str(name))!r}")
     state = dict(content)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from tlcli.backbones.build import build
-from tlcli.backbones.empty_init import outline
+from tlcli.backbones.empty_init import build_on_meta
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def describe(name: str) -> Structure:
     Raises:
         UsageError: no such backbone.
     """
-    with outline():
+    with build_on_meta():
         backbone = build(name)
     backbone.model.eval().to("meta")  # its index buffers too
     side = backbone.preprocessing.crop

@@ -9,12 +9,12 @@ from typing import Any
 
 from tlcli.backbones import catalogue
 from tlcli.backbones.catalogue import Entry
-from tlcli.backbones.download import Failed, download
+from tlcli.backbones.download import DownloadFailed, download
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError, did_you_mean
 from tlcli.reporter import Reporter
 from tlcli.runtime.torchvision_import import torchvision
-from tlcli.text import shown
+from tlcli.text import printable
 
 PUBLISHED_AT = "https://download.pytorch.org/models"
 _DEFAULT = "DEFAULT"  # torchvision's name of the entry that it recommends
@@ -44,7 +44,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsFile:
     """A weight file on this machine and what is known of it."""
 
     path: Path
@@ -53,7 +53,7 @@ class Source:
     preprocessing: Preprocessing
 
 
-def find(entry: Entry, wanted: str, reporter: Reporter) -> Source | None:
+def find_weights(entry: Entry, wanted: str, reporter: Reporter) -> WeightsFile | None:
     """The weights `wanted` for `entry`, downloaded if need be; None for none.
 
     Args:
@@ -75,14 +75,15 @@ def find(entry: Entry, wanted: str, reporter: Reporter) -> Source | None:
     if not path.is_file():
         names = ["auto", "none", *published]
         raise UsageError(
-            f"weights {shown(wanted)!r}: there is no such file, and {entry.name} has no weights "
+            f"weights {printable(wanted)!r}: there is no such file, and {entry.name} has no "
+            "weights "
             "of that name",
             did_you_mean(wanted, names) or "one of: " + ", ".join(names) + ", or a file",
         )
     for known in published.values():
         if known.file == path.name:
             return _checked(path, known)
-    return Source(path, _sha256(path), path.name, _first(entry, published))
+    return WeightsFile(path, _sha256(path), path.name, _first(entry, published))
 
 
 def native_preprocessing(entry: Entry) -> Preprocessing:
@@ -92,7 +93,7 @@ def native_preprocessing(entry: Entry) -> Preprocessing:
 
 def licence(name: str, label: str) -> str:
     """What is known of the licence of the weights `label` of the backbone `name`, a sentence."""
-    entry = catalogue.find(name)
+    entry = catalogue.find_entry(name)
     if label == "none":
         return "No pretrained weights were used."
     if entry.weights is None and label == entry.file:
@@ -146,15 +147,16 @@ def _first(entry: Entry, published: dict[str, Published]) -> Preprocessing:
     return next((p.preprocessing for p in published.values()), native_preprocessing(entry))
 
 
-def _checked(path: Path, published: Published) -> Source:
+def _checked(path: Path, published: Published) -> WeightsFile:
     sha256 = _sha256(path)
     if not sha256.startswith(published.digits):
         raise UserError(
-            f"{shown(path)} is damaged or is another file: its sha256 begins with {sha256[:8]}, "
+            f"{printable(path)} is damaged or is another file: its sha256 begins with "
+            f"{sha256[:8]}, "
             f"not with {published.digits}",
             "delete it and run again to download it, or rename it if it is your own",
         )
-    return Source(path, sha256, published.label, published.preprocessing)
+    return WeightsFile(path, sha256, published.label, published.preprocessing)
 
 
 def _sha256(path: Path) -> str:
@@ -162,7 +164,7 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{shown(path)} cannot be read: {error.strerror}") from None
+        raise UserError(f"{printable(path)} cannot be read: {error.strerror}") from None
 
 
 def _fetch(published: Published, reporter: Reporter) -> Path:
@@ -178,10 +180,11 @@ def _fetch(published: Published, reporter: Reporter) -> Path:
     url = base + published.url.removeprefix(PUBLISHED_AT)
     try:
         download(url, target, published.digits, reporter)
-    except Failed as error:
+    except DownloadFailed as error:
         ready = ", ".join(e.name for e in catalogue.catalogue().values() if _ready(e)) or "none"
         raise UserError(
-            f"the weights {published.file} are not in {shown(folder)}, and downloading them from "
+            f"the weights {published.file} are not in {printable(folder)}, and downloading them "
+            "from "
             f"{url} failed: {error}",
             "put the file there, name one with --weights FILE, or start from scratch with "
             f"--weights none; backbones at hand with weights: {ready}",

@@ -21,7 +21,7 @@ from tlcli.cli import (
 )
 from tlcli.cli.output import drop_stdout
 from tlcli.errors import UserError
-from tlcli.text import shown
+from tlcli.text import printable
 
 
 class Commands(TyperGroup):
@@ -31,9 +31,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            sys.stderr.write(f"error: {shown(error.message)}\n")
+            sys.stderr.write(f"error: {printable(error.message)}\n")
             if error.hint:
-                sys.stderr.write(f"hint: {shown(error.hint)}\n")
+                sys.stderr.write(f"hint: {printable(error.hint)}\n")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             sys.stderr.write("interrupted\n")

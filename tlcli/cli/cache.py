@@ -12,10 +12,10 @@ def command(
     format_name: str = output.FORMAT,
 ) -> None:
     """Show what the feature cache holds, or clear it."""
-    from tlcli.features.cache import FeatureCache, default_folder
+    from tlcli.features.cache import FeatureCache, default_cache_dir
 
     format_name = output.resolve(format_name)
-    cache = FeatureCache(default_folder())
+    cache = FeatureCache(default_cache_dir())
     if clear:
         typer.echo(f"{cache.clear() / 1e6:.1f} MB freed in {cache.folder}", err=True)
         return

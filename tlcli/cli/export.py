@@ -44,11 +44,11 @@ def command(
     """Write a trained model for other programs, once its answers are the bundle's own."""
     from tlcli.cli.progress import Terminal
     from tlcli.recipes.export import export
-    from tlcli.text import shown
+    from tlcli.text import printable
 
     with Terminal() as terminal:
         done = export(
             model, to=to, output=output, input_name=input_name, images=images, reporter=terminal
         )
-        terminal.note(f"run it with: python {shown(done.script)} IMAGE...")
+        terminal.note(f"run it with: python {printable(done.script)} IMAGE...")
     typer.echo(done.file)

@@ -188,19 +188,19 @@ def command(
     from tlcli.cli.progress import Terminal
     from tlcli.metrics.classification import accuracy_text
     from tlcli.recipes.finetune import finetune
-    from tlcli.runtime.distributed.process_group import speaks
-    from tlcli.text import shown
+    from tlcli.runtime.distributed.process_group import launched_as_rank0
+    from tlcli.text import printable
 
     given = {k: v for k, v in values.items() if is_given(context, k)}
     with Terminal(quiet) as terminal, stoppable() as stop:
         run = finetune(data, config=config, resume=resume, reporter=terminal, **given)
-    if not speaks():
+    if not launched_as_rank0():
         return
     typer.echo(f"val accuracy {accuracy_text(run.metrics)}", err=True)
     if "test" in run.metrics:
         typer.echo(f"test accuracy {accuracy_text(run.metrics['test'])}", err=True)
     if run.status == "interrupted":
-        where = shown(str(run.folder))
+        where = printable(str(run.folder))
         typer.echo(f"interrupted; the best so far is saved in {where}", err=True)
         typer.echo(f"tlcli finetune --resume {where} goes on", err=True)
     typer.echo(run.bundle)

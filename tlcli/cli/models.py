@@ -35,7 +35,7 @@ def _list(pattern: str, at_hand: bool, format_name: str) -> None:
     entries = catalogue.catalogue()
     chosen = [e for e in entries.values() if pattern in e.name or pattern in e.family]
     if not chosen:
-        catalogue.find(pattern)
+        catalogue.find_entry(pattern)
     rows = ({**asdict(e), "at_hand": catalogue.at_hand(e)} for e in chosen)
     output.write((r for r in rows if r["at_hand"] or not at_hand), COLUMNS, format_name)
 
@@ -43,7 +43,7 @@ def _list(pattern: str, at_hand: bool, format_name: str) -> None:
 def _structure(name: str, format_name: str) -> None:
     """A row a stage: output shape, parameters, and its part in each of the four cases."""
     from tlcli.backbones.summary import describe
-    from tlcli.planning.stage_table import outline
+    from tlcli.planning.stage_table import stage_table
 
     structure = describe(name)
     side = structure.resolution
@@ -52,6 +52,6 @@ def _structure(name: str, format_name: str) -> None:
         f"final classifier {structure.head}",
         err=True,
     )
-    rows = outline(structure)
+    rows = stage_table(structure)
     columns = [c for c in rows[0] if format_name != "table" or c not in ("part", "classifier")]
     output.write(iter(rows), columns, format_name)

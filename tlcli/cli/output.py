@@ -14,9 +14,9 @@ from typing import Any, TextIO
 
 import typer
 
-from tlcli.artifacts.atomic import write_whole
+from tlcli.artifacts.atomic import write_atomic
 from tlcli.errors import UsageError, UserError, choice
-from tlcli.text import shown
+from tlcli.text import printable
 
 FORMATS = ("table", "tsv", "csv", "json", "jsonl")
 FORMAT = typer.Option(
@@ -93,7 +93,7 @@ def write(
 def send(write: Callable[[TextIO], None], file: Path | None = None) -> None:
     """Let `write` fill stdout, or `file`, whole or not at all."""
     if file is not None:
-        write_whole(file, lambda beside: _fill(beside, write))
+        write_atomic(file, lambda beside: _fill(beside, write))
         return
     out = sys.stdout
     if out is None:
@@ -201,8 +201,8 @@ def table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    shown = [[_cell(c, row.get(c)) for c in columns] for row in rows]
-    keep = [i for i in range(len(columns)) if not rows or any(line[i] for line in shown)]
+    printable = [[_cell(c, row.get(c)) for c in columns] for row in rows]
+    keep = [i for i in range(len(columns)) if not rows or any(line[i] for line in printable)]
     for i in keep:
         numeric = any(isinstance(row.get(columns[i]), int | float) for row in rows)
         table.add_column(
@@ -211,7 +211,7 @@ def table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
             overflow="fold",
             no_wrap=columns[i] not in ("path", "error", "top"),
         )
-    for line in shown:
+    for line in printable:
         table.add_row(*(Text(line[i]) for i in keep))
     Console(file=out, soft_wrap=False).print(table)
 
@@ -222,9 +222,9 @@ def _cell(column: str, value: Any) -> str:
     if column == "ood" and isinstance(value, float):
         return f"{value:.2f}"
     if column == "top" and isinstance(value, list):
-        return ", ".join(f"{shown(t['label'])} {t['probability']:.1%}" for t in value)
+        return ", ".join(f"{printable(t['label'])} {t['probability']:.1%}" for t in value)
     if column == "parameters" and isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return shown(_field(value))
+    return printable(_field(value))

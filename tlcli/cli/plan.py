@@ -87,12 +87,12 @@ def command(
             "--compare names the backbones itself", "leave out --model and --weights; NAME=FILE"
         )
     with Terminal(quiet) as terminal:
-        plans = comparing.compare(data, names, Options(**options), reporter=terminal)
+        plans = comparing.compare_backbones(data, names, Options(**options), reporter=terminal)
     if format_name == "table":
         from tlcli.cli import plan_table
 
         output.send(lambda out: plan_table.show(plans, names is not None, out))
     elif names is not None:
-        output.write(map(comparing.compared, plans), COMPARED, format_name)
+        output.write(map(comparing.comparison_row, plans), COMPARED, format_name)
     else:
         output.write_one(plans[0].to_dict(), COLUMNS, format_name)

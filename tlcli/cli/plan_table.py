@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tlcli.planning.evidence import Evidence
-from tlcli.planning.explain import describe
+from tlcli.planning.explain import describe_training
 from tlcli.planning.planned import Planned
-from tlcli.recipes.plan import compared
-from tlcli.text import duration, shown
+from tlcli.recipes.plan import comparison_row
+from tlcli.text import format_duration, printable
 
 BAR = 20
 # What a plan says of itself, and not what it builds.
@@ -43,7 +43,7 @@ def _comparison(plans: Sequence[Planned]) -> Table:
         right = name in ("images/s", "MB")
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "case")
     for planned in plans:
-        row = compared(planned)
+        row = comparison_row(planned)
         accuracy = ""
         if row["accuracy"] is not None:
             accuracy = f"{row['accuracy']:.1%} +- {2 * row['accuracy_error']:.1%}"
@@ -68,13 +68,13 @@ def _one(planned: Planned, console: Console) -> None:
     if evidence is not None and evidence.sweep:
         console.print(_stages(planned, evidence))
     parts = plan.parts()
-    console.print(Text(shown(f"{parts[0].upper()}{parts[1:]}.")))
-    console.print(Text(f"Training: {describe(plan.schedule)}."))
+    console.print(Text(printable(f"{parts[0].upper()}{parts[1:]}.")))
+    console.print(Text(f"Training: {describe_training(plan.schedule)}."))
     if evidence is not None:
         for line in _lines(evidence):
-            console.print(Text(shown(line)))
+            console.print(Text(printable(line)))
     if planned.forecast_s:
-        times = {k: duration(v) for k, v in planned.forecast_s.items() if k != "plan"}
+        times = {k: format_duration(v) for k, v in planned.forecast_s.items() if k != "plan"}
         told = ", ".join(f"{case} {seconds}" for case, seconds in times.items())
         console.print(Text(f"Forecast for this machine: {told}."))
     if planned.otherwise:
@@ -91,7 +91,7 @@ def _otherwise(planned: Planned) -> str:
         if replace(plan, **_SAID) == replace(planned.plan, **_SAID):
             what = "the same network"
         seconds = planned.forecast_s.get(plan.case)
-        cost = f", {duration(seconds)}" if seconds else ""
+        cost = f", {format_duration(seconds)}" if seconds else ""
         told.append(f"with {option}, {plan.case} ({what}{cost})")
     return f"Otherwise: {'; '.join(told)}."
 

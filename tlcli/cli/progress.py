@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from tlcli.reporter import Reporter
-from tlcli.text import shown
+from tlcli.text import printable
 
 UNITS = {"bytes": (1_000_000, "MB")}
 """How much of a unit is told as one of another."""
@@ -41,7 +41,7 @@ class Terminal(Reporter):
         self._line(f"warning: {text}", "yellow")
 
     def _line(self, text: str, style: str) -> None:
-        text = shown(text)
+        text = printable(text)
         if self.bars is not None:
             from rich.text import Text
 
@@ -92,8 +92,8 @@ class Terminal(Reporter):
         handle = self.tasks[task]
         elapsed = time.perf_counter() - self.started[task]
         rate = f"{done / elapsed:.0f} {unit}/s " if elapsed > 0.5 else ""
-        shown = " ".join(_figure(k, v) for k, v in figures.items())
-        self.bars.update(handle, completed=done, figures=f"{rate}{shown}")
+        printable = " ".join(_figure(k, v) for k, v in figures.items())
+        self.bars.update(handle, completed=done, figures=f"{rate}{printable}")
         if done >= total:
             self.bars.remove_task(handle)
             del self.tasks[task]

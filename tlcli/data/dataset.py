@@ -11,8 +11,8 @@ from tlcli.data.layout import list_folder
 from tlcli.data.split import val_contents
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
-from tlcli.runtime.threads import in_order
-from tlcli.text import shown, some
+from tlcli.runtime.threads import map_in_order
+from tlcli.text import printable, shorten_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,9 @@ def _hashed(paths: list[Path], reporter: Reporter) -> tuple[dict[Path, str], dic
 
     digests: dict[Path, str] = {}
     unreadable: dict[Path, str] = {}
-    for done, (path, (found, why)) in enumerate(zip(paths, in_order(digest, paths), strict=True)):
+    for done, (path, (found, why)) in enumerate(
+        zip(paths, map_in_order(digest, paths), strict=True)
+    ):
         if found is None:
             unreadable[path] = why
         else:
@@ -181,12 +183,12 @@ def _check_left(
     gone = [name for label, name in enumerate(before.classes) if label not in left]
     if gone:
         raise UserError(
-            f"no readable image is left of {some(gone)} in {shown(before.root)}: {why}",
+            f"no readable image is left of {shorten_list(gone)} in {printable(before.root)}: {why}",
             "put readable images into those class folders, or remove the folders",
         )
     if before.layout == "train+val" and not kept["val"]:
         raise UserError(
-            f"no readable image is left in val of {shown(before.root)}: {why}",
+            f"no readable image is left in val of {printable(before.root)}: {why}",
             "put readable images there, or remove the folder, and some of train is taken",
         )
 
@@ -194,7 +196,9 @@ def _check_left(
 def _left_out(unreadable: Mapping[Path, str], root: Path) -> str:
     """As "2 unreadable images left out: roses/1.jpg (the file is empty), ..."."""
     noun = "image" if len(unreadable) == 1 else "images"
-    named = some(f"{_relative(path, root)} ({why})" for path, why in sorted(unreadable.items()))
+    named = shorten_list(
+        f"{_relative(path, root)} ({why})" for path, why in sorted(unreadable.items())
+    )
     return f"{len(unreadable)} unreadable {noun} left out: {named}"
 
 
@@ -205,13 +209,16 @@ def _concerns(dataset: Dataset) -> list[str]:
     single = [name for name, n in counts.items() if n["train"] == 1 and n["val"] == 0]
     unchecked = [name for name, n in counts.items() if n["train"] > 1 and n["val"] == 0]
     if single:
-        concerns.append(f"classes with one image, trained but not validated: {some(single)}")
+        concerns.append(
+            f"classes with one image, trained but not validated: {shorten_list(single)}"
+        )
     if unchecked:
-        concerns.append(f"classes without images in val: {some(unchecked)}")
+        concerns.append(f"classes without images in val: {shorten_list(unchecked)}")
     lopsided = [name for name, n in counts.items() if n["val"] > n["train"]]
     if lopsided and dataset.layout != "train+val":
         concerns.append(
-            f"classes with more images in val than in train: {some(lopsided)} (the split goes by "
+            f"classes with more images in val than in train: {shorten_list(lopsided)} "
+            "(the split goes by "
             "content, so small classes vary; another seed splits otherwise)"
         )
     everything = list(chain(dataset.train, dataset.val, dataset.test))
@@ -241,7 +248,7 @@ def _repeated(samples: Iterable[Sample], kinds: Iterable[int]) -> list[tuple[Sam
 
 
 def _pairs(pairs: Iterable[tuple[Sample, Sample]], root: Path) -> str:
-    return some(f"{_relative(a.path, root)} = {_relative(b.path, root)}" for a, b in pairs)
+    return shorten_list(f"{_relative(a.path, root)} = {_relative(b.path, root)}" for a, b in pairs)
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from tlcli.text import shown
+from tlcli.text import printable
 
-Source = Path | bytes | BinaryIO | Image.Image
+ImageSource = Path | bytes | BinaryIO | Image.Image
 
 # Named one by one: among Pillow's other formats, EPS runs Ghostscript, some are only stubs, and
 # some begin with so little of a signature that they take other files for theirs.
@@ -62,12 +62,12 @@ class Unreadable(Exception):
     """A file that gives no picture: `path` ("-" for bytes and streams) and `why`, one line."""
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{shown(path)}: {why}")
+        super().__init__(f"{printable(path)}: {why}")
         self.path = path
         self.why = why
 
 
-def decode(source: Source, least: int | None = None) -> Image.Image:
+def decode(source: ImageSource, least: int | None = None) -> Image.Image:
     """The picture, in a file or opened with Pillow already, as RGB, 8 bits a channel.
 
     Turned as its EXIF orientation says; transparent parts over white; 16-bit and float greys
@@ -94,10 +94,12 @@ def decode(source: Source, least: int | None = None) -> Image.Image:
     except MemoryError as error:
         raise Unreadable(path, "there is not enough memory to decode it") from error
     except OSError as error:
-        raise Unreadable(path, shown(error.strerror or str(error))) from error
+        raise Unreadable(path, printable(error.strerror or str(error))) from error
     except Exception as error:
         # Pillow's plugins raise nearly every kind of exception on damaged files
-        raise Unreadable(path, f"damaged: {shown(str(error)) or type(error).__name__}") from error
+        raise Unreadable(
+            path, f"damaged: {printable(str(error)) or type(error).__name__}"
+        ) from error
 
 
 def _stream(source: Path | bytes | BinaryIO) -> BinaryIO:

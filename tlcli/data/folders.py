@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tlcli.data.decode import SUFFIXES
 from tlcli.errors import UserError, did_you_mean
-from tlcli.text import shown
+from tlcli.text import printable
 
 LEFTOVERS = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # systems strew these about
 NEITHER = "broken link or special file"
@@ -58,15 +58,15 @@ def entries(folder: Path) -> Entries:
                 if not entry.name.startswith(".") and entry.name not in LEFTOVERS:
                     _list_for(entry, found).append(folder / entry.name)
     except FileNotFoundError:
-        raise UserError(f"there is no folder {shown(folder)}", _close_to(folder)) from None
+        raise UserError(f"there is no folder {printable(folder)}", _close_to(folder)) from None
     except NotADirectoryError:
         raise UserError(
-            f"{shown(folder)} is a file, not a folder",
+            f"{printable(folder)} is a file, not a folder",
             "give the folder that holds a folder of images for each class; unpack archives first",
         ) from None
     except OSError as error:
         raise UserError(
-            f"{shown(folder)} cannot be listed: {error.strerror}", "check its permissions"
+            f"{printable(folder)} cannot be listed: {error.strerror}", "check its permissions"
         ) from error
     return found
 
@@ -126,4 +126,4 @@ def _close_to(folder: Path) -> str:
     if folder.parent == folder or not folder.parent.is_dir():
         return "check the path"
     beside = [path.name for path in entries(folder.parent).folders]
-    return shown(did_you_mean(folder.name, beside)) if beside else "check the path"
+    return printable(did_you_mean(folder.name, beside)) if beside else "check the path"

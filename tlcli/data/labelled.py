@@ -5,7 +5,7 @@ from pathlib import Path
 from tlcli.data.folders import entries, read_part
 from tlcli.data.layout import PARTS
 from tlcli.errors import UserError
-from tlcli.text import shown
+from tlcli.text import printable
 
 Labelled = tuple[Path, str]
 """An image and the name of its class."""
@@ -30,7 +30,7 @@ def labelled(root: Path) -> tuple[Path, list[Labelled]]:
     images = [(path, name) for name in part.classes for path in part.images[name]]
     if not images:
         raise UserError(
-            f"there are no images in class folders below {shown(folder)}",
-            f"put them into {shown(folder)}/<class>/, named as the model names its classes",
+            f"there are no images in class folders below {printable(folder)}",
+            f"put them into {printable(folder)}/<class>/, named as the model names its classes",
         )
     return folder, images

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlcli.data.folders import NEITHER, Part, entries, images_below, read_part
 from tlcli.errors import UserError
-from tlcli.text import shown, some
+from tlcli.text import printable, shorten_list
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 PHOTOGRAPHS = {
@@ -44,13 +44,15 @@ def list_folder(root: Path) -> Listing:
         layout = "train+val" if "val" in parts else "train"
         found = {part: read_part(folder, root) for part, folder in parts.items()}
         if beside:
-            remarks.append(f"ignored beside {shown(parts['train'].name)}: {some(beside)}")
+            remarks.append(
+                f"ignored beside {printable(parts['train'].name)}: {shorten_list(beside)}"
+            )
     else:
         layout = "classes"
         found = {"train": read_part(root, root)}
     if "test" in found and not found["test"].classes:
         # Kaggle's way: pictures to be predicted, without labels
-        remarks.append(f"{shown(found.pop('test').folder)} has no class folders: ignored")
+        remarks.append(f"{printable(found.pop('test').folder)} has no class folders: ignored")
     _check_parts(found)
     return Listing(layout, found, (*remarks, *_remarks(found)))
 
@@ -71,17 +73,19 @@ def _parts(root: Path, folders: Iterable[Path]) -> tuple[dict[str, Path], list[s
             beside.append(folder.name)
         elif part in parts:
             raise UserError(
-                f"{shown(parts[part])} and {shown(folder)} are both for {part}", "remove one"
+                f"{printable(parts[part])} and {printable(folder)} are both for {part}",
+                "remove one",
             )
         else:
             parts[part] = folder
     if parts.keys() == {"train"} and beside:
         return {}, []
     if parts and "train" not in parts:
-        lone = shown(next(iter(parts.values())))
+        lone = printable(next(iter(parts.values())))
         raise UserError(
             f"{lone} has no train beside it",
-            f"move the class folders into {shown(root / 'train')}; if {lone} is a class, rename it",
+            f"move the class folders into {printable(root / 'train')}; "
+            f"if {lone} is a class, rename it",
         )
     return parts, beside
 
@@ -92,7 +96,7 @@ def _check_parts(found: Mapping[str, Part]) -> None:
     hints: list[str] = []
     train = found["train"]
     for name, part in found.items():
-        where = shown(part.folder)
+        where = printable(part.folder)
         if not part.classes and part.strays:
             problems.append(f"images lie directly in {where}, without class folders")
             hints.append(f"make a folder for each class, as {where}/roses/1.jpg")
@@ -105,19 +109,21 @@ def _check_parts(found: Mapping[str, Part]) -> None:
                 else f"remove {where}, and some of train is taken for {name}"
             )
         elif name == "train" and len(part.classes) < 2:
-            problems.append(f"{where} has fewer than two classes with images: {some(part.classes)}")
+            problems.append(
+                f"{where} has fewer than two classes with images: {shorten_list(part.classes)}"
+            )
             inner = _deeper(part.folder)
             hints.append(
-                f"did you mean {shown(inner)}?" if inner else f"add another folder to {where}"
+                f"did you mean {printable(inner)}?" if inner else f"add another folder to {where}"
             )
         unknown = sorted(set(part.classes) - set(train.classes))
         if name != "train" and unknown and train.classes:
-            problems.append(f"{where} has classes that train lacks: {some(unknown)}")
+            problems.append(f"{where} has classes that train lacks: {shorten_list(unknown)}")
             close = get_close_matches(unknown[0], train.classes, n=1)
             hints.append(
-                f"is {shown(unknown[0])} the same as {shown(close[0])}? rename one"
+                f"is {printable(unknown[0])} the same as {printable(close[0])}? rename one"
                 if close
-                else f"add them to {shown(train.folder)}, or remove them from {where}"
+                else f"add them to {printable(train.folder)}, or remove them from {where}"
             )
     if problems:
         raise UserError("; ".join(problems), "; ".join(hints))
@@ -138,12 +144,12 @@ def _remarks(found: Mapping[str, Part]) -> list[str]:
     """What the person should know of what was left out, a line each."""
     remarks: list[str] = []
     for part in found.values():
-        where = shown(part.folder)
+        where = printable(part.folder)
         empty = sorted(set(part.images) - set(part.classes))
         if empty:
-            remarks.append(f"empty class folders in {where}, left out: {some(empty)}")
+            remarks.append(f"empty class folders in {where}, left out: {shorten_list(empty)}")
         if part.strays:
-            what = some(path.name for path in part.strays)
+            what = shorten_list(path.name for path in part.strays)
             remarks.append(f"images beside the class folders of {where}, ignored: {what}")
     ignored: Counter[str] = sum((part.ignored for part in found.values()), Counter())
     if ignored:
@@ -155,7 +161,7 @@ def _kinds(ignored: Counter[str]) -> str:
     """As "12 .heic files (Pillow cannot read them here: convert them to JPEG), 1 .txt file"."""
     told = []
     for kind, count in sorted(ignored.items()):
-        noun = kind if kind == NEITHER else f"{shown(kind)} file"
+        noun = kind if kind == NEITHER else f"{printable(kind)} file"
         remedy = " (Pillow cannot read them here: convert them to JPEG)"
         told.append(f"{count} {noun}{'s'[: count > 1]}{remedy if kind in PHOTOGRAPHS else ''}")
     return ", ".join(told)

@@ -9,25 +9,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tlcli.data.augmentation.apply import augmented
+from tlcli.data.augmentation.apply import augment_image
 from tlcli.data.augmentation.spec import Augmentation
-from tlcli.data.decode import Source, Unreadable, decode
+from tlcli.data.decode import ImageSource, Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.reporter import Reporter
-from tlcli.runtime.threads import in_order
+from tlcli.runtime.threads import map_in_order
 
-Batch = tuple[torch.Tensor, list[Unreadable | None]]
+ImageBatch = tuple[torch.Tensor, list[Unreadable | None]]
 
 
 def load_batches(
-    sources: Iterable[Source],
+    sources: Iterable[ImageSource],
     pre: Preprocessing,
     *,
     batch: int,
     augmentation: Augmentation | None = None,
     keys: Iterable[str | Sequence[str]] | None = None,
     workers: int | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """Pictures in the order of `sources`, `batch` at a time.
 
     Every tensor is uint8 [batch, 3, crop, crop], the last one too (padded with zeros: a fixed
@@ -46,7 +46,7 @@ def load_batches(
     if augmentation is not None and keys is None:
         raise ValueError("an augmentation needs a key for each picture")
 
-    def pixels(job: tuple[Source, str | Sequence[str]]) -> list[torch.Tensor | Unreadable]:
+    def pixels(job: tuple[ImageSource, str | Sequence[str]]) -> list[torch.Tensor | Unreadable]:
         source, wanted = job
         several = [wanted] if isinstance(wanted, str) else wanted
         try:
@@ -56,19 +56,19 @@ def load_batches(
         return [
             pre.fit(image)
             if augmentation is None or not key
-            else augmented(image, pre, augmentation, random.Random(key))
+            else augment_image(image, pre, augmentation, random.Random(key))
             for key in several
         ]
 
     jobs = zip(sources, repeat("") if keys is None else keys, strict=keys is not None)
     # one batch being taken and the next being decoded
-    loaded = in_order(pixels, jobs, workers=workers, ahead=2 * batch)
+    loaded = map_in_order(pixels, jobs, workers=workers, ahead=2 * batch)
     return _batches(loaded, batch, pre.crop)
 
 
 def _batches(
     loaded: Generator[list[torch.Tensor | Unreadable], None, None], batch: int, side: int
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     with closing(loaded):
         outcomes = chain.from_iterable(loaded)
         while group := list(islice(outcomes, batch)):
@@ -96,7 +96,7 @@ def find_unreadable(paths: Sequence[Path], reporter: Reporter | None = None) -> 
         return None
 
     bad: dict[Path, str] = {}
-    for done, (path, reason) in enumerate(zip(paths, in_order(why, paths), strict=True), 1):
+    for done, (path, reason) in enumerate(zip(paths, map_in_order(why, paths), strict=True), 1):
         if reason is not None:
             bad[path] = reason
         reporter.progress("checking images", done, len(paths))

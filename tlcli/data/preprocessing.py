@@ -80,9 +80,9 @@ class Preprocessing:
 
         Equal to torchvision's `weights.transforms()` on the same picture up to normalising.
         """
-        return to_tensor(self.centre(image))
+        return to_tensor(self.center(image))
 
-    def centre(self, image: Image.Image) -> Image.Image:
+    def center(self, image: Image.Image) -> Image.Image:
         """The centre of an RGB picture, `crop` pixels a side."""
         image = self.resized(image)
         # torchvision rounds halves to even here, and so must this
@@ -100,7 +100,7 @@ class Preprocessing:
             return image
         return image.resize(size, INTERPOLATIONS[self.interpolation])
 
-    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
+    def normalize(self, batch: torch.Tensor) -> torch.Tensor:
         """`batch`: uint8 [n, 3, h, w] -> float32 [n, 3, h, w] on the same device."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=batch.device)

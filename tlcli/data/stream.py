@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from tlcli.data import tta as crops
-from tlcli.data.decode import Source, Unreadable, decode
+from tlcli.data.decode import ImageSource, Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.runtime.threads import usable_cores
 
 PATIENCE = 0.2
 """Seconds without a new image after which those at hand are answered as they are."""
 
-Job = tuple[str | None, Source]
+Job = tuple[str | None, ImageSource]
 Decoded = tuple[str | None, tuple[torch.Tensor, ...] | Unreadable]
 
 

@@ -9,14 +9,14 @@ from tlcli.data.preprocessing import Preprocessing, to_tensor
 
 
 def _plain(image: Image.Image, pre: Preprocessing) -> list[Image.Image]:
-    return [pre.centre(image)]
+    return [pre.center(image)]
 
 
 def _five(image: Image.Image, pre: Preprocessing) -> list[Image.Image]:
     from torchvision.transforms.v2 import functional as F  # a second of importing
 
-    *corners, centre = F.five_crop(pre.resized(image), [pre.crop, pre.crop])
-    return [centre, *corners]
+    *corners, center = F.five_crop(pre.resized(image), [pre.crop, pre.crop])
+    return [center, *corners]
 
 
 VIEWS: Mapping[str, tuple[Callable[[Image.Image, Preprocessing], list[Image.Image]], bool]] = {

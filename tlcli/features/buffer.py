@@ -8,11 +8,11 @@ from torch import Tensor
 from tlcli.features.cache import FeatureCache
 from tlcli.runtime.memory import empty_or_mapped
 
-AT_ONCE = 256
+ROWS_AT_ONCE = 256
 """Rows that are moved at once."""
 
 
-class Store:
+class FeatureBuffer:
     """Rows [n, ...] that are put in any order: in memory, or of many in a mapped file."""
 
     def __init__(self, n: int, cache: FeatureCache | None) -> None:
@@ -34,7 +34,9 @@ class Store:
         if kept.all():
             return codes
         done = 0
-        for some in kept.nonzero()[:, 0].split(AT_ONCE):  # within the mapped file, not beside it
+        for some in kept.nonzero()[:, 0].split(
+            ROWS_AT_ONCE
+        ):  # within the mapped file, not beside it
             codes[done : done + len(some)] = codes[some]
             done += len(some)
         return codes[:done]

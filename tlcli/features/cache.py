@@ -24,15 +24,15 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from tlcli.reporter import Reporter
-from tlcli.runtime.distributed.process_group import first_here
+from tlcli.runtime.distributed.process_group import is_local_rank0
 
 # What rows are of, and how numpy spells it; bf16, which it lacks, as its bits.
 _SPELT = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<u2"}
 _TYPES = {np.dtype(spelt): dtype for dtype, spelt in _SPELT.items()}
 
-LIMIT = 8_000_000_000
+DEFAULT_LIMIT = 8_000_000_000
 """Bytes that the cache may take on disk unless told otherwise."""
-SEGMENT = 8_000_000
+SEGMENT_BYTES = 8_000_000
 """Bytes of rows that are gathered in memory before they are written."""
 STALE = 86_400.0
 """Seconds after which an unfinished file is taken for a dead run's."""
@@ -40,7 +40,7 @@ VERDICTS = "verdicts.json"
 _STRIDE = 1 << 32  # more rows than a segment holds
 
 
-def default_folder() -> Path:
+def default_cache_dir() -> Path:
     """$TLCLI_CACHE, else the platform's cache folder."""
     return Path(os.environ.get("TLCLI_CACHE") or user_cache_path("tlcli")) / "features"
 
@@ -50,14 +50,14 @@ class FeatureCache:
     """The shelves below a folder; `limit` is in bytes."""
 
     folder: Path
-    limit: int = LIMIT
+    limit: int = DEFAULT_LIMIT
     reporter: Reporter = field(default_factory=Reporter)
     broken: bool = False
 
-    def shelf(self, key: Mapping[str, Any]) -> "Shelf":
+    def table(self, key: Mapping[str, Any]) -> "CacheTable":
         """The shelf for `key` (plain JSON types)."""
         text = json.dumps(key, sort_keys=True)
-        return Shelf(self, self.folder / hashlib.sha256(text.encode()).hexdigest()[:32], text)
+        return CacheTable(self, self.folder / hashlib.sha256(text.encode()).hexdigest()[:32], text)
 
     @contextmanager
     def trying(self) -> Iterator[None]:
@@ -86,7 +86,7 @@ class FeatureCache:
             found.append(
                 {
                     **what,
-                    "images": len(Shelf(self, key.parent, "").where),
+                    "images": len(CacheTable(self, key.parent, "").where),
                     "size_mb": sum(s.st_size for s in stats) / 1e6,
                     "used": time.strftime("%Y-%m-%d %H:%M", time.localtime(used)),
                 }
@@ -142,7 +142,7 @@ def row_id(digest: str, view: str) -> bytes:
     return hashlib.sha256(f"{digest}\0{view}".encode()).digest()
 
 
-class Shelf:
+class CacheTable:
     """The rows of one kind, all of one shape and type: the one that they were computed in."""
 
     def __init__(self, cache: FeatureCache, folder: Path, key: str) -> None:
@@ -260,20 +260,22 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 def _room(row: np.ndarray) -> np.ndarray:
     """For a segment of such rows, nothing in it yet."""
-    return np.empty(max(1, SEGMENT // row.nbytes), [("id", "V32"), ("row", row.dtype, row.shape)])
+    return np.empty(
+        max(1, SEGMENT_BYTES // row.nbytes), [("id", "V32"), ("row", row.dtype, row.shape)]
+    )
 
 
 @contextmanager
 def feature_cache(keep: bool, limit_gb: float, reporter: Reporter) -> Iterator[FeatureCache]:
-    """Open the cache, and trim it to `limit_gb` at the end; not to `keep` makes it a temporary one."""
+    """Open the cache and trim it to `limit_gb` at the end; a temporary one without `keep`."""
     limit = round(limit_gb * 1e9)
     if not keep:
         with tempfile.TemporaryDirectory(prefix="tlcli-") as folder:
             yield FeatureCache(Path(folder), limit, reporter)
         return
-    cache = FeatureCache(default_folder(), limit, reporter)
+    cache = FeatureCache(default_cache_dir(), limit, reporter)
     try:
         yield cache
     finally:
-        if first_here():
+        if is_local_rank0():
             cache.trim()

@@ -13,24 +13,24 @@ from torch import Tensor
 
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Sample
-from tlcli.data.loader import Batch, load_batches
-from tlcli.features.buffer import AT_ONCE, Store
-from tlcli.features.cache import FeatureCache, Shelf, row_id
-from tlcli.features.extractor import FrozenForward
+from tlcli.data.loader import ImageBatch, load_batches
+from tlcli.features.buffer import ROWS_AT_ONCE, FeatureBuffer
+from tlcli.features.cache import CacheTable, FeatureCache, row_id
+from tlcli.features.extractor import FeatureExtractor
 from tlcli.reporter import Reporter
 from tlcli.runtime.distributed.sharding import sharded
-from tlcli.runtime.workers import beside
-from tlcli.text import duration
+from tlcli.runtime.workers import map_in_workers
+from tlcli.text import format_duration
 
 FORECAST_AFTER = 4
 """Batches from whose time the rest is forecast."""
-PLAIN = "plain"
+PLAIN_VIEW = "plain"
 """The view of an image that is not augmented."""
 
 
-def remember(
+def extract_features(
     samples: Sequence[Sample],
-    forward: FrozenForward,
+    forward: FeatureExtractor,
     *,
     task: str,
     views: int = 1,
@@ -49,7 +49,7 @@ def remember(
         file below the cache's folder that is mapped and has no name), their labels, int64 [n],
         and why the other images were not readable.
     """
-    [codes], labels, unreadable = remember_each(
+    [codes], labels, unreadable = extract_features_each(
         samples,
         [forward],
         task=task,
@@ -63,9 +63,9 @@ def remember(
 
 
 @sharded
-def remember_each(
+def extract_features_each(
     samples: Sequence[Sample],
-    forwards: Sequence[FrozenForward],
+    forwards: Sequence[FeatureExtractor],
     *,
     task: str,
     views: int = 1,
@@ -74,24 +74,24 @@ def remember_each(
     cache: FeatureCache | None = None,
     reporter: Reporter,
 ) -> tuple[list[Tensor], Tensor, dict[Path, str]]:
-    """`remember` by several forwards, which read the same pixels, decoded once for all of them."""
+    """Run `extract_features` with several forwards on the same pixels, decoded only once."""
     n, compute = len(samples), forwards[0].compute
     labels = torch.tensor([s.label for s in samples], dtype=torch.int64)
     names = [view_id(s, augmentation, seed, view) for s in samples for view in range(views)]
     for forward in forwards:
-        forward.settle(cache)
-    shelves = [_shelf(forward, cache) for forward in forwards]
+        forward.choose_precision(cache)
+    tables = [_table(forward, cache) for forward in forwards]
     todo, held = array("q"), array("q")  # a fifth of a list's memory
     for row, name in enumerate(names):
-        there = all(shelf is not None and name in shelf for shelf in shelves)
+        there = all(table is not None and name in table for table in tables)
         (held if there else todo).append(row)
     if held:
         reporter.note(f"{task}: {len(held)} of {len(names)} views are in the cache")
-    store = [Store(len(names), cache) for _ in forwards]
-    for shelf, rows in zip(shelves, store, strict=True):
-        for some in _chunks(held, AT_ONCE):
-            if shelf is not None:
-                rows.put(some, shelf.fetch([names[row] for row in some]))
+    store = [FeatureBuffer(len(names), cache) for _ in forwards]
+    for table, rows in zip(tables, store, strict=True):
+        for some in _chunks(held, ROWS_AT_ONCE):
+            if table is not None:
+                rows.put(some, table.fetch([names[row] for row in some]))
 
     def missing() -> Iterator[tuple[int, Iterator[int]]]:
         """The images of which views are to be computed, and those views' rows."""
@@ -105,43 +105,43 @@ def remember_each(
         keys=([view_key(samples[i], seed, row % views) for row in rows] for i, rows in missing()),
     )
 
-    def compute_batch(batch: Batch) -> tuple[list[Tensor], Batch]:
+    def compute_batch(batch: ImageBatch) -> tuple[list[Tensor], ImageBatch]:
         pixels, problems = batch
         return [forward(pixels)[: len(problems)].cpu() for forward in forwards], batch
 
     unreadable: dict[Path, str] = {}
     done, started, rest = 0, time.perf_counter(), iter(todo)
     reporter.progress(task, 0, len(todo))
-    for outputs, (_, problems) in beside(compute_batch, loaded, compute):
+    for outputs, (_, problems) in map_in_workers(compute_batch, loaded, compute):
         here = list(islice(rest, len(problems)))
         good = [k for k, problem in enumerate(problems) if problem is None]
-        for shelf, rows, out in zip(shelves, store, outputs, strict=True):
+        for table, rows, out in zip(tables, store, outputs, strict=True):
             rows.put(here, out)
-            if shelf is not None and not shelf.cache.broken:
-                shelf.add([names[here[k]] for k in good], out[good])
+            if table is not None and not table.cache.broken:
+                table.add([names[here[k]] for k in good], out[good])
         unreadable |= {p.path: p.why for p in problems if p is not None}
         before, done = done, done + len(problems)
         reporter.progress(task, done, len(todo))
         if before < FORECAST_AFTER * compute.batch_size <= done:
             seconds = (time.perf_counter() - started) * (len(todo) / done - 1)
             if seconds >= 60:
-                reporter.note(f"{task}: about {duration(seconds)} for {len(todo)} views")
-    for shelf in shelves:
-        if shelf is not None:
-            shelf.flush()
+                reporter.note(f"{task}: about {format_duration(seconds)} for {len(todo)} views")
+    for table in tables:
+        if table is not None:
+            table.flush()
     readable = torch.tensor([s.path not in unreadable for s in samples], dtype=torch.bool)
     codes = [rows.tensor(n, views, readable) for rows in store]
     return codes, labels if readable.all() else labels[readable], unreadable
 
 
-def _shelf(forward: FrozenForward, cache: FeatureCache | None) -> Shelf | None:
+def _table(forward: FeatureExtractor, cache: FeatureCache | None) -> CacheTable | None:
     key = forward.key()
-    return cache.shelf(key) if cache is not None and key is not None else None
+    return cache.table(key) if cache is not None and key is not None else None
 
 
 def view_id(sample: Sample, augmentation: Augmentation | None, seed: int, view: int) -> bytes:
     """Under what a view of an image is cached; view 0 is the plain one."""
-    return row_id(sample.digest, f"{_text(augmentation)}:{seed}:{view}" if view else PLAIN)
+    return row_id(sample.digest, f"{_text(augmentation)}:{seed}:{view}" if view else PLAIN_VIEW)
 
 
 @lru_cache(8)  # it is asked for with every view
@@ -159,7 +159,7 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
         yield list(items[start : start + size])
 
 
-def bytes_per_view(forward: FrozenForward) -> int:
+def bytes_per_view(forward: FeatureExtractor) -> int:
     """What remembering one view costs, in bytes."""
     side = forward.preprocessing.crop
     black = torch.zeros(1, 3, side, side, device=forward.compute.device)
@@ -168,6 +168,6 @@ def bytes_per_view(forward: FrozenForward) -> int:
         return forward.plain(black).numel() * forward.dtype.itemsize
 
 
-def memory_limit() -> int:
+def features_memory_limit() -> int:
     """Bytes that remembered activations may take: a third of the machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3

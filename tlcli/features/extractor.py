@@ -16,7 +16,7 @@ from tlcli.backbones.network import Pool
 from tlcli.data.dataset import Sample
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.features.cache import FeatureCache
-from tlcli.features.reference_images import CHECKED, pictures
+from tlcli.features.reference_images import N_REFERENCE_IMAGES, load_reference_images
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute, cannot_compile
 
@@ -24,11 +24,11 @@ PARITY = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.12}
 """How far from plain fp32 the fast forward may be in these numbers: the length of the difference of
 some images' activations over the length of the plain ones. Up to 0.14, heads that are trained on
 bf16 were found to be as good, from 0.24 on worse (docs/precision.md)."""
-PLAINLY = "plain"
+PLAIN_STAGES = "plain"
 _KEY_VERSION = 4  # to be raised when the same key would come to mean other numbers
 
 
-class FrozenForward:
+class FeatureExtractor:
     """A chain of frozen stages as one fast function from uint8 images to activations.
 
     Eval mode, BatchNorm folded into the convolutions (on a copy), channels-last, in the numbers of
@@ -38,7 +38,8 @@ class FrozenForward:
 
     `fold` False leaves the stages as they are, where making them fast takes longer than it saves.
     `probe` are the images that are compared instead of the first batch, so that the outcome
-    depends neither on what is cached nor on which thread or process was first; see `settle`.
+    depends neither on what is cached nor on which thread or process was first;
+    see `choose_precision`.
     `origin` says whose stages these are ("backbone", "weights"), for the cache; None: unknown.
     """
 
@@ -72,7 +73,7 @@ class FrozenForward:
         """uint8 [n, 3, h, w] to [n, ...] of type `dtype`, on the device; may be called by several
         threads at once."""
         with torch.inference_mode():
-            x = self._normalised(images)
+            x = self._normalized(images)
             with self.autocast():
                 for link in self.links:
                     x = link(x)
@@ -87,7 +88,7 @@ class FrozenForward:
         """
         outputs = []
         with torch.inference_mode():
-            x = self._normalised(images)
+            x = self._normalized(images)
             for index, (link, pool) in enumerate(zip(self.links, pools, strict=True)):
                 started = time.perf_counter()
                 with self.autocast():
@@ -97,12 +98,12 @@ class FrozenForward:
                 self.seconds[index] += time.perf_counter() - started
         return outputs
 
-    def reference(self) -> "FrozenForward":
+    def reference(self) -> "FeatureExtractor":
         """The same in fp32, which metrics are of; itself where it is that already."""
         if self.compute.dtype is None:
             return self
         fp32 = self.compute.reference()
-        return FrozenForward(
+        return FeatureExtractor(
             self.plain,
             self.preprocessing,
             fp32,
@@ -135,7 +136,7 @@ class FrozenForward:
             "version": _KEY_VERSION,
         }
 
-    def settle(self, cache: FeatureCache | None) -> None:
+    def choose_precision(self, cache: FeatureCache | None) -> None:
         """Decide now, on the images of `probe`, in which numbers it is computed.
 
         Before `key` is asked for, since rows of different numbers lie on different shelves. What
@@ -149,14 +150,14 @@ class FrozenForward:
         if known in self._candidates():
             self.verdict = known
             return
-        images = pictures(self.probe, self.preprocessing)
+        images = load_reference_images(self.probe, self.preprocessing)
         if len(images):
             with torch.inference_mode(), self._checking:
                 self._check(self._ready(images))
             if cache is not None and about[0] and self.verdict:
                 cache.note_verdict(name, self.verdict)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         x = self._ready(images)
         with self._checking:
             if self.unchecked and self.verdict:
@@ -164,18 +165,18 @@ class FrozenForward:
             elif self.unchecked:
                 # Compiled kernels are made for a whole batch.
                 compared = () if self.compute.compiled else self.probe
-                probe = pictures(compared, self.preprocessing)
+                probe = load_reference_images(compared, self.preprocessing)
                 self._check(self._ready(probe) if len(probe) else x)
         return x
 
     def _ready(self, images: Tensor) -> Tensor:
         images = images.to(self.compute.device, non_blocking=True)
-        return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
+        return self.preprocessing.normalize(images).contiguous(memory_format=torch.channels_last)
 
     def _check(self, x: Tensor) -> None:
         """Take the first that is near enough to the plain stages in fp32: as asked, fp32, plain."""
         # Compiled kernels are made for a whole batch.
-        plain = x = x if self.compute.compiled else x[:CHECKED]
+        plain = x = x if self.compute.compiled else x[:N_REFERENCE_IMAGES]
         for stage in self.plain:
             plain = stage(plain)
         for name, compute in self._candidates().items():
@@ -192,7 +193,7 @@ class FrozenForward:
         """From quick to safe, by name; None: the stages as they are."""
         fp32 = self.compute.reference()
         every = (self.compute, fp32, replace(fp32, compiled=False))
-        return {**{compute.name: compute for compute in every}, PLAINLY: None}
+        return {**{compute.name: compute for compute in every}, PLAIN_STAGES: None}
 
     def _take(self, name: str) -> None:
         compute = self._candidates()[name]

@@ -10,23 +10,23 @@ from tlcli.data.dataset import Sample
 from tlcli.data.decode import Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 
-CHECKED = 4
+N_REFERENCE_IMAGES = 4
 """Images that are compared."""
 
 
-def probe_of(samples: Iterable[Sample]) -> list[Sample]:
-    """The images to compare: the `CHECKED` of lowest digest that are readable."""
+def choose_reference_samples(samples: Iterable[Sample]) -> list[Sample]:
+    """The images to compare: the `N_REFERENCE_IMAGES` of lowest digest that are readable."""
     found: list[Sample] = []
     for sample in sorted(samples, key=lambda sample: sample.digest):
         with suppress(Unreadable):
             decode(sample.path, least=1)
             found.append(sample)
-        if len(found) == CHECKED:
+        if len(found) == N_REFERENCE_IMAGES:
             break
     return found
 
 
-def pictures(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
+def load_reference_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
     """uint8 [n, 3, h, w]; those that are gone meanwhile are left out."""
     found: list[Tensor] = []
     for sample in samples:

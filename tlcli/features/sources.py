@@ -13,15 +13,20 @@ from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Dataset, Sample
 from tlcli.data.loader import find_unreadable, load_batches
 from tlcli.features.cache import FeatureCache
-from tlcli.features.extract import bytes_per_view, memory_limit, remember, remember_each
-from tlcli.features.extractor import FrozenForward
+from tlcli.features.extract import (
+    bytes_per_view,
+    extract_features,
+    extract_features_each,
+    features_memory_limit,
+)
+from tlcli.features.extractor import FeatureExtractor
 from tlcli.reporter import Reporter
-from tlcli.runtime.distributed.collectives import fair, union
-from tlcli.runtime.distributed.sharding import mine
+from tlcli.runtime.distributed.collectives import all_gather_dict, smallest_share
+from tlcli.runtime.distributed.sharding import shard
 
 
 @dataclass
-class Remembered:
+class CachedFeatures:
     """Activations at the cut of n images.
 
     Attributes:
@@ -57,12 +62,12 @@ class Remembered:
         """The activations of its images, [n, views, ...]; a copy where they are not all."""
         return self.codes if self.rows is None else self.codes[self.rows]
 
-    def part(self, chosen: Tensor) -> "Remembered":
+    def part(self, chosen: Tensor) -> "CachedFeatures":
         """Some of the images, int64 [k], without a copy of their codes."""
         rows = chosen if self.rows is None else self.rows[chosen]
-        return Remembered(self.codes, self.labels[chosen], self.seed, rows)
+        return CachedFeatures(self.codes, self.labels[chosen], self.seed, rows)
 
-    def plain(self, chosen: Tensor) -> "Remembered":
+    def plain(self, chosen: Tensor) -> "CachedFeatures":
         """The same with the plain view alone."""
         part = self.part(chosen)
         part.codes = part.codes[:, :1]
@@ -70,7 +75,7 @@ class Remembered:
 
 
 @dataclass
-class Recomputed:
+class RecomputedFeatures:
     """Activations at the cut, computed from the images each time they are asked for.
 
     The images must be readable; see `find_unreadable`. With `mixing` those of a batch are mixed,
@@ -78,7 +83,7 @@ class Recomputed:
     """
 
     samples: Sequence[Sample]
-    forward: FrozenForward
+    forward: FeatureExtractor
     augmentation: Augmentation | None = None
     seed: int = 0
     mixing: Mixing | None = None
@@ -117,11 +122,11 @@ class Recomputed:
             yield self.forward(images)[:n].float(), y
 
 
-Source = Remembered | Recomputed
+FeatureSource = CachedFeatures | RecomputedFeatures
 
 
 @dataclass(frozen=True)
-class Sources:
+class FeatureSources:
     """The training and validation activations, and the dataset without what cannot be read.
 
     Attributes:
@@ -130,15 +135,15 @@ class Sources:
         val_mixed: the same in the numbers of the run; None where those are fp32.
     """
 
-    train: Source
-    val: Source
+    train: FeatureSource
+    val: FeatureSource
     dataset: Dataset
     remembered: bool
-    val_mixed: Source | None = None
+    val_mixed: FeatureSource | None = None
 
 
 def make_sources(
-    forward: FrozenForward,
+    forward: FeatureExtractor,
     dataset: Dataset,
     *,
     views: int,
@@ -149,7 +154,7 @@ def make_sources(
     checked: bool,
     cache: FeatureCache | None = None,
     reporter: Reporter,
-) -> Sources:
+) -> FeatureSources:
     """Remember the activations where there is a frozen prefix and they fit; else recompute.
 
     Args:
@@ -161,7 +166,7 @@ def make_sources(
     n = len(dataset.train) * views + len(dataset.val)
     frozen = len(forward.plain) > 0
     needed = n * bytes_per_view(forward) if frozen else 0
-    limit = fair(memory_limit() if cache is None else cache.limit)
+    limit = smallest_share(features_memory_limit() if cache is None else cache.limit)
     mixed = forward.compute.dtype is not None
     if not frozen or mixing or (needed > limit and not must_remember):
         if frozen and mixing:
@@ -173,17 +178,21 @@ def make_sources(
             )
         if not checked:
             samples = [*dataset.train, *dataset.val]
-            dataset = without(
-                dataset, union(find_unreadable(mine([s.path for s in samples]), reporter)), reporter
+            dataset = without_unreadable(
+                dataset,
+                all_gather_dict(find_unreadable(shard([s.path for s in samples]), reporter)),
+                reporter,
             )
-        train = Recomputed(dataset.train, forward, augmentation, seed, mixing, len(dataset.classes))
+        train = RecomputedFeatures(
+            dataset.train, forward, augmentation, seed, mixing, len(dataset.classes)
+        )
         if needed and needed <= limit:  # only the training images are mixed
-            val, mixed_val, _ = _remember_val(dataset, forward, cache, reporter)
-            return Sources(train, val, dataset, False, mixed_val)
-        every = Recomputed(dataset.val, forward)
-        return Sources(train, every, dataset, False, every if mixed else None)
+            val, mixed_val, _ = _extract_val(dataset, forward, cache, reporter)
+            return FeatureSources(train, val, dataset, False, mixed_val)
+        every = RecomputedFeatures(dataset.val, forward)
+        return FeatureSources(train, every, dataset, False, every if mixed else None)
 
-    codes, labels, bad = remember(
+    codes, labels, bad = extract_features(
         dataset.train,
         forward,
         task="features",
@@ -193,9 +202,9 @@ def make_sources(
         cache=cache,
         reporter=reporter,
     )
-    val, mixed_val, val_bad = _remember_val(dataset, forward, cache, reporter)
+    val, mixed_val, val_bad = _extract_val(dataset, forward, cache, reporter)
     bad |= val_bad
-    left = without(dataset, bad, reporter)
+    left = without_unreadable(dataset, bad, reporter)
     kept = [[s for s in part if s.path not in bad] for part in (dataset.train, dataset.val)]
     if kept != [list(left.train), list(left.val)]:
         # A class lost its only val image, so another one took its place: rare, and small.
@@ -211,23 +220,25 @@ def make_sources(
             cache=cache,
             reporter=reporter,
         )
-    return Sources(Remembered(codes, labels, seed), val, left, True, mixed_val)
+    return FeatureSources(CachedFeatures(codes, labels, seed), val, left, True, mixed_val)
 
 
-def _remember_val(
-    dataset: Dataset, forward: FrozenForward, cache: FeatureCache | None, reporter: Reporter
-) -> tuple[Remembered, Remembered | None, dict[Path, str]]:
+def _extract_val(
+    dataset: Dataset, forward: FeatureExtractor, cache: FeatureCache | None, reporter: Reporter
+) -> tuple[CachedFeatures, CachedFeatures | None, dict[Path, str]]:
     """The val activations in fp32 and in mixed precision (if any), and what is unreadable."""
     mixed = forward.compute.dtype is not None
     forwards = [forward.reference(), forward] if mixed else [forward]
-    codes, labels, bad = remember_each(
+    codes, labels, bad = extract_features_each(
         dataset.val, forwards, task="val features", cache=cache, reporter=reporter
     )
-    val, *others = [Remembered(each, labels) for each in codes]
+    val, *others = [CachedFeatures(each, labels) for each in codes]
     return val, others[0] if others else None, bad
 
 
-def without(dataset: Dataset, unreadable: dict[Path, str], reporter: Reporter) -> Dataset:
+def without_unreadable(
+    dataset: Dataset, unreadable: dict[Path, str], reporter: Reporter
+) -> Dataset:
     """The dataset without those images (path: why), its new warnings told."""
     if not unreadable:
         return dataset

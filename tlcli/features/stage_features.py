@@ -15,25 +15,25 @@ from tlcli.backbones.network import Pool
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Sample
 from tlcli.data.decode import Unreadable
-from tlcli.data.loader import Batch, load_batches
+from tlcli.data.loader import ImageBatch, load_batches
 from tlcli.features.cache import FeatureCache, row_id
-from tlcli.features.extract import FORECAST_AFTER, PLAIN, view_id, view_key
-from tlcli.features.extractor import FrozenForward, cut_name
+from tlcli.features.extract import FORECAST_AFTER, PLAIN_VIEW, view_id, view_key
+from tlcli.features.extractor import FeatureExtractor, cut_name
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.runtime.workers import beside
+from tlcli.runtime.workers import map_in_workers
 
 HEAD = "head"
-LEAST = 200
+MIN_SAMPLE = 200
 """Images that are looked at however slow the backbone is."""
-PATIENCE = 180.0
+MAX_SECONDS = 180.0
 """Seconds that the pass may take before the sample is made smaller."""
-WIDEST = 8192
+MAX_WIDTH = 8192
 """Numbers an image beyond which a stage's output is not probed."""
 
 
 @dataclass(frozen=True)
-class Tap:
+class StageOutput:
     """A stage whose output is kept: where it stands, its names in the sweep and in the cache, and
     whether its maps are pooled for that."""
 
@@ -43,12 +43,12 @@ class Tap:
     pooled: bool
 
 
-def only_plain(_: float) -> int:
+def plain_view_only(_: float) -> int:
     """One view an image, however long it takes."""
     return 1
 
 
-class Look:
+class StageFeatures:
     """Looks at images through the stages with pretrained weights, and keeps what it saw.
 
     Attributes:
@@ -67,7 +67,7 @@ class Look:
         self.stages = backbone.stages[: backbone.pretrained]
         self.backbone = backbone
         self.reporter = reporter
-        self.forward = FrozenForward(
+        self.forward = FeatureExtractor(
             nn.Sequential(*self.stages),
             backbone.preprocessing,
             compute,
@@ -75,29 +75,29 @@ class Look:
             origin=backbone.origin,
             probe=probe,
         )
-        self.forward.settle(cache)
+        self.forward.choose_precision(cache)
         self.pools: list[nn.Module] = []
         self.taps = self._taps()
         codes = [tap.name for tap in self.taps if tap.name != HEAD]
         self.last = codes[-1] if codes else None
-        self.shelves = [cache.shelf(self._key(tap)) for tap in self.taps]
+        self.tables = [cache.table(self._key(tap)) for tap in self.taps]
         self.seen = self.computed = 0
         self.seconds = 0.0
 
-    def _key(self, tap: Tap) -> dict[str, Any]:
+    def _key(self, tap: StageOutput) -> dict[str, Any]:
         key = self.forward.key(tap.cut)
         if key is None:
             raise ValueError(f"{self.backbone.name} has no pretrained weights to look through")
         return key
 
     @torch.no_grad()
-    def _taps(self) -> list[Tap]:
+    def _taps(self) -> list[StageOutput]:
         """The stages with parameters, the last one before the head, and the head; fills `pools`."""
         side = self.backbone.preprocessing.crop
         x = torch.zeros(1, 3, side, side, device=self.forward.compute.device)
         whole = len(self.stages) == len(self.backbone.stages)
         codes = len(self.stages) - 1 - whole
-        taps: list[Tap] = []
+        taps: list[StageOutput] = []
         width = 0
         for index, stage in enumerate(self.stages):
             x = stage(x)
@@ -105,19 +105,19 @@ class Look:
             self.pools.append(Pool("flat" if flat else self.backbone.layout))
             before, width = width, self.pools[-1](x).shape[1]
             fresh = any(True for _ in stage.parameters())
-            if width > WIDEST or not (fresh or (index == codes and flat)):
+            if width > MAX_WIDTH or not (fresh or (index == codes and flat)):
                 continue
             if not fresh and width == before and taps and self.backbone.layout != "tokens":
                 taps.pop()  # the backbone's own mean over the map: the same codes once more
             cut = cut_name(nn.Sequential(*self.stages[: index + 1]))
-            taps.append(Tap(index, stage.name, cut if flat else f"{cut}+pool", not flat))
+            taps.append(StageOutput(index, stage.name, cut if flat else f"{cut}+pool", not flat))
         return taps
 
     def at(
         self,
         samples: Sequence[Sample],
         *,
-        views: Callable[[float], int] = only_plain,
+        views: Callable[[float], int] = plain_view_only,
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> tuple[dict[str, Tensor], dict[Path, str]]:
@@ -128,7 +128,7 @@ class Look:
         want of it afterwards: `views` tells how many where one takes so many seconds (0: that is
         not known yet). What comes back is of the plain ones.
         """
-        rows = [row_id(s.digest, PLAIN) for s in samples]
+        rows = [row_id(s.digest, PLAIN_VIEW) for s in samples]
         missing = [i for i, row in enumerate(rows) if not self._have(row)]
         asked: list[tuple[int, bytes]] = []  # how many images are done with it; the view's row
         view_s = 0.0
@@ -161,7 +161,7 @@ class Look:
                 self.seconds = time.perf_counter() - started
                 if done == FORECAST_AFTER * batch:
                     view_s = self.seconds / done
-                    fits = max(round(PATIENCE / view_s / batch) * batch, LEAST, looked)
+                    fits = max(round(MAX_SECONDS / view_s / batch) * batch, MIN_SAMPLE, looked)
                     if fits < total:
                         total, end = fits, missing[fits]
                         self.reporter.note(
@@ -172,13 +172,13 @@ class Look:
                 if looked >= total < len(missing):
                     break
         self.computed = done
-        for shelf in self.shelves:
-            shelf.flush()
+        for table in self.tables:
+            table.flush()
         self.seen = end
         there = [i for i in range(end) if self._have(rows[i])]
         return {
-            tap.name: shelf.fetch([rows[i] for i in there]).float()
-            for tap, shelf in zip(self.taps, self.shelves, strict=True)
+            tap.name: table.fetch([rows[i] for i in there]).float()
+            for tap, table in zip(self.taps, self.tables, strict=True)
             if there
         }, unreadable
 
@@ -202,23 +202,25 @@ class Look:
             self._keep([rows[i] for i in indices], outputs, list(range(len(problems))))
             done += len(problems)
         return {
-            tap.name: shelf.fetch(rows).float()
-            for tap, shelf in zip(self.taps, self.shelves, strict=True)
+            tap.name: table.fetch(rows).float()
+            for tap, table in zip(self.taps, self.tables, strict=True)
         }
 
     def _have(self, row: bytes) -> bool:
-        return all(row in shelf for shelf in self.shelves)
+        return all(row in table for table in self.tables)
 
     def batches(
-        self, loaded: Iterable[Batch], change: Callable[[Tensor], Tensor] = lambda images: images
+        self,
+        loaded: Iterable[ImageBatch],
+        change: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> Generator[tuple[list[Tensor], list[Unreadable | None]], None, None]:
         """Each stage's outputs for every batch, and which of its images are missing."""
 
-        def one(batch: Batch) -> tuple[list[Tensor], list[Unreadable | None]]:
+        def one(batch: ImageBatch) -> tuple[list[Tensor], list[Unreadable | None]]:
             return self.forward.every(change(batch[0]), self.pools), batch[1]
 
-        return beside(one, loaded, self.forward.compute)
+        return map_in_workers(one, loaded, self.forward.compute)
 
     def _keep(self, rows: Sequence[bytes], outputs: list[Tensor], good: list[int]) -> None:
-        for tap, shelf in zip(self.taps, self.shelves, strict=True):
-            shelf.add(rows, outputs[tap.index][good].cpu())
+        for tap, table in zip(self.taps, self.tables, strict=True):
+            table.add(rows, outputs[tap.index][good].cpu())

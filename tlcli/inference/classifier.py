@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tlcli.data.decode import Source, Unreadable
+from tlcli.data.decode import ImageSource, Unreadable
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.stream import Group, Job, stream_groups
 from tlcli.data.tta import count
 from tlcli.errors import UsageError, UserError
-from tlcli.features.extractor import FrozenForward
-from tlcli.inference.prediction import UNKNOWN, Answer
-from tlcli.metrics.ood import Novelty
+from tlcli.features.extractor import FeatureExtractor
+from tlcli.inference.prediction import UNKNOWN, Prediction
+from tlcli.metrics.ood import OodDetector
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 
@@ -46,20 +46,20 @@ class Member:
     body: nn.Sequential
     head: nn.Module
     preprocessing: Preprocessing
-    novelty: Novelty | None
+    novelty: OodDetector | None
     temperature: float
     order: tuple[int, ...]
     agreement: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Batch:
+class PredictionBatch:
     """What the networks say of some images.
 
     Attributes:
         paths: of the n images; None for one that came without.
         probabilities: float32 [n, classes], on the CPU; of an unreadable image meaningless.
-        ood: float32 [n], or None; see `Answer`.
+        ood: float32 [n], or None; see `Prediction`.
         problems: for each image None, or why there is no answer.
     """
 
@@ -100,7 +100,7 @@ class Classifier:
 
     def predict(
         self, images: Any, *, top: int = 1, threshold: float = 0.0, reject: bool = False
-    ) -> list[Answer]:
+    ) -> list[Prediction]:
         """Answers in the order of `images`.
 
         Args:
@@ -127,7 +127,7 @@ class Classifier:
         top: int = 1,
         threshold: float = 0.0,
         reject: bool = False,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Prediction]:
         """The same as `predict`, one answer after the other, in constant memory.
 
         Where `images` waits for its next one, those that have come are answered.
@@ -146,7 +146,7 @@ class Classifier:
 
     def _answers(
         self, images: Iterable[Any], top: int, threshold: float, reject: bool
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Prediction]:
         for batch in self.batches(images):
             best = batch.probabilities.topk(top, dim=1)
             far = [None] * len(batch.paths) if batch.ood is None else batch.ood.tolist()
@@ -155,15 +155,15 @@ class Classifier:
                 strict=True,
             ):  # fmt: skip
                 if problem is not None:
-                    yield Answer(path, None, None, problem, None, ())
+                    yield Prediction(path, None, None, problem, None, ())
                     continue
                 named = tuple((self.classes[i], p) for i, p in zip(indices, values, strict=True))
                 label, probability = named[0]
                 if probability < threshold or (reject and ood > 1):
                     label = UNKNOWN
-                yield Answer(path, label, probability, None, ood, named)
+                yield Prediction(path, label, probability, None, ood, named)
 
-    def batches(self, images: Iterable[Any]) -> Iterator[Batch]:
+    def batches(self, images: Iterable[Any]) -> Iterator[PredictionBatch]:
         """What the networks say, a batch at a time, in the order of `images`."""
         several = list(dict.fromkeys(member.preprocessing for member in self.members))
         # several views an image, not more pixels at once
@@ -179,7 +179,7 @@ class Classifier:
             return
         share = partial(torch.set_num_threads, self.compute.threads)
         pool = ThreadPoolExecutor(self.compute.workers, "tlcli", share)
-        pending: deque[Future[Batch]] = deque()
+        pending: deque[Future[PredictionBatch]] = deque()
         try:
             for group in chain([first], groups):
                 pending.append(pool.submit(self._batch, group, forwards, several))
@@ -189,16 +189,16 @@ class Classifier:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _forward(self, member: Member, fold: bool) -> FrozenForward:
+    def _forward(self, member: Member, fold: bool) -> FeatureExtractor:
         member.head.eval().to(self.compute.device)
-        return FrozenForward(
+        return FeatureExtractor(
             member.body, member.preprocessing, self.compute, self.reporter, fold=fold
         )
 
     @torch.inference_mode()
     def _batch(
-        self, group: Group, forwards: list[FrozenForward], several: list[Preprocessing]
-    ) -> Batch:
+        self, group: Group, forwards: list[FeatureExtractor], several: list[Preprocessing]
+    ) -> PredictionBatch:
         n = len(group.names)
         total = torch.zeros(n, len(self.classes))
         far: list[Tensor] = []
@@ -217,7 +217,7 @@ class Classifier:
         finite = probabilities.isfinite().all(1).tolist()
         problems = [_why(p, good) for p, good in zip(group.problems, finite, strict=True)]
         ood = torch.stack(far).mean(0) if self.has_ood else None
-        return Batch(group.names, probabilities, ood, problems)
+        return PredictionBatch(group.names, probabilities, ood, problems)
 
 
 def _why(problem: Unreadable | None, finite: bool) -> str | None:
@@ -232,7 +232,7 @@ def _job(image: Any) -> Job:
     return name, _source(image)
 
 
-def _source(image: Any) -> Source:
+def _source(image: Any) -> ImageSource:
     if isinstance(image, str):
         return Path(image)
     if not hasattr(image, "shape") or isinstance(image, Image.Image):

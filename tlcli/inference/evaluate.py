@@ -16,9 +16,9 @@ from tlcli.errors import UserError
 from tlcli.inference.classifier import Classifier
 from tlcli.inference.load import load
 from tlcli.metrics.classification import score
-from tlcli.metrics.intervals import mcnemar, wilson
+from tlcli.metrics.intervals import mcnemar_test, wilson_interval
 from tlcli.reporter import Reporter
-from tlcli.text import shown, some
+from tlcli.text import printable, shorten_list
 
 WORST = 10
 SMALLEST = 1e-12
@@ -26,7 +26,7 @@ SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """Answers to labelled images.
 
     Attributes:
@@ -117,7 +117,7 @@ def evaluate(
 
 def judge(
     classifier: Classifier, images: Sequence[Labelled], reporter: Reporter, task: str
-) -> Judged:
+) -> Evaluation:
     """The classifier's answers to images of classes that it knows."""
     kept: list[Labelled] = []
     rows: list[Tensor] = [torch.empty(0, len(classifier.classes))]
@@ -136,10 +136,10 @@ def judge(
         reporter.progress(task, done, len(images))
     if not kept:
         raise UserError(f"none of the {len(images)} images could be read", "see the warnings above")
-    return Judged(classifier, kept, torch.cat(rows), skipped)
+    return Evaluation(classifier, kept, torch.cat(rows), skipped)
 
 
-def compare(this: Judged, other: Judged) -> dict[str, Any]:
+def compare(this: Evaluation, other: Evaluation) -> dict[str, Any]:
     """Two classifiers on the images that both could judge, by McNemar's exact test."""
     mine, theirs = this.right, other.right
     common = [path for path in mine if path in theirs]
@@ -149,13 +149,13 @@ def compare(this: Judged, other: Judged) -> dict[str, Any]:
     found: dict[str, Any] = {"model": other.classifier.source, "n": n}
     for name, right in (("this", mine), ("other", theirs)):
         hits = sum(right[p] for p in common)
-        low, high = wilson(hits, n)
+        low, high = wilson_interval(hits, n)
         found |= {f"{name}_top1": hits / n, f"{name}_low": low, f"{name}_high": high}
-    p = mcnemar(only_this, only_other)
+    p = mcnemar_test(only_this, only_other)
     return found | {"only_this_right": only_this, "only_other_right": only_other, "p": p}
 
 
-def confused(judged: Judged) -> list[dict[str, Any]]:
+def confused(judged: Evaluation) -> list[dict[str, Any]]:
     """Pairs of a true class and another that was answered, the most frequent first."""
     classes = judged.classifier.classes
     pairs: dict[tuple[str, str], int] = {}
@@ -168,7 +168,7 @@ def confused(judged: Judged) -> list[dict[str, Any]]:
     return [{"true": truth, "answer": answer, "n": n} for (truth, answer), n in ordered]
 
 
-def mistakes(judged: Judged, most: int) -> list[dict[str, Any]]:
+def mistakes(judged: Evaluation, most: int) -> list[dict[str, Any]]:
     """The wrong answers that were given with the highest probability."""
     classes = judged.classifier.classes
     best = judged.probabilities.max(1)
@@ -194,12 +194,12 @@ def _matched(
     strange = sorted(found - known)
     if not left:
         raise UserError(
-            f"{shown(classifier.source)} knows none of the classes {some(strange)}",
-            f"its classes are: {some(classifier.classes, 12)}; name the folders so",
+            f"{printable(classifier.source)} knows none of the classes {shorten_list(strange)}",
+            f"its classes are: {shorten_list(classifier.classes, 12)}; name the folders so",
         )
     if strange:
         reporter.warn(
-            f"{shown(classifier.source)} has no class {some(strange)}: "
+            f"{printable(classifier.source)} has no class {shorten_list(strange)}: "
             f"{len(images) - len(left)} images left out"
         )
     return left
@@ -211,7 +211,7 @@ def _images(classifier: Classifier, data: Path, reporter: Reporter) -> list[Labe
         return held_out
     folder, images = labelled(data)
     if folder != data:
-        reporter.note(f"evaluating {shown(folder)}")
+        reporter.note(f"evaluating {printable(folder)}")
     return images
 
 
@@ -228,17 +228,17 @@ def _held_out(classifier: Classifier, data: Path, reporter: Reporter) -> list[La
     images = [image for image in parts[0] if image in common]
     if not images:
         raise UserError(
-            f"{shown(data)}: there is no image that all of the models were not trained on",
+            f"{printable(data)}: there is no image that all of the models were not trained on",
             "judge them on a folder of other images",
         )
-    reporter.note(f"of {shown(data)} the {len(images)} images that were held out of training")
+    reporter.note(f"of {printable(data)} the {len(images)} images that were held out of training")
     return images
 
 
 def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[Labelled] | None:
     """What the run of a bundle held out of `data`, where it is the folder that it itself split."""
     path = Path(source)
-    record = run.read_run(path.parent) if path.is_file() else {}
+    record = run.read_run_json(path.parent) if path.is_file() else {}
     dataset, options = record.get("dataset", {}), record.get("options", {})
     if dataset.get("layout") in (None, "train+val"):
         return None
@@ -249,7 +249,8 @@ def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[Labelled] 
     )
     if split.digest != bundle.read_meta(path).dataset:
         reporter.warn(
-            f"{shown(data)} is the folder that the model was trained on, and has changed since: "
+            f"{printable(data)} is the folder that the model was trained on, and has changed "
+            "since: "
             "most of its images were trained on, so the figures flatter"
         )
         return None

@@ -11,24 +11,24 @@ from torch import Tensor, nn
 from tlcli.artifacts import bundle
 from tlcli.artifacts import run_folder as run
 from tlcli.backbones import build, catalogue
-from tlcli.backbones.empty_init import uninitialised
+from tlcli.backbones.empty_init import skip_init
 from tlcli.backbones.network import Network, build_network
 from tlcli.data.tta import VIEWS
 from tlcli.errors import UsageError, UserError, choice, did_you_mean
 from tlcli.inference.classifier import Classifier, Member
-from tlcli.inference.prediction import Answer
-from tlcli.metrics.ood import Novelty
+from tlcli.inference.prediction import Prediction
+from tlcli.metrics.ood import OodDetector
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
 from tlcli.runtime.device import Compute
-from tlcli.text import some
+from tlcli.text import shorten_list
 
-__all__ = ["Answer", "Classifier", "load", "open_bundle"]
+__all__ = ["Classifier", "Prediction", "load", "open_bundle"]
 
 Model = str | Path
-AGREED = 0.99
+MIN_AGREEMENT = 0.99
 """Share of the val answers that must be the same in other numbers than fp32."""
-LEAST = 100
+MIN_AGREEMENT_IMAGES = 100
 """Fewer val images than these cannot show it."""
 
 
@@ -51,7 +51,7 @@ def load(
         tta: what each image is seen by, the answers averaged: "none" (its centre), "flip" (and its
             mirror image), "5" (centre and corners), "10" (those and their mirror images).
         precision: "fp32", "bf16" or "fp16"; "auto" is what is quickest here, where at least
-            `AGREED` of the val answers were the same in it, and that is said; else fp32.
+            `MIN_AGREEMENT` of the val answers were the same in it, and that is said; else fp32.
 
     Raises:
         UserError: there is no such model, it cannot be read, or the classes of several differ.
@@ -79,7 +79,7 @@ def _choose(
     device_name: str, precision: str, members: Sequence[Member], reporter: Reporter
 ) -> Compute:
     """Where, and in which numbers."""
-    compute = device.choose(device_name, precision)
+    compute = device.choose_device(device_name, precision)
     if precision != "auto" or compute.dtype is None:
         return compute
     said = [member.agreement or {} for member in members]
@@ -97,7 +97,11 @@ def _agrees(said: Mapping[str, Any], compute: Compute) -> bool:
     n, same = said.get("n"), said.get("same")
     if not isinstance(n, int) or not isinstance(same, int):
         return False
-    return said.get("numbers") == compute.name and n >= LEAST and AGREED * n <= same <= n
+    return (
+        said.get("numbers") == compute.name
+        and n >= MIN_AGREEMENT_IMAGES
+        and MIN_AGREEMENT * n <= same <= n
+    )
 
 
 Opened = tuple[Member, tuple[str, ...]]
@@ -136,9 +140,9 @@ def _open(model: str, weights: str, reporter: Reporter) -> Opened:
     return member, meta.classes
 
 
-def _novelty(path: Path, meta: bundle.BundleMeta) -> Novelty | None:
+def _novelty(path: Path, meta: bundle.BundleMeta) -> OodDetector | None:
     try:
-        return None if meta.novelty is None else Novelty.from_dict(meta.novelty)
+        return None if meta.novelty is None else OodDetector.from_dict(meta.novelty)
     except ValueError as error:
         raise UserError(f"{path}: {error}", "train it anew") from error
 
@@ -160,7 +164,7 @@ def _check_same(first: str, classes: tuple[str, ...], second: str, others: tuple
     if set(classes) == set(others):
         return
     told = [
-        f"only {name} knows {some(sorted(mine - theirs))}"
+        f"only {name} knows {shorten_list(sorted(mine - theirs))}"
         for name, mine, theirs in (
             (first, set(classes), set(others)),
             (second, set(others), set(classes)),
@@ -182,12 +186,12 @@ def open_bundle(path: Path) -> tuple[Network, bundle.BundleMeta]:
     meta = bundle.read_meta(path)
     tensors = bundle.read_tensors(path)
     n = len(meta.classes)
-    with uninitialised():
+    with skip_init():
         backbone = build.build(meta.backbone, n_classes=n, resolution=meta.preprocessing.crop)
     backbone.preprocessing = meta.preprocessing
     if meta.end != "none" and meta.end not in [s.name for s in backbone.stages]:
         raise UserError(f"{path}: {meta.backbone} has no stage {meta.end!r}", "train it anew")
-    with uninitialised():
+    with skip_init():
         network = build_network(backbone, cut=meta.end, dropped=meta.dropped, n_classes=n)
     _fill(network.tensors(), tensors, path)
     return network, meta

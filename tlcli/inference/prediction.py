@@ -7,7 +7,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What the network says of one image.
 
     Attributes:

@@ -12,7 +12,7 @@ BINS = 15
 RESAMPLES = 1000
 
 
-def calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
+def calibration_error(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
     """Whether answers given with probability p are right in p of all cases.
 
     Args:

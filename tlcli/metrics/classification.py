@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlcli.metrics.calibration_error import calibration
-from tlcli.metrics.intervals import wilson
+from tlcli.metrics.calibration_error import calibration_error
+from tlcli.metrics.intervals import wilson_interval
 
 
 def score(
@@ -25,7 +25,8 @@ def score(
         `n`, `top1`, `top1_low`, `top1_high` (95% Wilson), `top5` with its interval (None for five
         classes or fewer), `loss` (mean cross entropy, nats), `balanced_accuracy` (mean recall
         over the classes that have images), `per_class` (name to n, precision, recall, f1),
-        `confusion` (rows: true class, columns: answer) and `calibration` (see `calibration`).
+        `confusion` (rows: true class, columns: answer) and `calibration_error` (see
+        there).
     """
     n, k = len(labels), len(classes)
     answers = logits.argmax(1)
@@ -42,7 +43,7 @@ def score(
         "balanced_accuracy": sum(recalls) / len(recalls) if recalls else None,
         "per_class": per_class,
         "confusion": confusion.tolist(),
-        "calibration": calibration(logits, labels, temperature),
+        "calibration": calibration_error(logits, labels, temperature),
     }
 
 
@@ -83,9 +84,9 @@ def _figures(
 def _share(name: str, right: int | None, n: int) -> dict[str, float | None]:
     """A proportion with its interval."""
     if right is None or not n:
-        low, high = (None, None) if right is None else wilson(0, 0)
+        low, high = (None, None) if right is None else wilson_interval(0, 0)
         return {name: None, f"{name}_low": low, f"{name}_high": high}
-    low, high = wilson(right, n)
+    low, high = wilson_interval(right, n)
     return {name: right / n, f"{name}_low": low, f"{name}_high": high}
 
 

@@ -3,7 +3,7 @@
 import math
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """The 95% interval of a proportion (Wilson 1927): low and high; (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0
@@ -13,7 +13,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def mcnemar_test(only_first: int, only_second: int) -> float:
     """The p-value of McNemar's test (1947), exact: are two classifiers equally often right?
 
     Args:

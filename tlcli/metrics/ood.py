@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlcli.runtime.threads import in_order
+from tlcli.runtime.threads import map_in_order
 
 DIRECTIONS = 32
 """Directions whose variance is kept one by one; more tell nothing more (docs/decisions.md)."""
 PERCENTILE = 95
 """The operating point that the field compares such measures at (FPR95)."""
-LEAST = 20
+MIN_IMAGES = 20
 """Fewer images than these say nothing of what is usual."""
-MOST = 2000
+MAX_IMAGES = 2000
 """Of more images, so many are looked at: enough for the percentile, and quick at any width."""
 FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Novelty:
+class OodDetector:
     """A Gaussian around the training images' codes, and the distance from it that is unusual.
 
     The distance is Mahalanobis' (Lee et al. 2018), of codes scaled to length 1 (Mueller and Hein
@@ -71,7 +71,7 @@ class Novelty:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Novelty":
+    def from_dict(cls, values: Mapping[str, Any]) -> "OodDetector":
         """What `to_dict` wrote.
 
         Raises:
@@ -100,49 +100,49 @@ def unit(codes: Tensor) -> Tensor:
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def learn(codes: Tensor) -> Novelty | None:
+def fit_ood(codes: Tensor) -> OodDetector | None:
     """The Gaussian of the training images' codes, float32 [n, ...], and its threshold.
 
     The threshold comes from images that are left out, a fifth after the other. None where there
     are too few images, or they are all alike.
     """
     n = len(codes)
-    if n < LEAST:
+    if n < MIN_IMAGES:
         return None
     x = unit(codes)
     # Every fifth one, so that sorted classes fall into all folds alike.
     fold = torch.arange(n) % FOLDS
     parts = [x, *(x[fold != left_out] for left_out in range(FOLDS))]
     # Each on one thread: on a busy machine several that share one take a hundred times as long.
-    found, *others = in_order(_gaussian, parts, first=partial(torch.set_num_threads, 1))
+    found, *others = map_in_order(_gaussian, parts, first=partial(torch.set_num_threads, 1))
     distances = [part.distance(x[fold == left_out]) for left_out, part in enumerate(others) if part]
     return with_threshold(found, torch.cat(distances)) if len(distances) == FOLDS else None
 
 
-def learn_held_out(codes: Tensor, spare: Tensor) -> Novelty | None:
+def fit_ood_held_out(codes: Tensor, spare: Tensor) -> OodDetector | None:
     """The same where the network was trained on `codes` itself: the threshold is from `spare`."""
-    if min(len(codes), len(spare)) < LEAST:
+    if min(len(codes), len(spare)) < MIN_IMAGES:
         return None
     found = _gaussian(unit(codes))
     return None if found is None else with_threshold(found, found.distance(spare))
 
 
-def with_threshold(found: Novelty | None, distances: Tensor) -> Novelty | None:
+def with_threshold(found: OodDetector | None, distances: Tensor) -> OodDetector | None:
     """`found` with the percentile of `distances`, as a bundle would hold it."""
     if found is None:
         return None
     threshold = distances.double().quantile(PERCENTILE / 100).item()
     if not math.isfinite(threshold) or threshold <= 0:
         return None
-    return Novelty(**{**found.__dict__, "threshold": threshold})
+    return OodDetector(**{**found.__dict__, "threshold": threshold})
 
 
 def spread(n: int) -> Tensor:
-    """Indices of at most `MOST` of `n` images, evenly spread."""
-    return torch.linspace(0, n - 1, min(n, MOST)).round().long()
+    """Indices of at most `MAX_IMAGES` of `n` images, evenly spread."""
+    return torch.linspace(0, n - 1, min(n, MAX_IMAGES)).round().long()
 
 
-def _gaussian(x: Tensor) -> Novelty | None:
+def _gaussian(x: Tensor) -> OodDetector | None:
     """Of unit rows, float32 [n, d]; its threshold is still to be found."""
     n, d = x.shape
     x = x.double()
@@ -164,7 +164,7 @@ def _gaussian(x: Tensor) -> Novelty | None:
         return None
     # As the bundle will hold them, so that the threshold fits what is read back.
     kept = (_half(mean), _half(directions[:k]), variances[:k].float())
-    return Novelty(*kept, rest, math.nan)
+    return OodDetector(*kept, rest, math.nan)
 
 
 def _half(values: Tensor) -> Tensor:

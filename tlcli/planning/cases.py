@@ -72,7 +72,7 @@ CASES: Mapping[str, Case] = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class Overrides:
     """What was asked for by hand; None is "you choose".
 
     `mixing` is the option that asks for mixed images, or "": those need training in steps.
@@ -92,7 +92,7 @@ def case_of(size: str, similarity: str) -> str:
 
 
 def other_halves(size: str, similarity: str) -> dict[str, dict[str, Any]]:
-    """What to ask for, as an option and as a part of `Wish`, to have the other of either."""
+    """What to ask for, as an option and as a part of `Overrides`, to have the other of either."""
     other = next(c.size for c in CASES.values() if c.size != size)
     unlike = next(c.similarity for c in CASES.values() if c.similarity != similarity)
     return {
@@ -101,7 +101,7 @@ def other_halves(size: str, similarity: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def named_case(wish: Wish) -> str:
+def named_case(wish: Overrides) -> str:
     """The case that was set by hand, whole or in halves."""
     if wish.case is not None:
         return choice("--case", wish.case, CASES)

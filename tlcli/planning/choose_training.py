@@ -5,11 +5,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from tlcli.errors import UsageError, choice
-from tlcli.planning.training_config import CHOICES, FIND, Schedule
-from tlcli.planning.training_presets import SCHEDULES, SIZES, WARMUPS
+from tlcli.planning.training_config import CHOICES, FIND, TrainingConfig
+from tlcli.planning.training_presets import SIZES, TRAINING_PRESETS, WARMUPS
 
 # What a step-wise optimizer reads and L-BFGS, which takes no steps over batches, does not.
-STEPWISE = frozenset(f.name for f in fields(Schedule)) - {
+STEPWISE = frozenset(f.name for f in fields(TrainingConfig)) - {
     "augment",
     "optimizer",
     "head_first",
@@ -22,15 +22,15 @@ ALL_STAGES = frozenset({"unfreeze", "batchnorm", "layer_decay"})
 """What says something of several stages."""
 
 
-def choose_schedule(
+def choose_training(
     recipe: str,
     asked: Mapping[str, Any],
     *,
     solvable: bool,
     mixing: str = "",
     n_train: int = 1000,
-) -> tuple[Schedule, list[str]]:
-    """A schedule of `SCHEDULES` with what was set by hand.
+) -> tuple[TrainingConfig, list[str]]:
+    """A schedule of `TRAINING_PRESETS` with what was set by hand.
 
     Args:
         asked: values by field name; None is "as the recipe says".
@@ -77,7 +77,7 @@ def choose_schedule(
         recipe = "head"
         if optimizer is None:
             notes.append(f"{flags} asks for training in steps: AdamW instead of L-BFGS")
-    schedule, sgd_lr = SCHEDULES[recipe]
+    schedule, sgd_lr = TRAINING_PRESETS[recipe]
     sizes = [values for least, values in SIZES[recipe] if n_train >= least]
     schedule = replace(schedule, **(sizes[-1] if sizes else {}))
     if optimizer == "sgd":
@@ -98,7 +98,7 @@ def choose_schedule(
     return schedule, notes
 
 
-def prolonged(schedule: Schedule, epochs: int) -> Schedule:
+def with_more_epochs(schedule: TrainingConfig, epochs: int) -> TrainingConfig:
     """The schedule over so many epochs, with a warm-up that was a share of them growing along."""
     share = WARMUPS.get(schedule.lr_schedule)
     derived = share is not None and schedule.warmup == round(share * schedule.epochs, 3)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tlcli.errors import UsageError, choice
-from tlcli.planning.cases import CASES, Wish, case_of, named_case
+from tlcli.planning.cases import CASES, Overrides, case_of, named_case
 from tlcli.planning.evidence import Evidence, Familiarity, StageScore
 from tlcli.planning.explain import _familiarity_text, _wins_text
 
@@ -21,7 +21,7 @@ UNMEASURED = "how familiar the images are was not measured, and is taken as simi
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SimilarityVerdict:
     """Similar or different, whether it was close, and the reason as a clause."""
 
     similarity: str
@@ -34,7 +34,7 @@ def doubtful(found: Familiarity) -> bool:
     return abs(found.score - found.line) < max(found.doubt, 2 * found.error)
 
 
-def judge(evidence: Evidence) -> Verdict:
+def judge_similarity(evidence: Evidence) -> SimilarityVerdict:
     """Whether the images are like those that the backbone was trained on.
 
     The familiarity says. Where it is close to its line others are heard: a stage before the last
@@ -47,19 +47,23 @@ def judge(evidence: Evidence) -> Verdict:
     if found is None:
         # Nothing is known of the pretraining's own answers: only a clear sweep can speak.
         similarity = "different" if ahead else "similar"
-        return Verdict(similarity, True, "how familiar the images are could not be measured")
+        return SimilarityVerdict(
+            similarity, True, "how familiar the images are could not be measured"
+        )
     similar = found.score >= found.line
     why = _familiarity_text(found)
     if not doubtful(found):
-        return Verdict("similar" if similar else "different", False, why)
+        return SimilarityVerdict("similar" if similar else "different", False, why)
     if ahead:
         word = "but" if similar else "and"
-        return Verdict("different", True, f"{why}, {word} an earlier stage clearly beats the last")
+        return SimilarityVerdict(
+            "different", True, f"{why}, {word} an earlier stage clearly beats the last"
+        )
     if found.by == "level" and (wins := found.wins) is not None:
         word = "and" if similar == (wins >= SELF_LINE) else "but"
         similar = wins >= SELF_LINE
         why = f"{why}, {word} {_wins_text(wins, SELF_LINE)}"
-    return Verdict("similar" if similar else "different", True, why)
+    return SimilarityVerdict("similar" if similar else "different", True, why)
 
 
 def _earlier_ahead(sweep: tuple[StageScore, ...]) -> bool:
@@ -73,7 +77,7 @@ def best_cut(sweep: tuple[StageScore, ...]) -> StageScore | None:
 
 def _against(similarity: str, evidence: Evidence | None) -> str:
     """What was measured, where it contradicts what was set by hand."""
-    verdict = judge(evidence) if evidence else None
+    verdict = judge_similarity(evidence) if evidence else None
     if verdict is None or verdict.similarity == similarity:
         return ""
     return f" (measured, they look {verdict.similarity}: {verdict.why})"
@@ -89,7 +93,9 @@ class Decision:
     runner_up: str = ""
 
 
-def decide(n_train: int, wish: Wish, evidence: Evidence | None, large_from: int) -> Decision:
+def decide_case(
+    n_train: int, wish: Overrides, evidence: Evidence | None, large_from: int
+) -> Decision:
     """The case, from what was asked for, else from the number of images and the evidence.
 
     Raises:
@@ -107,11 +113,13 @@ def decide(n_train: int, wish: Wish, evidence: Evidence | None, large_from: int)
     similarities = sorted({c.similarity for c in CASES.values()})
     small = n_train < large_from
     size = choice("--size", wish.size, sizes) if wish.size else "small" if small else "large"
-    verdict = judge(evidence) if evidence else Verdict("similar", False, UNMEASURED)
+    verdict = (
+        judge_similarity(evidence) if evidence else SimilarityVerdict("similar", False, UNMEASURED)
+    )
     if wish.similarity:
         similarity = choice("--similarity", wish.similarity, similarities)
         measured = _against(similarity, evidence)
-        verdict = Verdict(similarity, False, f"{similarity} as you said{measured}")
+        verdict = SimilarityVerdict(similarity, False, f"{similarity} as you said{measured}")
     name = case_of(size, verdict.similarity)
     if wish.freeze is not None and not (wish.size or wish.similarity):
         return Decision(name, f"the cut was set by hand with --freeze {wish.freeze}")

@@ -1,7 +1,7 @@
 """TODO"""
 
 from tlcli.planning.evidence import Evidence, Familiarity, StageScore
-from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_config import TrainingConfig
 
 # How sure, by the score as a multiple of the line.
 _SURE = (
@@ -63,7 +63,7 @@ def _points(stage: StageScore) -> str:
     return f"{100 * stage.behind:.1f} points (+- {200 * stage.behind_error:.1f})"
 
 
-def describe(schedule: Schedule) -> str:
+def describe_training(schedule: TrainingConfig) -> str:
     """How it is trained, in a line for a person."""
     balance = f"; classes balanced by {schedule.balance}" if schedule.balance != "none" else ""
     if schedule.optimizer == "lbfgs":
@@ -94,12 +94,12 @@ def describe(schedule: Schedule) -> str:
         parts.append(f"label smoothing {schedule.label_smoothing:g}")
     if schedule.dropout is not None:
         parts.append(f"dropout {schedule.dropout:g}")
-    if schedule.augment != Schedule.augment:
+    if schedule.augment != TrainingConfig.augment:
         parts.append(f"augmented by {schedule.augment}")
     return ", ".join(parts) + balance
 
 
-def error_text(forecast_s: float, took_s: float) -> str:
+def forecast_error_text(forecast_s: float, took_s: float) -> str:
     """As "took 39 s, forecast 41 s (5% too long)"."""
     off = forecast_s / max(took_s, 1e-9) - 1
     told = "too long" if off > 0 else "too short"

@@ -59,7 +59,7 @@ def _standard_error(x: Tensor) -> float:
     return (x.std(correction=1) / len(x) ** 0.5).item() if len(x) > 1 else 0.0
 
 
-def deal(labels: Tensor, seed: int, folds: int = FOLDS) -> Tensor:
+def deal_folds(labels: Tensor, seed: int, folds: int = FOLDS) -> Tensor:
     """The fold of each image, int64 [n]: class by class, so that each has its share of each."""
     n = len(labels)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -81,10 +81,10 @@ def probe(codes: Tensor, labels: Tensor, fold: Tensor) -> Probe:
     Args:
         labels: int64 [n], two classes or more, each of them there: one that is not would be
             a constant target, which nothing contradicts.
-        fold: int64 [n], from `deal`.
+        fold: int64 [n], from `deal_folds`.
     """
     weights = balanced(labels)
-    x = _standardised(codes, weights)
+    x = _standardized(codes, weights)
     root = weights.sqrt()[:, None]
     y = root * _targets(labels)
     u, values = _factors(root * x)
@@ -119,7 +119,7 @@ def learning_curve(
     """
     weights = balanced(labels)
     root = weights.sqrt()[:, None]
-    x = root * _standardised(codes, weights)
+    x = root * _standardized(codes, weights)
     y = root * _targets(labels)
     rank = _rank_in_class(labels)
     folds = fold.unique().tolist()
@@ -149,7 +149,7 @@ def _rank_in_class(labels: Tensor) -> Tensor:
     return rank
 
 
-def _standardised(codes: Tensor, weights: Tensor) -> Tensor:
+def _standardized(codes: Tensor, weights: Tensor) -> Tensor:
     """Codes of weighted mean 0 and deviation 1: a row's squared length is about d."""
     mean = (weights[:, None] * codes).mean(0)
     scale = (weights[:, None] * (codes - mean).square()).mean(0).sqrt()

@@ -12,14 +12,14 @@ from torch import Tensor
 from tlcli.backbones.backbone import Backbone
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Sample
-from tlcli.features.cache import FeatureCache, Shelf
-from tlcli.features.reference_images import probe_of
-from tlcli.features.stage_features import Look, only_plain
+from tlcli.features.cache import CacheTable, FeatureCache
+from tlcli.features.reference_images import choose_reference_samples
+from tlcli.features.stage_features import StageFeatures, plain_view_only
 from tlcli.planning import linear_probe as probe
 from tlcli.planning import similarity as familiarity
 from tlcli.planning.evidence import EQUAL, SAMPLE, CurvePoint, Evidence, Pair, StageScore
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import Compute, threads
+from tlcli.runtime.device import Compute, torch_threads
 
 PER_CLASS = 10
 """Images of a class from which a probe is worth its name: where the sample does not hold that many
@@ -32,7 +32,7 @@ LITTLE = 0.01
 
 
 @dataclass
-class Survey:
+class Measurement:
     """What the pass came to.
 
     Attributes:
@@ -43,13 +43,13 @@ class Survey:
     """
 
     evidence: Evidence
-    look: Look
+    look: StageFeatures
     chosen: Sequence[Sample]
-    shelves: Mapping[str, Shelf]
+    tables: Mapping[str, CacheTable]
     unreadable: dict[Path, str] = field(default_factory=dict)
 
 
-def survey(
+def measure_folder(
     samples: Sequence[Sample],
     classes: Sequence[str],
     backbone: Backbone,
@@ -57,32 +57,38 @@ def survey(
     cache: FeatureCache,
     *,
     size: int = SAMPLE,
-    views: Callable[[float], int] = only_plain,
+    views: Callable[[float], int] = plain_view_only,
     augmentation: Augmentation | None = None,
     seed: int = 0,
     reporter: Reporter | None = None,
-) -> Survey:
+) -> Measurement:
     """Measure how familiar the images are to the backbone, and what each stage makes of them.
 
     Args:
         samples: the training images.
         size: how many of them to look at, at most.
-        views: how many of each to compute, for whoever trains on them next; see `Look.at`.
+        views: how many of each to compute, for whoever trains on them next; see `StageFeatures.at`.
         seed: of the sample, the folds and the views.
     """
-    look = Look(backbone, compute, cache, reporter or Reporter(), probe_of(samples))
-    chosen = choose(samples, size, seed)
+    look = StageFeatures(
+        backbone, compute, cache, reporter or Reporter(), choose_reference_samples(samples)
+    )
+    chosen = choose_sample(samples, size, seed)
     if look.last in {tap.name for tap in look.taps if tap.pooled}:
-        views = only_plain  # a head that pools the last maps itself reads what is not kept here
+        views = (
+            plain_view_only  # a head that pools the last maps itself reads what is not kept here
+        )
     outputs, unreadable = look.at(chosen, views=views, augmentation=augmentation, seed=seed)
     chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
     labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
-    known = familiarity.measure(chosen, backbone.weights_sha256, outputs, look.last, look.changed)
+    known = familiarity.measure_familiarity(
+        chosen, backbone.weights_sha256, outputs, look.last, look.changed
+    )
     stages = {name: output for name, output in outputs.items() if name != "head"}
     readable = [s for s in samples if s.path not in unreadable]
     counts = Counter(s.label for s in readable)
-    with threads(1):
-        scores, best, notes = sweep(stages, labels, seed)
+    with torch_threads(1):
+        scores, best, notes = probe_stages(stages, labels, seed)
     drawn = len(set(labels.tolist()))
     if drawn < len(counts):
         notes.insert(0, f"{drawn} of {len(counts)} classes were looked at")
@@ -99,12 +105,12 @@ def survey(
     )
     if best is not None and evidence.telling:
         evidence = _with_curve_and_pairs(evidence, best, classes)
-    kept = zip(look.taps, look.shelves, strict=True)
-    shelves = {tap.name + "+pool" * tap.pooled: shelf for tap, shelf in kept}
-    return Survey(evidence, look, chosen, shelves, unreadable)
+    kept = zip(look.taps, look.tables, strict=True)
+    tables = {tap.name + "+pool" * tap.pooled: table for tap, table in kept}
+    return Measurement(evidence, look, chosen, tables, unreadable)
 
 
-def choose(samples: Sequence[Sample], size: int, seed: int) -> list[Sample]:
+def choose_sample(samples: Sequence[Sample], size: int, seed: int) -> list[Sample]:
     """At most `size` images, class by class in turn, so that every beginning of the list is as
     balanced as the images allow. Of very many classes, some are drawn."""
     rng = random.Random(seed)
@@ -139,7 +145,7 @@ class Probed:
     classes: Tensor
 
 
-def sweep(
+def probe_stages(
     outputs: Mapping[str, Tensor], labels: Tensor, seed: int
 ) -> tuple[tuple[StageScore, ...], Probed | None, list[str]]:
     """A probe for each stage, the best one with what it stood on, and what was left out."""
@@ -153,7 +159,7 @@ def sweep(
     if len(present) < 2 or len(labels) < 2 * probe.FOLDS:
         notes.append("too few images to probe the stages")
         return (), None, notes
-    fold = probe.deal(labels, seed)
+    fold = probe.deal_folds(labels, seed)
     probed: dict[str, Probed] = {}
     for name, output in outputs.items():
         if output.isfinite().all():
@@ -174,7 +180,7 @@ def sweep(
 
 def _with_curve_and_pairs(evidence: Evidence, best: Probed, classes: Sequence[str]) -> Evidence:
     penalty = best.probe.penalty
-    with threads(1):
+    with torch_threads(1):
         curve = probe.learning_curve(best.codes, best.labels, best.fold, SHARES, penalty)
     points = tuple(CurvePoint(images, p.accuracy, p.error) for images, p in curve)
     (before, less), (images, most) = curve[-2], curve[-1]

@@ -12,12 +12,12 @@ from typing import Any
 from tlcli.backbones.build import Backbone
 from tlcli.backbones.network import NEW_HEAD
 from tlcli.errors import UsageError, choice
-from tlcli.planning.cases import CASES, LARGE_FROM, Wish, named_case
-from tlcli.planning.choose_training import choose_schedule
-from tlcli.planning.decision import best_cut, decide
+from tlcli.planning.cases import CASES, LARGE_FROM, Overrides, named_case
+from tlcli.planning.choose_training import choose_training
+from tlcli.planning.decision import best_cut, decide_case
 from tlcli.planning.evidence import Evidence
 from tlcli.planning.explain import sweep_text
-from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_config import TrainingConfig
 
 FREEZES = ("features", "none", "all-but-head")
 
@@ -52,7 +52,7 @@ class Plan:
     cut: str
     trained: tuple[str, ...]
     dropped: tuple[str, ...]
-    schedule: Schedule
+    schedule: TrainingConfig
     why: str
     override: tuple[str, ...] = ()
     runner_up: str = ""
@@ -85,12 +85,12 @@ class Plan:
             trained=tuple(plan.trained),
             dropped=tuple(plan.dropped),
             override=tuple(plan.override),
-            schedule=Schedule(**content["schedule"]),
+            schedule=TrainingConfig(**content["schedule"]),
             evidence=evidence or None,
         )
 
 
-def needs_evidence(wish: Wish) -> bool:
+def needs_evidence(wish: Overrides) -> bool:
     """Whether what was set by hand leaves anything to measure: the similarity, or the cut."""
     if wish.freeze is not None:
         return False
@@ -104,7 +104,7 @@ def make_plan(
     pretrained: int,
     linear_head: bool,
     n_train: int,
-    wish: Wish,
+    wish: Overrides,
     evidence: Evidence | None = None,
     large_from: int = LARGE_FROM,
 ) -> Plan:
@@ -122,7 +122,7 @@ def make_plan(
     Raises:
         UsageError: unknown names, or options that contradict each other.
     """
-    decision = decide(n_train, wish, evidence, large_from)
+    decision = decide_case(n_train, wish, evidence, large_from)
     case_name, case = decision.case, CASES[decision.case]
     custom = wish.freeze is not None and not (wish.case or wish.size or wish.similarity)
     notes: list[str] = []
@@ -154,7 +154,7 @@ def make_plan(
         recipe = "part" if index else case.schedule if case.cut == "none" else "all"
     else:
         recipe = "solve" if drop or linear_head else "head"
-    schedule, switched = choose_schedule(
+    schedule, switched = choose_training(
         recipe,
         wish.schedule,
         solvable=len(trained) == 1 and (drop or linear_head),
@@ -233,7 +233,7 @@ def cut_index(stages: Sequence[StageFacts], where: str) -> int:
     return index
 
 
-def facts(backbone: Backbone) -> list[StageFacts]:
+def stage_facts(backbone: Backbone) -> list[StageFacts]:
     """What a plan needs to know of the backbone's stages."""
     return [
         StageFacts(s.name, s.part, sum(p.numel() for p in s.parameters())) for s in backbone.stages

@@ -7,9 +7,9 @@ from tlcli.data.augmentation.mixup import Mixing
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Dataset
 from tlcli.planning.evidence import Evidence, Timing
-from tlcli.planning.explain import describe
+from tlcli.planning.explain import describe_training
 from tlcli.planning.plan import Plan
-from tlcli.text import duration
+from tlcli.text import format_duration
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Planned:
     def lines(self) -> list[str]:
         """The plan in three lines."""
         seconds = self.forecast_s.get("plan")
-        about = f"; about {duration(seconds)}" if seconds is not None else ""
+        about = f"; about {format_duration(seconds)}" if seconds is not None else ""
         return [
             f"plan: {self.plan.case}; {self.plan.parts()}{about}",
             f"why: {self.plan.why}",
-            f"training: {describe(self.plan.schedule)}",
+            f"training: {describe_training(self.plan.schedule)}",
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def references() -> Mapping[str, float]:
     return {sha256: entry["reference"] for sha256, entry in table.items()}
 
 
-def measure(
+def measure_familiarity(
     samples: Sequence[Sample],
     sha256: str | None,
     outputs: Outputs,
@@ -100,7 +100,7 @@ def _upright(
 ) -> dict[str, Tensor]:
     """By the name of a field of `Familiarity`, 1 where the picture as it is wins over itself
     upside down, else 0: float32 [len(few)]."""
-    changed = again(few, turned, TURNED)
+    changed = again(few, upside_down, TURNED)
     wins = {}
     for name, output, measured in (("upright", "head", _prominence), ("peaked", last, _peak)):
         if output is not None and output in outputs:
@@ -121,6 +121,6 @@ def _peak(codes: Tensor) -> Tensor:
     return top / codes.sum(1).clamp_min(1e-12)
 
 
-def turned(images: Tensor) -> Tensor:
+def upside_down(images: Tensor) -> Tensor:
     """uint8 [n, 3, h, w], upside down."""
     return images.rot90(2, (2, 3))

@@ -3,11 +3,11 @@
 from typing import Any
 
 from tlcli.backbones.summary import Structure
-from tlcli.planning.cases import CASES, Wish
+from tlcli.planning.cases import CASES, Overrides
 from tlcli.planning.plan import Plan, StageFacts, make_plan
 
 
-def outline(structure: Structure) -> list[dict[str, Any]]:
+def stage_table(structure: Structure) -> list[dict[str, Any]]:
     """A row a stage: its name, output shape, parameters, and for each case "frozen", "trained",
     "dropped" or "new head"; the head's row names the final classifier layer."""
     stages = [StageFacts(s.name, s.part, s.parameters) for s in structure.rows]
@@ -17,7 +17,7 @@ def outline(structure: Structure) -> list[dict[str, Any]]:
             pretrained=len(stages),
             linear_head=True,
             n_train=0,
-            wish=Wish(case=case),
+            wish=Overrides(case=case),
         )
         for case in CASES
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingConfig:
     """How the part behind the cut is trained.
 
     Attributes:
@@ -88,7 +88,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 """The values of each field that is a name."""
 
 
-def unfrozen(schedule: Schedule, epoch: int, stages: int) -> int:
+def unfrozen(schedule: TrainingConfig, epoch: int, stages: int) -> int:
     """How many of the trained stages, counted from the head, learn in an epoch (from 1 on).
 
     Gradually it is one more each epoch; several where there are fewer epochs than stages, so that

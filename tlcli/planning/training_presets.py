@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_config import TrainingConfig
 
 # A name, the schedule with AdamW, and the learning rate that SGD with momentum takes instead.
-SCHEDULES: Mapping[str, tuple[Schedule, float]] = {
-    "solve": (Schedule("lbfgs"), 0.01),
-    "head": (Schedule(patience=8), 0.01),
-    "part": (Schedule(lr=1e-4, epochs=12, patience=5), 1e-3),
+TRAINING_PRESETS: Mapping[str, tuple[TrainingConfig, float]] = {
+    "solve": (TrainingConfig("lbfgs"), 0.01),
+    "head": (TrainingConfig(patience=8), 0.01),
+    "part": (TrainingConfig(lr=1e-4, epochs=12, patience=5), 1e-3),
     # A head solved first fits the statistics that the weights came with, so those stay. The images
     # are cropped about as far as those were that the weights were trained on.
     "all": (
-        Schedule(
+        TrainingConfig(
             lr=3e-4,
             epochs=8,
             patience=4,
@@ -27,10 +27,12 @@ SCHEDULES: Mapping[str, tuple[Schedule, float]] = {
     # Images of another kind may not be mirrored: many are of writing, or of something that has a
     # left and a right.
     "reinit": (
-        Schedule(lr=1e-3, epochs=15, patience=5, layer_decay=0.9, augment="crop=0.7,rotate=10"),
+        TrainingConfig(
+            lr=1e-3, epochs=15, patience=5, layer_decay=0.9, augment="crop=0.7,rotate=10"
+        ),
         1e-2,
     ),
-    "scratch": (Schedule(lr=1e-3, epochs=30, patience=10), 1e-2),
+    "scratch": (TrainingConfig(lr=1e-3, epochs=30, patience=10), 1e-2),
 }
 
 
@@ -51,4 +53,4 @@ SIZES: Mapping[str, tuple[tuple[int, Mapping[str, Any]], ...]] = {
 
 
 WARMUPS: Mapping[str, float] = {"one-cycle": 0.3, "constant": 0.0}
-"""Share of all epochs in which these schedules' rate rises; the others have `Schedule.warmup`."""
+"""Share of all epochs in which the rate rises; the others have `TrainingConfig.warmup`."""

@@ -6,7 +6,7 @@ from tlcli.data.dataset import Dataset
 from tlcli.errors import UsageError
 from tlcli.features.extract import view_id
 from tlcli.planning.evidence import Timing
-from tlcli.planning.measure import Survey
+from tlcli.planning.measure import Measurement
 from tlcli.planning.plan import Plan
 
 VIEWS = 2
@@ -15,14 +15,14 @@ VIEW_LIMIT = 600.0
 """Seconds that the pass over the drawn views may take; where it would be more, there are none."""
 
 
-def remembers(plan: Plan, mixing: Mixing | None = None) -> bool:
+def caches_features(plan: Plan, mixing: Mixing | None = None) -> bool:
     """Whether anything of the training images is computed once and kept."""
     return plan.schedule.head_first or (plan.cut != "none" and mixing is None)
 
 
 def cached_views(
     plan: Plan,
-    measured: Survey,
+    measured: Measurement,
     dataset: Dataset,
     augmentation: Augmentation | None,
     seed: int,
@@ -32,20 +32,20 @@ def cached_views(
     head_first = plan.cut == "none" and plan.schedule.head_first
     sweep = measured.evidence.sweep
     cut = sweep[-1].name if head_first and sweep else plan.cut
-    shelves = measured.shelves
-    shelf = shelves.get(cut) or (shelves.get(f"{cut}+pool") if plan.dropped else None)
-    if shelf is None:
+    tables = measured.tables
+    table = tables.get(cut) or (tables.get(f"{cut}+pool") if plan.dropped else None)
+    if table is None:
         return 0
     wanted = [
         *(view_id(s, augmentation, seed, v) for s in dataset.train for v in range(views)),
         *(view_id(s, None, seed, 0) for s in dataset.val),
     ]
-    return sum(row in shelf for row in wanted)
+    return sum(row in table for row in wanted)
 
 
 def view_seconds(plan: Plan, timing: Timing | None, n_train: int) -> float:
     """What one view of all training images takes up to the plan's cut; 0 where it is not known."""
-    if timing is None or not remembers(plan):
+    if timing is None or not caches_features(plan):
         return 0.0
     return n_train * timing.image * timing.share.get(plan.cut, 1.0)
 
@@ -67,7 +67,7 @@ def choose_views(
     """
     if asked is None:
         return VIEWS if augmentation and seconds <= VIEW_LIMIT else 1
-    if not remembers(plan, mixing):
+    if not caches_features(plan, mixing):
         why = "mixed images have none" if mixing else "this plan freezes nothing"
         raise UsageError(
             f"--views is about remembered activations, and {why}",

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tlcli.artifacts.atomic import write_whole
-from tlcli.artifacts.image_grid import Row, draw
+from tlcli.artifacts.atomic import write_atomic
+from tlcli.artifacts.image_grid import GridRow, draw_grid
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
-from tlcli.data.augmentation.apply import augmented
+from tlcli.data.augmentation.apply import augment_image
 from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix
 from tlcli.data.augmentation.pca_color import augmentation_for
 from tlcli.data.augmentation.presets import DEFAULT, parse
@@ -20,7 +20,7 @@ from tlcli.data.dataset import Dataset, Sample, scan
 from tlcli.data.decode import Unreadable, decode
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
-from tlcli.text import shown
+from tlcli.text import printable
 
 IMAGES = 6
 """Rows of a sheet, at most; as many of each class."""
@@ -60,27 +60,29 @@ def contact_sheet(
             f"{output} is there already, and it is not overwritten",
             "name another file with --output, or remove this one first",
         )
-    pre = native_preprocessing(catalogue.find(model))
+    pre = native_preprocessing(catalogue.find_entry(model))
     dataset = scan(Path(data), seed=seed, reporter=reporter or Reporter())
     augmentation, mixing = augmentation_for(transforms, dataset.train), make_mixing(transforms)
-    rows: list[Row] = []
+    rows: list[GridRow] = []
     images: list[Tensor] = []
     labels: list[int] = []
     for sample, image in _chosen(dataset, pre.least):
-        pictures = [pre.centre(image)]
+        pictures = [pre.center(image)]
         for view in range(1, views + 1):
             rng = random.Random(f"{seed}:{sample.digest}:{view}")
-            seen = augmented(image, pre, augmentation, rng) if augmentation else pre.fit(image)
+            seen = augment_image(image, pre, augmentation, rng) if augmentation else pre.fit(image)
             pictures.append(picture(seen))
             images.append(seen)
             labels.append(sample.label)
-        rows.append(Row(dataset.classes[sample.label], pictures))
+        rows.append(GridRow(dataset.classes[sample.label], pictures))
     if mixing:
         batch = torch.stack(images), torch.tensor(labels)
         rows.append(mixed_row(*batch, dataset.classes, mixing, seed, views + 1))
     told = ", ".join(f"{name} {value:g}" for name, value in transforms.items())
-    sheet = draw(f"{augment}: {told or 'nothing'}; the image as it is, then {views} views", rows)
-    write_whole(output, lambda beside: sheet.save(beside, "PNG"))
+    sheet = draw_grid(
+        f"{augment}: {told or 'nothing'}; the image as it is, then {views} views", rows
+    )
+    write_atomic(output, lambda beside: sheet.save(beside, "PNG"))
     return output
 
 
@@ -101,7 +103,7 @@ def _chosen(dataset: Dataset, least: int) -> Iterator[tuple[Sample, Image.Image]
         if len(found) == wanted:
             break
     if not found:
-        raise UserError(f"{shown(dataset.root)}: none of the training images can be read")
+        raise UserError(f"{printable(dataset.root)}: none of the training images can be read")
     yield from sorted(found, key=lambda pair: pair[0].label)
 
 
@@ -112,7 +114,7 @@ def picture(pixels: Tensor) -> Image.Image:
 
 def mixed_row(
     images: Tensor, labels: Tensor, classes: Sequence[str], mixing: Mixing, seed: int, n: int
-) -> Row:
+) -> GridRow:
     """One image of each of `n` batches, as each batch draws its own share."""
     pictures, captions = [], []
     for turn in range(n):
@@ -122,4 +124,4 @@ def mixed_row(
         named = zip(shares[chosen].tolist(), classes, strict=True)
         most = sorted((pair for pair in named if pair[0] > 0.005), reverse=True)
         captions.append([f"{share:.0%} {name}" for share, name in most])
-    return Row("mixed", pictures, captions)
+    return GridRow("mixed", pictures, captions)

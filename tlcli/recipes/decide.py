@@ -16,19 +16,19 @@ from tlcli.data.dataset import Dataset, scan
 from tlcli.data.loader import find_unreadable
 from tlcli.errors import UserError
 from tlcli.features.cache import FeatureCache
-from tlcli.features.sources import without
-from tlcli.features.stage_features import only_plain
-from tlcli.planning.cases import CASES, Wish, other_halves
+from tlcli.features.sources import without_unreadable
+from tlcli.features.stage_features import plain_view_only
+from tlcli.planning.cases import CASES, Overrides, other_halves
 from tlcli.planning.evidence import Evidence
 from tlcli.planning.forecast import forecast
-from tlcli.planning.measure import Survey, survey
-from tlcli.planning.plan import Plan, facts, make_plan, needs_evidence
+from tlcli.planning.measure import Measurement, measure_folder
+from tlcli.planning.plan import Plan, make_plan, needs_evidence, stage_facts
 from tlcli.planning.planned import Planned
-from tlcli.planning.views import cached_views, choose_views, remembers, view_seconds
+from tlcli.planning.views import cached_views, caches_features, choose_views, view_seconds
 from tlcli.reporter import Reporter
 from tlcli.runs.options import Options
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.collectives import told
+from tlcli.runtime.distributed.collectives import broadcast_from_first
 from tlcli.training.timing import measure_costs
 
 
@@ -61,9 +61,9 @@ def decide(
             augmentation=augmentation,
             mixing=mixing,
         )
-    wish, stages = options.wish(), facts(backbone)
+    wish, stages = options.wish(), stage_facts(backbone)
 
-    def make(wish: Wish, evidence: Evidence | None) -> Plan:
+    def make(wish: Overrides, evidence: Evidence | None) -> Plan:
         return make_plan(
             stages,
             pretrained=backbone.pretrained,
@@ -86,22 +86,22 @@ def decide(
     freezes = likely.cut != "none"  # and so does the other case of this size
     if freezes and options.views:
         views_of(0.0)  # told now if there can be none
-    ahead = ahead and freezes and remembers(likely, mixing)
-    measured: Survey | None = None
+    ahead = ahead and freezes and caches_features(likely, mixing)
+    measured: Measurement | None = None
     if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
-        measured = survey(
+        measured = measure_folder(
             dataset.train,
             dataset.classes,
             backbone,
             compute,
             cache,
             size=options.sample,
-            views=views_of if ahead else only_plain,
+            views=views_of if ahead else plain_view_only,
             augmentation=augmentation,
             seed=options.seed,
             reporter=reporter,
         )
-        dataset = without(dataset, _unreadable(dataset, measured.unreadable), reporter)
+        dataset = without_unreadable(dataset, _unreadable(dataset, measured.unreadable), reporter)
     evidence = measured.evidence if measured else None
     made = make(wish, evidence)
     if made.schedule.augment != likely.schedule.augment:
@@ -109,7 +109,7 @@ def decide(
     if measured is None:
         return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
     sizes = {s.name: s.parameters for s in stages}
-    plans = {case: make(Wish(case=case), evidence) for case in CASES} | {"plan": made}
+    plans = {case: make(Overrides(case=case), evidence) for case in CASES} | {"plan": made}
     timing = measure_costs(measured.look, measured.chosen)
     views = options.views or choose_views(
         None, made, augmentation, seconds=view_seconds(made, timing, len(dataset.train))
@@ -154,7 +154,7 @@ def _variation(plan: Plan, dataset: Dataset) -> tuple[Augmentation | None, Mixin
     return augmentation_for(strengths, dataset.train), make_mixing(strengths)
 
 
-def scan_told(data: Path, options: Options, reporter: Reporter) -> Dataset:
+def scan_and_warn(data: Path, options: Options, reporter: Reporter) -> Dataset:
     """The dataset, its doubts told."""
     dataset = scan(data, val_fraction=options.val_fraction, seed=options.seed, reporter=reporter)
     for warning in dataset.warnings:
@@ -164,7 +164,7 @@ def scan_told(data: Path, options: Options, reporter: Reporter) -> Dataset:
     return dataset
 
 
-def decide_once(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
+def decide_on_rank0(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
     """What `make` decides about `dataset`, which it is called for by the first process alone.
 
     The others have the dataset without what was unreadable, and no forecast.
@@ -186,7 +186,7 @@ def decide_once(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
             "gone": [i for i, s in enumerate(_samples(dataset)) if s.path not in left],
         }
 
-    heard = told(decided)
+    heard = broadcast_from_first(decided)
     if made:
         return made[0]
     if heard["images"] != _order(dataset):

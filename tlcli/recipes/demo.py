@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlcli.data.drawings.sample import draw_sample
-from tlcli.inference.load import Answer, load
+from tlcli.inference.load import Prediction, load
 from tlcli.recipes.finetune import Run, finetune
 from tlcli.reporter import Reporter
 
@@ -17,7 +17,7 @@ class Demo:
     """What the demonstration came to."""
 
     run: Run
-    answers: list[Answer]
+    answers: list[Prediction]
 
 
 def demo(directory: Path, reporter: Reporter) -> Demo:

@@ -10,12 +10,12 @@ from random import Random
 from PIL import Image
 
 from tlcli.artifacts import run_folder as run
-from tlcli.artifacts.atomic import write_json, write_text, write_whole
+from tlcli.artifacts.atomic import write_atomic, write_json, write_text
 from tlcli.artifacts.export import formats
 from tlcli.artifacts.export.formats import FORMATS, Subject
-from tlcli.artifacts.export.model_card import CARD, card
+from tlcli.artifacts.export.model_card import CARD, model_card
 from tlcli.artifacts.export.parity import LIMITS, PICTURES, Parity, check
-from tlcli.artifacts.export.script import script
+from tlcli.artifacts.export.script import run_script
 from tlcli.data.decode import Unreadable, decode
 from tlcli.data.drawings.flowers import FLOWERS
 from tlcli.data.drawings.sample import draw_flower
@@ -23,7 +23,7 @@ from tlcli.data.folders import images_below
 from tlcli.errors import UserError
 from tlcli.inference.load import open_bundle
 from tlcli.reporter import Reporter
-from tlcli.text import shown
+from tlcli.text import printable
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def export(
     """
     reporter = reporter or Reporter()
     path = run.find_bundle(model) if model else run.newest_run()
-    to, chosen, file = formats.choose(to, output, input_name, path.parent)
+    to, chosen, file = formats.choose_format(to, output, input_name, path.parent)
     formats.check_installed(to)
     beside, about = file.with_name(f"{file.name}.py"), file.with_name(f"{file.name}.json")
     for wanted in (file, beside, *([about] if to == "state-dict" else [])):
@@ -80,10 +80,10 @@ def export(
         f"{parity.difference:.1e} (limit {LIMITS[chosen]:g}), {parity.same} of {parity.n} answers "
         "are the same"
     )
-    write_text(beside, script(subject, to, file))
+    write_text(beside, run_script(subject, to, file))
     if to == "state-dict":
         write_json(about, subject.about)
-    _write_card(file.with_name(CARD), card(meta, run.read_run(path.parent)), reporter)
+    _write_card(file.with_name(CARD), model_card(meta, run.read_run_json(path.parent)), reporter)
     return Export(file, beside, parity)
 
 
@@ -95,7 +95,7 @@ def _write_checked(subject: Subject, to: str, file: Path, pictures: list[Image.I
         FORMATS[to].write(subject, part)
         results.append(check(subject, FORMATS[to].open(subject, part), pictures))
 
-    write_whole(file, write)
+    write_atomic(file, write)
     return results[0]
 
 
@@ -122,11 +122,11 @@ def find_pictures(
         if not found:
             raise UserError(f"--images {images}: there is no image in it that can be read")
         return found
-    dataset = run.read_run(folder).get("dataset")
+    dataset = run.read_run_json(folder).get("dataset")
     root = dataset.get("root") if isinstance(dataset, dict) else None
     if isinstance(root, str) and (found := _some(_training_images(Path(root), classes))):
         return found
-    gone = f"the training images ({shown(root)}) are not there" if root else "no run.json"
+    gone = f"the training images ({printable(root)}) are not there" if root else "no run.json"
     reporter.note(f"{gone}, so the comparison is made on drawn flowers; --images DIR names others")
     sizes = ((320, 240), (240, 320), (256, 256), (500, 333))
     return [

@@ -15,32 +15,41 @@ from tlcli.artifacts.tensorboard import check_installed, open_board
 from tlcli.backbones.network import Network, build_network, is_linear
 from tlcli.errors import UsageError, UserError
 from tlcli.features.cache import FeatureCache, feature_cache
-from tlcli.features.extractor import FrozenForward
-from tlcli.features.reference_images import probe_of
+from tlcli.features.extractor import FeatureExtractor
+from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.sources import make_sources
-from tlcli.planning.explain import error_text
+from tlcli.planning.explain import forecast_error_text
 from tlcli.planning.plan import Plan
 from tlcli.planning.planned import Planned
-from tlcli.planning.training_config import Schedule
-from tlcli.planning.training_presets import SCHEDULES
+from tlcli.planning.training_config import TrainingConfig
+from tlcli.planning.training_presets import TRAINING_PRESETS
 from tlcli.planning.views import VIEW_LIMIT, choose_views, view_seconds
-from tlcli.recipes.decide import decide, decide_once, scan_told
+from tlcli.recipes.decide import decide, decide_on_rank0, scan_and_warn
 from tlcli.reporter import Reporter
-from tlcli.runs.initial_model import begin_with, keep_head, trained_further
+from tlcli.runs.initial_model import copy_head, load_initial_model, trained_further
 from tlcli.runs.interruption import resumable
 from tlcli.runs.options import Options
-from tlcli.runs.request import Start, anew
-from tlcli.runs.resume import check_same, reopen
-from tlcli.runs.score import measure, unmeasured
-from tlcli.runs.writer import Record
+from tlcli.runs.request import RunRequest, new_run
+from tlcli.runs.resume import check_same, reopen_run
+from tlcli.runs.score import score_network, unscored
+from tlcli.runs.writer import RunWriter
 from tlcli.runtime import device
-from tlcli.runtime.device import threads
-from tlcli.runtime.distributed.collectives import by_first, in_turn, told
-from tlcli.runtime.distributed.process_group import first, joined, raise_if_lost, world
+from tlcli.runtime.device import torch_threads
+from tlcli.runtime.distributed.collectives import (
+    broadcast_from_first,
+    local_rank_first,
+    run_on_rank0,
+)
+from tlcli.runtime.distributed.process_group import (
+    is_rank0,
+    process_group,
+    raise_if_lost,
+    world_size,
+)
 from tlcli.runtime.distributed.sharding import check_batch
-from tlcli.text import duration
+from tlcli.text import format_duration
 from tlcli.training.calibration import calibrate, hold_out
-from tlcli.training.trainer import Fit, fit
+from tlcli.training.trainer import FitResult, fit
 
 
 @dataclass(frozen=True)
@@ -89,36 +98,38 @@ def finetune(
             can be resumed.
     """
     given = {**(options.given() if options else {}), **more}
-    with joined(reporter or Reporter()) as reporter:
+    with process_group(reporter or Reporter()) as reporter:
         if resume is None:
-            return _finetune(anew(data, config, given), reporter)
+            return _finetune(new_run(data, config, given), reporter)
         if config is not None:
             raise UsageError("--resume goes on with the run's own options", "leave out --config")
         folder = Path(resume)
         folder = folder.parent if folder.name == run.BUNDLE else folder
         with run.locked(folder):
-            start = reopen(folder, data, given)
-            with threads(start.threads):
+            start = reopen_run(folder, data, given)
+            with torch_threads(start.threads):
                 return _finetune(start, reporter)
 
 
-def _finetune(start: Start, reporter: Reporter) -> Run:
+def _finetune(start: RunRequest, reporter: Reporter) -> Run:
     started, options = time.perf_counter(), start.options
-    compute = device.choose(*start.numbers, options.compile)
+    compute = device.choose_device(*start.numbers, options.compile)
     if options.log:
         check_installed()
     if options.batch_size:
         check_batch(options.batch_size)
-    scanned = scan_told(start.data, options, reporter)
+    scanned = scan_and_warn(start.data, options, reporter)
     torch.manual_seed(options.seed)
-    begin = partial(begin_with, options.model, options.weights, scanned.classes, reporter)
-    origin = in_turn(begin)
+    begin = partial(load_initial_model, options.model, options.weights, scanned.classes, reporter)
+    origin = local_rank_first(begin)
     for line in origin.backbone.notes:
         reporter.note(line)
     dataset = check_same(start, scanned, origin, reporter) if start.folder else scanned
-    make_folder = partial(run.new_run, scanned.root, origin.backbone.name, options.output)
-    folder = start.folder or Path(told(lambda: {"folder": str(make_folder())})["folder"])
-    record = Record(folder, options, compute, scanned, origin, reporter, started, start.seconds)
+    make_folder = partial(run.create_run_folder, scanned.root, origin.backbone.name, options.output)
+    folder = start.folder or Path(
+        broadcast_from_first(lambda: {"folder": str(make_folder())})["folder"]
+    )
+    record = RunWriter(folder, options, compute, scanned, origin, reporter, started, start.seconds)
     with ExitStack() as held:
         if start.folder is None:
             held.enter_context(run.locked(folder))
@@ -127,7 +138,9 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
         record.begin(dataset, start.plan, start.state)
         make_plan = partial(decide, dataset, origin.backbone, options, compute, cache, reporter)
         # Only the first of several processes measures, and all of them share the other views.
-        planned = decide_once(dataset, partial(make_plan, ahead=world() == 1, known=start.plan))
+        planned = decide_on_rank0(
+            dataset, partial(make_plan, ahead=world_size() == 1, known=start.plan)
+        )
         if start.plan is None:
             planned = replace(planned, plan=trained_further(planned.plan, origin))
         for line in planned.lines():
@@ -136,18 +149,21 @@ def _finetune(start: Start, reporter: Reporter) -> Run:
 
 
 def _train(
-    start: Start, record: Record, planned: Planned, cache: FeatureCache, held: ExitStack
+    start: RunRequest, record: RunWriter, planned: Planned, cache: FeatureCache, held: ExitStack
 ) -> Run:
     """Carry the plan out, from where `start` says."""
     options, compute, reporter = record.options, record.compute, record.reporter
     origin, backbone, folder = record.origin, record.origin.backbone, record.folder
     plan, dataset, decided = planned.plan, planned.dataset, time.perf_counter()
     variation = planned.augmentation, planned.mixing
-    pass_s = told(lambda: {"s": view_seconds(plan, planned.timing, len(dataset.train))})["s"]
+    pass_s = broadcast_from_first(
+        lambda: {"s": view_seconds(plan, planned.timing, len(dataset.train))}
+    )["s"]
     views = start.views or choose_views(options.views, plan, *variation, pass_s)
     if views == 1 and options.views is None and pass_s > VIEW_LIMIT and planned.augmentation:
         reporter.note(
-            f"only the plain view of each image: another takes {duration(pass_s)} (--views 2)"
+            "only the plain view of each image: another takes "
+            f"{format_duration(pass_s)} (--views 2)"
         )
     # Whatever was drawn on the way here: a run that goes on has measured nothing.
     torch.manual_seed(options.seed)
@@ -159,16 +175,19 @@ def _train(
         init=plan.schedule.init,
     )
     if origin.keeps_head(plan):
-        keep_head(origin, network)
+        copy_head(origin, network)
     record.planned, record.network, record.views = planned, network, views
     record.begin(dataset, plan)
     history = start.history
     board = held.enter_context(
         open_board(
-            options.log if first() else None, folder, start.epochs_done + 1, record.options_text()
+            options.log if is_rank0() else None,
+            folder,
+            start.epochs_done + 1,
+            record.options_text(),
         )
     )
-    trained, result, spare = start.trained or origin.keeps_head(plan), Fit(), None
+    trained, result, spare = start.trained or origin.keeps_head(plan), FitResult(), None
     try:
         for index, (phase, cut, schedule) in enumerate(phases(plan, network)):
             if index < start.phase:
@@ -176,13 +195,13 @@ def _train(
             state = start.fit if index == start.phase else None
             cut_here = replace(network, cut=cut)
             gathered = make_sources(
-                FrozenForward(
+                FeatureExtractor(
                     cut_here.prefix,
                     backbone.preprocessing,
                     compute,
                     reporter,
                     origin=backbone.origin,
-                    probe=probe_of(dataset.train),
+                    probe=choose_reference_samples(dataset.train),
                 ),
                 dataset,
                 views=views,
@@ -229,19 +248,23 @@ def _train(
             )
         if trained and result.stopped == "interrupted":
             # Measuring may take long, and whoever asked it to stop may not wait.
-            unknown = unmeasured(dataset.classes)
-            by_first(partial(record.save, dataset, unknown, history, result, sources.remembered))
+            unknown = unscored(dataset.classes)
+            run_on_rank0(
+                partial(record.save, dataset, unknown, history, result, sources.remembered)
+            )
         temperature = record.confidence.temperature
-        metrics = measure(part, sources, compute, reporter, temperature, cache) if trained else {}
+        metrics = (
+            score_network(part, sources, compute, reporter, temperature, cache) if trained else {}
+        )
     except KeyboardInterrupt:
         # Between phases or while measuring: what was trained is worth more than its score. A run
         # that goes on has it only in its checkpoint until the first phase has.
         if not (trained and result.best):
             raise
         result.stopped = "interrupted"
-        metrics = unmeasured(dataset.classes)
+        metrics = unscored(dataset.classes)
     if trained:
-        by_first(partial(record.save, dataset, metrics, history, result, sources.remembered))
+        run_on_rank0(partial(record.save, dataset, metrics, history, result, sources.remembered))
     elif result.stopped == "interrupted":
         raise KeyboardInterrupt
     kept = f"; the best so far is saved in {folder}" if trained else ""
@@ -255,11 +278,11 @@ def _train(
         )
     if "plan" in planned.forecast_s and result.stopped == "finished":
         took = time.perf_counter() - decided
-        reporter.note(f"after the plan: {error_text(planned.forecast_s['plan'], took)}")
+        reporter.note(f"after the plan: {forecast_error_text(planned.forecast_s['plan'], took)}")
     return Run(folder, plan, metrics, record.status(result))
 
 
-def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, Schedule]]:
+def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, TrainingConfig]]:
     """What is trained one after the other: a name, the cut, the schedule.
 
     One phase, or the head alone on frozen codes and then all that the plan trains.
@@ -268,7 +291,7 @@ def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, Schedule]]:
         # What has no pretrained weights belongs to the head: nothing frozen is random.
         cut = min(len(network.stages) - 1, network.backbone.pretrained)
         solvable = is_linear(network.backbone) and cut == len(network.stages) - 1
-        head, asked = SCHEDULES["solve" if solvable else "head"][0], plan.schedule
+        head, asked = TRAINING_PRESETS["solve" if solvable else "head"][0], plan.schedule
         # A solved head knows weights only, which come to the same as drawing.
         balance = "weights" if solvable and asked.balance == "sampler" else asked.balance
         yield "head", cut, replace(head, balance=balance, metric=asked.metric)

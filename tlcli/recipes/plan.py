@@ -9,9 +9,9 @@ from tlcli.backbones import catalogue
 from tlcli.errors import UsageError, UserError
 from tlcli.features.cache import feature_cache
 from tlcli.planning.planned import Planned
-from tlcli.recipes.decide import decide, scan_told
+from tlcli.recipes.decide import decide, scan_and_warn
 from tlcli.reporter import Reporter
-from tlcli.runs.initial_model import begin_with, trained_further
+from tlcli.runs.initial_model import load_initial_model, trained_further
 from tlcli.runs.options import Options
 from tlcli.runtime import device
 
@@ -32,10 +32,10 @@ def plan(
     Raises:
         UserError: what is wrong with the data, the weights or the options, and what to do.
     """
-    return compare(data, None, options, reporter=reporter, **more)[0]
+    return compare_backbones(data, None, options, reporter=reporter, **more)[0]
 
 
-def compare(
+def compare_backbones(
     data: str | Path,
     backbones: Sequence[str] | None,
     options: Options | None = None,
@@ -51,25 +51,25 @@ def compare(
     """
     options, reporter = replace(options or Options(), **more), reporter or Reporter()
     options.check()
-    compute = device.choose(options.device, options.precision, options.compile)
+    compute = device.choose_device(options.device, options.precision, options.compile)
     chosen = (
         [(options.model, options.weights)] if backbones is None else _at_hand(backbones, reporter)
     )
-    dataset = scan_told(Path(data), options, reporter)
+    dataset = scan_and_warn(Path(data), options, reporter)
     plans = []
     with feature_cache(options.cache, options.cache_limit, reporter) as cache:
         for name, weights in chosen:
-            origin = begin_with(name, weights, dataset.classes, reporter)
+            origin = load_initial_model(name, weights, dataset.classes, reporter)
             if len(chosen) > 1:
                 reporter.note(f"measuring {name}")
             for line in origin.backbone.notes:
                 reporter.note(line)
             made = decide(dataset, origin.backbone, options, compute, cache, reporter, always=True)
             plans.append(replace(made, plan=trained_further(made.plan, origin)))
-    return sorted(plans, key=lambda p: -(compared(p)["accuracy"] or 0.0))
+    return sorted(plans, key=lambda p: -(comparison_row(p)["accuracy"] or 0.0))
 
 
-def compared(planned: Planned) -> dict[str, Any]:
+def comparison_row(planned: Planned) -> dict[str, Any]:
     """A row of a comparison of backbones: of the stage that the plan's head reads, where it is a
     head alone, else of the best."""
     best = planned.evidence.best if planned.evidence else None
@@ -81,7 +81,7 @@ def compared(planned: Planned) -> dict[str, Any]:
         "accuracy_error": best and round(best.error, 4),
         "stage": best and best.name,
         "images_per_s": planned.timing and round(1 / planned.timing.image, 1),
-        "size_mb": catalogue.find(planned.backbone).size_mb,
+        "size_mb": catalogue.find_entry(planned.backbone).size_mb,
         "case": planned.plan.case,
         "runner_up": planned.plan.runner_up or None,
     }
@@ -93,7 +93,7 @@ def _at_hand(backbones: Sequence[str], reporter: Reporter) -> list[tuple[str, st
         name, _, weights = one.strip().partition("=")
         if name in dict(chosen):
             raise UsageError(f"--compare names {name} twice", "name each backbone once")
-        entry = catalogue.find(name)
+        entry = catalogue.find_entry(name)
         if weights and weights != "none" and not Path(weights).is_file():
             raise UserError(f"--compare {one}: there is no such file", "NAME=FILE names weights")
         if weights or catalogue.at_hand(entry):

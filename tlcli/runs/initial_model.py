@@ -14,13 +14,13 @@ from tlcli.backbones.network import Network
 from tlcli.errors import UsageError
 from tlcli.inference.load import open_bundle
 from tlcli.planning.plan import Plan
-from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
-from tlcli.text import some
+from tlcli.text import shorten_list
 
 
 @dataclass(frozen=True)
-class Origin:
+class InitialModel:
     """What a run begins with.
 
     Attributes:
@@ -39,10 +39,10 @@ class Origin:
         return self.head is not None and schedule.optimizer != "lbfgs" and schedule.init == INIT
 
 
-INIT = Schedule.init
+INIT = TrainingConfig.init
 
 
-def trained_further(plan: Plan, origin: Origin) -> Plan:
+def trained_further(plan: Plan, origin: InitialModel) -> Plan:
     """The plan for a bundle: its head, where it is kept, is not solved first, and it is said."""
     if origin.ancestor is None:
         return plan
@@ -56,9 +56,9 @@ def trained_further(plan: Plan, origin: Origin) -> Plan:
     return plan
 
 
-def begin_with(
+def load_initial_model(
     model: str, weights: str, classes: Sequence[str], reporter: Reporter | None = None
-) -> Origin:
+) -> InitialModel:
     """The backbone of that name with its weights, or the bundle (or run folder) at that path.
 
     Raises:
@@ -66,7 +66,7 @@ def begin_with(
         UserError: the weights or the bundle cannot be had.
     """
     if model in catalogue.catalogue():
-        return Origin(build.load(model, weights, reporter))
+        return InitialModel(build.load(model, weights, reporter))
     if weights != "auto":
         raise UsageError(
             f"--weights is for a backbone's name, and {model} is a bundle", "leave it out"
@@ -88,16 +88,16 @@ def begin_with(
     temperature = (meta.calibration or {}).get("temperature", 1.0)
     head = {k: v.detach() * temperature for k, v in network.final.named_parameters()}
     same = tuple(classes) == meta.classes
-    known = f"{len(meta.classes)} classes ({some(meta.classes, 3)})"
+    known = f"{len(meta.classes)} classes ({shorten_list(meta.classes, 3)})"
     backbone.notes = [
         f"{backbone.weights} is trained further; it knows {known}"
         + (", the same as here" if same else ", and its head is replaced for those here")
     ]
-    return Origin(backbone, ancestor, head if same else None)
+    return InitialModel(backbone, ancestor, head if same else None)
 
 
 @torch.no_grad()
-def keep_head(origin: Origin, network: Network) -> None:
+def copy_head(origin: InitialModel, network: Network) -> None:
     """Put the bundle's final layer into `network`, which is built for the same classes."""
     for name, parameter in network.final.named_parameters():
         parameter.copy_((origin.head or {})[name])

@@ -26,13 +26,13 @@ def resumable(folder: Path, new: bool, reporter: Reporter) -> Iterator[None]:
     try:
         yield
     except Unwritable as error:
-        if not run.read_run(folder):
-            run.take_back(folder)
+        if not run.read_run_json(folder):
+            run.remove_unfinished(folder)
             raise
         raise UserError(error.message, f"{error.hint}; then {how}") from error
     except UserError:
         if new and not (folder / run.BUNDLE).exists():
-            run.take_back(folder)
+            run.remove_unfinished(folder)
         raise
     except (KeyboardInterrupt, SystemExit):
         raise_if_lost(f"; {how}")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.artifacts.run_folder import check_free, find_bundle
-from tlcli.backbones.catalogue import DEFAULT_MODEL, catalogue, find
+from tlcli.backbones.catalogue import DEFAULT_MODEL, catalogue, find_entry
 from tlcli.data.augmentation import presets
 from tlcli.data.augmentation.mixup import MIXING
 from tlcli.errors import UsageError, choice
-from tlcli.features.cache import LIMIT
-from tlcli.planning.cases import CASES, LARGE_FROM, Wish
+from tlcli.features.cache import DEFAULT_LIMIT
+from tlcli.planning.cases import CASES, LARGE_FROM, Overrides
 from tlcli.planning.evidence import SAMPLE
-from tlcli.planning.training_config import CHOICES, FIND, Schedule
+from tlcli.planning.training_config import CHOICES, FIND, TrainingConfig
 from tlcli.runtime.device import DEVICES, PRECISIONS
 
 LOGS = ("tensorboard",)
@@ -63,7 +63,7 @@ class Options:
         optimizer, lr, momentum, weight_decay, epochs, batch_size, accumulate, lr_schedule, warmup,
             patience, metric, layer_decay, head_first, unfreeze, batchnorm, average,
             label_smoothing, dropout, balance, init: how the rest is trained; see
-            `tlcli.planning.training_config.Schedule`. `lr` may be "find": a range test measures it.
+            `tlcli.planning.training_config.TrainingConfig`. `lr` may be "find": a range test.
         augment: a preset, transforms by name, or both: "light", "standard,vflip,rotate=30"; see
             `tlcli.data.augmentation.presets`.
         views: remembered views an image.
@@ -119,7 +119,7 @@ class Options:
     sample: int = SAMPLE
     large_from: int = LARGE_FROM
     cache: bool = True
-    cache_limit: float = LIMIT / 1e9
+    cache_limit: float = DEFAULT_LIMIT / 1e9
     checkpoint_minutes: float = 5.0
     log: str | None = None
     output: Path | None = None
@@ -149,7 +149,7 @@ class Options:
         if self.model not in catalogue() and len(Path(self.model).parts) > 1:
             find_bundle(self.model)
         elif self.model in catalogue() or not Path(self.model).exists():
-            find(self.model)
+            find_entry(self.model)
         for name, known in _NAMES.items():
             value = getattr(self, name)
             if value is not None:
@@ -171,12 +171,12 @@ class Options:
         if self.output is not None:
             check_free(self.output)
 
-    def wish(self) -> Wish:
+    def wish(self) -> Overrides:
         """The part of it that the plan decides about."""
-        names = {f.name for f in fields(Schedule)} & {f.name for f in fields(self)}
+        names = {f.name for f in fields(TrainingConfig)} & {f.name for f in fields(self)}
         schedule = {name: getattr(self, name) for name in sorted(names)}
         mixing = ",".join(
             name for name in presets.parse(self.augment or presets.DEFAULT) if name in MIXING
         )
         mixing = f"--augment {mixing}" if mixing else ""
-        return Wish(self.case, self.size, self.similarity, self.freeze, schedule, mixing)
+        return Overrides(self.case, self.size, self.similarity, self.freeze, schedule, mixing)

@@ -15,7 +15,7 @@ from tlcli.runs.options import Options
 
 
 @dataclass(frozen=True)
-class Start:
+class RunRequest:
     """What a run begins with.
 
     Attributes:
@@ -82,7 +82,9 @@ class Start:
         return float(self.state["seconds"]) if self.state else 0.0
 
 
-def anew(data: str | Path | None, config: str | Path | None, given: Mapping[str, Any]) -> Start:
+def new_run(
+    data: str | Path | None, config: str | Path | None, given: Mapping[str, Any]
+) -> RunRequest:
     """A new run with the options in the file `config`, if any; those in `given` win.
 
     Raises:
@@ -93,16 +95,16 @@ def anew(data: str | Path | None, config: str | Path | None, given: Mapping[str,
     data = named if data is None else data
     if data is None:
         raise UsageError("no folder of images is named", "tlcli finetune DIR")
-    if added(told) is not None:
+    if added_epochs(told) is not None:
         raise UsageError(
             f"--epochs {told['epochs']} adds to a run's epochs", "name the run with --resume"
         )
     options = Options(**told)
     options.check()
-    return Start(Path(data), options)
+    return RunRequest(Path(data), options)
 
 
-def added(given: dict[str, Any]) -> int | None:
+def added_epochs(given: dict[str, Any]) -> int | None:
     """The epochs that "+10" adds; any other text under "epochs" becomes the number it says."""
     said = given.get("epochs")
     if not isinstance(said, str):

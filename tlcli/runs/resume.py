@@ -11,33 +11,33 @@ from tlcli.artifacts import checkpoint
 from tlcli.artifacts import run_folder as run
 from tlcli.data.dataset import Dataset
 from tlcli.errors import UsageError, UserError
-from tlcli.planning.choose_training import prolonged
+from tlcli.planning.choose_training import with_more_epochs
 from tlcli.planning.plan import Plan
 from tlcli.reporter import Reporter
 from tlcli.runs.config_file import absolute
-from tlcli.runs.initial_model import Origin
+from tlcli.runs.initial_model import InitialModel
 from tlcli.runs.options import Options
-from tlcli.runs.request import Start, added
+from tlcli.runs.request import RunRequest, added_epochs
 from tlcli.runs.writer import versions
-from tlcli.text import some
+from tlcli.text import shorten_list
 
-FREE = ("cache", "cache_limit", "checkpoint_minutes", "log")
+CHANGEABLE = ("cache", "cache_limit", "checkpoint_minutes", "log")
 """Options that may change when a run goes on: the result does not depend on them."""
 
 
-def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> Start:
+def reopen_run(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> RunRequest:
     """The run in `folder`, as it was left. Nothing is changed there.
 
     Args:
         data: where its images are now; None: where they were.
-        given: options by name; they must not contradict the run's, but for `FREE` and epochs
+        given: options by name; they must not contradict the run's, but for `CHANGEABLE` and epochs
             that are added ("+10").
 
     Raises:
         UsageError: options contradict it.
         UserError: there is no run, it has ended or cannot go on here, or its files are damaged.
     """
-    written = run.read_run(folder)
+    written = run.read_run_json(folder)
     if not isinstance(written.get("options"), dict):
         raise UserError(f"{folder} holds no run that can be resumed", "name a run's folder")
     state = checkpoint.read(run.state_file(folder))
@@ -49,7 +49,7 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
     except (TypeError, KeyError) as error:
         raise UserError(f"{folder}/run.json is damaged ({error})", "start a new run") from error
     given = dict(given)
-    more = added(given)
+    more = added_epochs(given)
     if more is not None:
         del given["epochs"]
     _check_given(folder, given, options, went_in, plan)
@@ -67,14 +67,14 @@ def reopen(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> S
             f"{folder} has finished: nothing is left to resume",
             "--epochs +10 trains it longer; --model names it as the start of a new run",
         )
-    options = replace(options, **{k: v for k, v in given.items() if k in FREE})
+    options = replace(options, **{k: v for k, v in given.items() if k in CHANGEABLE})
     root = Path(data if data is not None else went_in["dataset"]["root"])
     if data is None and not root.exists():
         raise UserError(
             f"the images of {folder} were in {root}, which is not there any more",
             f"tlcli finetune DIR --resume {folder} says where they are now",
         )
-    return Start(root, options, folder, went_in, state, plan)
+    return RunRequest(root, options, folder, went_in, state, plan)
 
 
 def _check_versions(folder: Path, went_in: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ def _check_given(
         resolved |= {"case": plan.case, "size": plan.size, "similarity": plan.similarity}
         resolved |= asdict(plan.schedule)
     wrong = []
-    for name in given.keys() - set(FREE):
+    for name in given.keys() - set(CHANGEABLE):
         value = absolute(name, getattr(asked, name), Path())
         value = str(value) if isinstance(value, Path) else value
         had = getattr(options, name)
@@ -145,7 +145,7 @@ def _extended(
     last_phase = not schedule.head_first or state["phase"] > 0
     early = last_phase and 0 < schedule.patience <= fit["worse"]
     done = fit["steps"]["epoch"] if early else schedule.epochs
-    plan = replace(plan, schedule=prolonged(schedule, done + more))
+    plan = replace(plan, schedule=with_more_epochs(schedule, done + more))
     fit = {**fit, "worse": 0} if last_phase else fit
     asked = {**state["run"]["options"], "epochs": plan.schedule.epochs}
     went_in = {**state["run"], "plan": plan.to_dict(), "options": asked}
@@ -153,7 +153,9 @@ def _extended(
     return {**state, "run": went_in, "fit": fit, "extended": True}, plan
 
 
-def check_same(start: Start, scanned: Dataset, origin: Origin, reporter: Reporter) -> Dataset:
+def check_same(
+    start: RunRequest, scanned: Dataset, origin: InitialModel, reporter: Reporter
+) -> Dataset:
     """The run's dataset: `scanned` without what the run has left out; says where it goes on.
 
     Raises:
@@ -198,4 +200,4 @@ def _difference(had: Mapping[str, Any], have: Mapping[str, Any]) -> str:
         before, now = (sum(counts[name].values()) for counts in (had, have))
         if before != now:
             told.append(f"{name} has {now} images, not {before}")
-    return some(sorted(told)) or "as many of each class, but not the same ones"
+    return shorten_list(sorted(told)) or "as many of each class, but not the same ones"

@@ -9,26 +9,26 @@ from torch import Tensor
 from tlcli.backbones.network import Network
 from tlcli.data.loader import find_unreadable
 from tlcli.features.cache import FeatureCache
-from tlcli.features.extract import remember
-from tlcli.features.extractor import FrozenForward
-from tlcli.features.reference_images import probe_of
-from tlcli.features.sources import Recomputed, Remembered, Source, Sources
+from tlcli.features.extract import extract_features
+from tlcli.features.extractor import FeatureExtractor
+from tlcli.features.reference_images import choose_reference_samples
+from tlcli.features.sources import CachedFeatures, FeatureSource, FeatureSources, RecomputedFeatures
 from tlcli.metrics.classification import score
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.collectives import union
-from tlcli.runtime.distributed.sharding import mine
-from tlcli.training.validation import answers
+from tlcli.runtime.distributed.collectives import all_gather_dict
+from tlcli.runtime.distributed.sharding import shard
+from tlcli.training.validation import predict_logits
 
 
-def unmeasured(classes: tuple[str, ...]) -> dict[str, Any]:
+def unscored(classes: tuple[str, ...]) -> dict[str, Any]:
     """The score of no images."""
     return score(torch.empty(0, len(classes)), torch.empty(0, dtype=torch.int64), classes)
 
 
-def measure(
+def score_network(
     network: Network,
-    sources: Sources,
+    sources: FeatureSources,
     compute: Compute,
     reporter: Reporter,
     temperature: float,
@@ -42,34 +42,34 @@ def measure(
     dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
     fp32 = compute.reference()
     forward = partial(
-        FrozenForward,
+        FeatureExtractor,
         network.prefix,
         preprocessing,
         fp32,
         reporter,
         origin=network.backbone.origin,
-        probe=probe_of(dataset.train),
+        probe=choose_reference_samples(dataset.train),
     )
     mixed, val = sources.val_mixed, sources.val
-    if mixed is not None and not isinstance(val, Remembered):
-        val = Recomputed(dataset.val, forward())
-    logits, labels = answers(suffix, val, fp32)
+    if mixed is not None and not isinstance(val, CachedFeatures):
+        val = RecomputedFeatures(dataset.val, forward())
+    logits, labels = predict_logits(suffix, val, fp32)
     metrics = score(logits, labels, dataset.classes, temperature)
     if mixed is not None:
-        metrics["agreement"] = agreement(logits, answers(suffix, mixed, compute)[0], compute)
+        metrics["agreement"] = agreement(logits, predict_logits(suffix, mixed, compute)[0], compute)
     if dataset.test:
-        test: Source
-        if isinstance(val, Remembered):
-            codes, labels, bad = remember(
+        test: FeatureSource
+        if isinstance(val, CachedFeatures):
+            codes, labels, bad = extract_features(
                 dataset.test, forward(), task="test", cache=cache, reporter=reporter
             )
-            test = Remembered(codes, labels)
+            test = CachedFeatures(codes, labels)
         else:
-            bad = union(find_unreadable(mine([s.path for s in dataset.test]), reporter))
-            test = Recomputed([s for s in dataset.test if s.path not in bad], forward())
+            bad = all_gather_dict(find_unreadable(shard([s.path for s in dataset.test]), reporter))
+            test = RecomputedFeatures([s for s in dataset.test if s.path not in bad], forward())
         for path, why in bad.items():
             reporter.warn(f"test image left out: {path}: {why}")
-        metrics["test"] = score(*answers(suffix, test, fp32), dataset.classes, temperature)
+        metrics["test"] = score(*predict_logits(suffix, test, fp32), dataset.classes, temperature)
     return metrics
 
 

@@ -21,13 +21,13 @@ from tlcli.planning.plan import Plan
 from tlcli.planning.planned import Planned
 from tlcli.reporter import Reporter
 from tlcli.runs.config_file import absolute, to_toml
-from tlcli.runs.initial_model import Origin
+from tlcli.runs.initial_model import InitialModel
 from tlcli.runs.options import Options
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.process_group import first
+from tlcli.runtime.distributed.process_group import is_rank0
 from tlcli.runtime.torchvision_import import torchvision
 from tlcli.training.calibration import Confidence
-from tlcli.training.trainer import Fit, State
+from tlcli.training.trainer import FitResult, State
 
 BEST_EVERY = 60.0
 """Seconds between bundles of the best so far, while the run goes on."""
@@ -36,7 +36,7 @@ SHARE = 0.1
 
 
 @dataclass
-class Record:
+class RunWriter:
     """Writes a run's folder: what went in, the state and the best so far now and then, and
     everything at the end. Of a job's processes the first alone writes.
 
@@ -50,7 +50,7 @@ class Record:
     options: Options
     compute: Compute
     scanned: Dataset
-    origin: Origin
+    origin: InitialModel
     reporter: Reporter
     started: float
     before: float = 0.0
@@ -76,12 +76,13 @@ class Record:
             plan: None where it is not made yet.
             state: from which the run goes on: before run.json, which must not be ahead of it.
         """
-        if not first():
+        if not is_rank0():
             return
         if state is not None:
             checkpoint.save(run.state_file(self.folder), state)
-        run.write_run(
-            self.folder, {"status": "running", **self.what_went_in(dataset), "plan": told(plan)}
+        run.write_run_json(
+            self.folder,
+            {"status": "running", **self.what_went_in(dataset), "plan": plan_json(plan)},
         )
         write_text(self.folder / run.OPTIONS, self.options_text())
 
@@ -95,14 +96,14 @@ class Record:
             chosen |= {"case": None if plan.case == "custom" else plan.case, "views": self.views}
         return to_toml(self.options, self.scanned.root.resolve(), chosen)
 
-    def status(self, result: Fit) -> str:
+    def status(self, result: FitResult) -> str:
         """How the run ended, in run.json's words."""
         return result.stopped if result.stopped in ("interrupted", "diverged") else "finished"
 
     def keep_best(self, dataset: Dataset) -> None:
         """Keep the network as it is now in checkpoint/, if the last copy is old enough."""
         now = time.perf_counter()
-        if first() and now - max(self.best_saved, self.started) >= BEST_EVERY:
+        if is_rank0() and now - max(self.best_saved, self.started) >= BEST_EVERY:
             path = self.folder / run.CHECKPOINT / run.BUNDLE
             try:
                 bundle.save(path, self._network.tensors(), self.meta(dataset, {}))
@@ -130,7 +131,7 @@ class Record:
             make: gives the phase's state.
             when: after a "step", an "epoch", or the "last" epoch.
         """
-        if not first():
+        if not is_rank0():
             return
         now = time.perf_counter()
         pause = {
@@ -160,7 +161,7 @@ class Record:
         dataset: Dataset,
         metrics: Mapping[str, Any],
         history: Sequence[Mapping[str, Any]],
-        result: Fit,
+        result: FitResult,
         remembered: bool,
     ) -> None:
         """Write all that the run folder holds, run.json with its status last.
@@ -185,7 +186,7 @@ class Record:
             points = [{"lr": lr, "loss": loss} for lr, loss in result.lr_curve]
             run.write_history(self.folder, points, "lr_find.csv")
         report.write(self.folder, content, history, result.lr_curve)
-        run.write_run(self.folder, content)
+        run.write_run_json(self.folder, content)
         kept = run.state_file(self.folder)
         if kept.exists():
             (kept.parent / run.BUNDLE).unlink(missing_ok=True)
@@ -248,7 +249,7 @@ class Record:
                 "transforms": parse(planned.plan.schedule.augment) if planned else None,
                 "colours": getattr(planned and planned.augmentation, "colours", None),
             },
-            "plan": told(planned.plan if planned else None),
+            "plan": plan_json(planned.plan if planned else None),
             "forecast_s": planned and {k: round(v, 1) for k, v in planned.forecast_s.items()},
             "views": self.views,
             "compute": self.compute.name,
@@ -259,7 +260,7 @@ class Record:
         }
 
 
-def told(plan: Plan | None) -> dict[str, Any] | None:
+def plan_json(plan: Plan | None) -> dict[str, Any] | None:
     """The plan as JSON has it."""
     return None if plan is None else plan.to_dict()
 

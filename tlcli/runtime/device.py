@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from tlcli.errors import UsageError, UserError, choice
-from tlcli.runtime.distributed.process_group import placed
+from tlcli.runtime.distributed.process_group import assign_device
 from tlcli.runtime.memory import keep_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 """Forward passes that run beside each other on a CPU, at most: each holds a batch's activations."""
 
 
@@ -47,7 +47,7 @@ class Compute:
         On a CPU one a core, each on its own: threads that share a batch wait for each other, and
         all the more where decoding takes turns with them.
         """
-        return min(torch.get_num_threads(), MOST_WORKERS) if self.device.type == "cpu" else 1
+        return min(torch.get_num_threads(), MAX_WORKERS) if self.device.type == "cpu" else 1
 
     @property
     def threads(self) -> int:
@@ -73,7 +73,7 @@ class Compute:
 
 
 @contextmanager
-def threads(n: int) -> Iterator[None]:
+def torch_threads(n: int) -> Iterator[None]:
     """Let torch compute on `n` threads: on small problems several wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
@@ -95,7 +95,7 @@ def native_bf16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
 
 
-def choose(device: str = "auto", precision: str = "auto", compiled: bool = False) -> Compute:
+def choose_device(device: str = "auto", precision: str = "auto", compiled: bool = False) -> Compute:
     """The device of that name and its precision.
 
     `auto` takes CUDA, then Apple's MPS, then the CPU; and bf16 on CUDA (fp16 where that is
@@ -133,7 +133,7 @@ def choose(device: str = "auto", precision: str = "auto", compiled: bool = False
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         elif device == "cpu" and native_bf16():
             precision = "bf16"
-    return Compute(placed(torch.device(device)), _DTYPES[precision], compiled)
+    return Compute(assign_device(torch.device(device)), _DTYPES[precision], compiled)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -17,16 +17,23 @@ from torch import Tensor
 from tlcli.errors import UserError
 
 # The CPU's allocator, MPS's and CUDA's libraries raise a plain RuntimeError with such a text.
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+OUT_OF_MEMORY_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "alloc_failed",
+)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether that is what it is about."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in SIGNS)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in text for sign in OUT_OF_MEMORY_SIGNS
+    )
 
 
-class Room:
+class BatchLimit:
     """How many images at a time there is memory for.
 
     `rows` is None until memory ran out for the first time: as many as come.

@@ -6,7 +6,7 @@ from torch import Tensor
 from tlcli.runtime.device import Compute
 
 
-def random_state(compute: Compute) -> dict[str, Tensor]:
+def get_rng_state(compute: Compute) -> dict[str, Tensor]:
     """What the next random number depends on, by device: uint8 [n]."""
     drawn = {"cpu": torch.get_rng_state()}
     if compute.device.type == "cuda":
@@ -14,8 +14,8 @@ def random_state(compute: Compute) -> dict[str, Tensor]:
     return drawn
 
 
-def set_random_state(compute: Compute, drawn: dict[str, Tensor]) -> None:
-    """Go on drawing where `random_state` was taken."""
+def set_rng_state(compute: Compute, drawn: dict[str, Tensor]) -> None:
+    """Go on drawing where `get_rng_state` was taken."""
     torch.set_rng_state(drawn["cpu"])
     if "cuda" in drawn:
         torch.cuda.set_rng_state(drawn["cuda"], compute.device)

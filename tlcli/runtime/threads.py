@@ -21,7 +21,7 @@ def usable_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def in_order(
+def map_in_order(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     *,

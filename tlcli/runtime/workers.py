@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import torch
 
-from tlcli.runtime.device import Compute, threads
-from tlcli.runtime.threads import in_order
+from tlcli.runtime.device import Compute, torch_threads
+from tlcli.runtime.threads import map_in_order
 
 Item = TypeVar("Item")
 
@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def beside(
+def map_in_workers(
     function: Callable[[Item], Result], items: Iterable[Item], compute: Compute
 ) -> Generator[Result, None, None]:
     """`function` of each item, in order, in as many threads as `compute` has workers.
@@ -28,5 +28,5 @@ def beside(
         yield from map(function, items)
         return
     first = partial(torch.set_num_threads, share)
-    with threads(share):
-        yield from in_order(function, items, workers=n, ahead=n + 1, first=first)
+    with torch_threads(share):
+        yield from map_in_order(function, items, workers=n, ahead=n + 1, first=first)

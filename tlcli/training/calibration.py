@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.backbones.network import Network
-from tlcli.features.sources import Recomputed, Remembered, Source, Sources
-from tlcli.metrics.ood import Novelty, learn, learn_held_out, spread
+from tlcli.features.sources import CachedFeatures, FeatureSource, FeatureSources, RecomputedFeatures
+from tlcli.metrics.ood import OodDetector, fit_ood, fit_ood_held_out, spread
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.collectives import told
+from tlcli.runtime.distributed.collectives import broadcast_from_first
 from tlcli.training.logistic_regression import FOLDS, left_out_logits
-from tlcli.training.validation import answers, outputs
+from tlcli.training.validation import forward_all, predict_logits
 
 SHARE, FEWEST, MOST = 0.1, 30, 1000
 """Of the training images of a plan that trains by steps, so many are kept aside: a tenth, up to
@@ -36,7 +36,7 @@ class Confidence:
     temperature: float = 1.0
     method: str = ""
     n: int = 0
-    novelty: Novelty | None = None
+    novelty: OodDetector | None = None
 
     def to_dict(self) -> dict[str, Any] | None:
         """The bundle's `calibration`; None where the probabilities are the plain softmax."""
@@ -45,7 +45,7 @@ class Confidence:
         return {"temperature": self.temperature, "method": self.method, "n": self.n}
 
 
-def hold_out(sources: Sources) -> tuple[Sources, Source | None]:
+def hold_out(sources: FeatureSources) -> tuple[FeatureSources, FeatureSource | None]:
     """Keep some training images aside, whatever the order and by content, where there are enough.
 
     Returns:
@@ -61,25 +61,25 @@ def hold_out(sources: Sources) -> tuple[Sources, Source | None]:
     aside = torch.tensor([s.digest <= limit and s.label in left for s in samples])
     train = sources.train
     spare = plain(train, aside.nonzero()[:, 0])
-    if isinstance(train, Remembered):
-        rest: Source = train.part((~aside).nonzero()[:, 0])
+    if isinstance(train, CachedFeatures):
+        rest: FeatureSource = train.part((~aside).nonzero()[:, 0])
     else:
         kept = [sample for sample, out in zip(samples, aside.tolist(), strict=True) if not out]
         rest = replace(train, samples=kept)
     return replace(sources, train=rest), spare
 
 
-def plain(source: Source, chosen: Tensor) -> Source:
+def plain(source: FeatureSource, chosen: Tensor) -> FeatureSource:
     """Those images of a source, without augmentation."""
-    if isinstance(source, Remembered):
+    if isinstance(source, CachedFeatures):
         return source.plain(chosen)
-    return Recomputed([source.samples[i] for i in chosen.tolist()], source.forward)
+    return RecomputedFeatures([source.samples[i] for i in chosen.tolist()], source.forward)
 
 
 def calibrate(
     network: Network,
-    train: Source,
-    spare: Source | None,
+    train: FeatureSource,
+    spare: FeatureSource | None,
     strength: float | None,
     compute: Compute,
     *,
@@ -96,9 +96,9 @@ def calibrate(
     """
     suffix = network.suffix
     body = nn.Sequential(*suffix[:-1])
-    codes, _ = outputs(body, plain(train, spread(len(train))), compute)
+    codes, _ = forward_all(body, plain(train, spread(len(train))), compute)
     logits = None
-    if strength is not None and isinstance(train, Remembered):
+    if strength is not None and isinstance(train, CachedFeatures):
         layer = network.final
         flat = train.own().flatten(2)
         again = partial(left_out_logits, bias=layer.bias is not None, seed=seed)
@@ -107,13 +107,13 @@ def calibrate(
             found = again(flat, train.labels, len(layer.weight), strength)
             return {} if found is None else {"logits": found[0], "images": found[1]}
 
-        unseen = told(left_out)
+        unseen = broadcast_from_first(left_out)
         if unseen:
             logits, labels = unseen["logits"], train.labels[unseen["images"]]
-            novelty, method = learn(codes), f"{FOLDS}-fold"
+            novelty, method = fit_ood(codes), f"{FOLDS}-fold"
     elif spare is not None:
-        logits, labels = answers(suffix, spare, compute)
-        novelty = learn_held_out(codes, outputs(body, spare, compute)[0])
+        logits, labels = predict_logits(suffix, spare, compute)
+        novelty = fit_ood_held_out(codes, forward_all(body, spare, compute)[0])
         method = "held-out"
     if logits is None:
         reporter.note("too few training images to learn how sure to be: plain softmax")

@@ -15,7 +15,7 @@ def class_weights(labels: Tensor, n_classes: int) -> Tensor:
     return torch.where(counts > 0, len(labels) / (present * counts.clamp_min(1)), 0.0)
 
 
-def balanced_order(labels: Tensor, draw: torch.Generator) -> Tensor:
+def sample_balanced(labels: Tensor, draw: torch.Generator) -> Tensor:
     """As many indices as `labels`, int64 [n], has, each class as often as the others (within one).
 
     An image comes again only after all others of its class have come, in a new order each time.

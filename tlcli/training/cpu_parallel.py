@@ -12,17 +12,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.process_group import world
+from tlcli.runtime.distributed.process_group import world_size
 from tlcli.training.freezing import BATCHNORM
 
-LEAST = 8
+MIN_IMAGES_PER_CORE = 8
 """Images a lane, at least."""
 
 Sums = tuple[Sequence[Tensor | None], Tensor]
 """The gradients by parameter, and sums over the images."""
 
 
-class Lanes:
+class ParallelGradients:
     """Computes the gradients of a suffix for the parts of a batch in threads.
 
     What is drawn in a lane (dropout's masks, stochastic depth) comes from a generator of its own,
@@ -31,7 +31,7 @@ class Lanes:
 
     def __init__(self, suffix: nn.Module, compute: Compute) -> None:
         self.suffix = suffix
-        alone = compute.device.type == "cpu" and not compute.compiled and world() == 1
+        alone = compute.device.type == "cpu" and not compute.compiled and world_size() == 1
         self.most = compute.workers if alone else 1
         self._pool: ThreadPoolExecutor | None = None
 
@@ -45,7 +45,7 @@ class Lanes:
             return 1
         if any(isinstance(m, BATCHNORM) and m.training for m in self.suffix.modules()):
             return 1
-        return max(1, min(self.most, len(x) // LEAST))
+        return max(1, min(self.most, len(x) // MIN_IMAGES_PER_CORE))
 
     def sums(self, compute: Callable[[Tensor, Tensor], Sums], x: Tensor, y: Tensor, n: int) -> Sums:
         """`compute` of n parts of a batch, each in its lane, added up in the parts' order."""

@@ -54,7 +54,7 @@ class _Mode(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def quick_depthwise(compute: Compute) -> AbstractContextManager[Any]:
+def fast_depthwise(compute: Compute) -> AbstractContextManager[Any]:
     """A context in which depthwise convolutions are trained so, where `compute` is such."""
     slow = compute.device.type == "cpu" and compute.dtype is torch.bfloat16
     return _Mode() if slow else nullcontext()

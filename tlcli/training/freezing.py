@@ -21,7 +21,7 @@ def set_mode(suffix: nn.Module, batchnorm: str) -> None:
                 module.momentum = MOMENTUM
 
 
-def thaw(stages: Sequence[nn.Module], last: int) -> None:
+def unfreeze(stages: Sequence[nn.Module], last: int) -> None:
     """Let the last ones of `stages` learn; the others go into eval mode, without gradients."""
     for place, stage in enumerate(stages):
         learns = place >= len(stages) - last

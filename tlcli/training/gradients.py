@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.errors import UserError
-from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute, cannot_compile, to_device
-from tlcli.runtime.distributed.process_group import world
-from tlcli.runtime.distributed.sharding import divisor, parallel, part_size, repeats
-from tlcli.runtime.memory import Room, out_of_memory
-from tlcli.training.cpu_parallel import Lanes, Sums
-from tlcli.training.depthwise import quick_depthwise
+from tlcli.runtime.distributed.process_group import world_size
+from tlcli.runtime.distributed.sharding import loss_divisor, n_copies, shard_batch_size, wrap_ddp
+from tlcli.runtime.memory import BatchLimit, out_of_memory
+from tlcli.training.cpu_parallel import ParallelGradients, Sums
+from tlcli.training.depthwise import fast_depthwise
 
-Batch = tuple[Tensor, Tensor]
+TrainingBatch = tuple[Tensor, Tensor]
 """Activations [n, ...], and classes, int64 [n], or shares of them, float [n, classes]."""
 
 
@@ -31,21 +31,21 @@ class Gradients:
         lanes: on a CPU, parts of the batch beside each other.
     """
 
-    def __init__(self, suffix: nn.Module, schedule: Schedule, compute: Compute) -> None:
+    def __init__(self, suffix: nn.Module, schedule: TrainingConfig, compute: Compute) -> None:
         self.suffix, self.schedule, self.compute = suffix, schedule, compute
-        self.forward: Callable[[Tensor], Tensor] = parallel(
+        self.forward: Callable[[Tensor], Tensor] = wrap_ddp(
             suffix, changing=schedule.unfreeze == "gradual"
         )
         self.compiled: Callable[[Tensor], Tensor] | None = None
         if compute.compiled:
             self.compiled = torch.compile(self.forward, dynamic=False)
         self.weights: Tensor | None = None
-        self.room = Room()
-        self.lanes = Lanes(suffix, compute)
+        self.room = BatchLimit()
+        self.lanes = ParallelGradients(suffix, compute)
 
     def add(
         self,
-        group: Sequence[Batch],
+        group: Sequence[TrainingBatch],
         size: int,
         scaler: torch.amp.GradScaler,
         reporter: Reporter,
@@ -84,7 +84,7 @@ class Gradients:
     def _smaller(self, error: RuntimeError, rows: int, reporter: Reporter) -> None:
         """Parts of half as many images from now on."""
         self.room.halve(error, rows)
-        if world() > 1:  # the others would wait for as many backward passes
+        if world_size() > 1:  # the others would wait for as many backward passes
             raise UserError(
                 f"memory ran out for {rows} images, this process' part of a batch",
                 "a smaller --batch-size, with --accumulate to make up for it",
@@ -100,7 +100,7 @@ class Gradients:
         x, y = to_device(x, self.compute.device), to_device(y, self.compute.device)
         sums = torch.zeros(2, device=self.compute.device)
         rows = self.room.rows or len(y)
-        share = divisor(len(y), total) * size
+        share = loss_divisor(len(y), total) * size
         for part, truth in zip(x.split(rows), y.split(rows), strict=True):
             # Scaled gradients (fp16) are the scaler's to unscale, once and together.
             n = 1 if scaler.is_enabled() else self.lanes.of(part)
@@ -110,7 +110,7 @@ class Gradients:
             else:
                 found = self._in_lanes(part, truth, share, n)
             sums += found
-        return sums / repeats(total)
+        return sums / n_copies(total)
 
     def _in_lanes(self, x: Tensor, y: Tensor, share: float, n: int) -> Tensor:
         learning = [p for p in self.suffix.parameters() if p.requires_grad]
@@ -147,7 +147,7 @@ class Gradients:
 
     def _logits(self, x: Tensor) -> Tensor:
         # Batches of another size, such as an epoch's last one, are not worth compiling for.
-        if self.compiled is not None and len(x) == part_size(self.schedule.batch_size):
+        if self.compiled is not None and len(x) == shard_batch_size(self.schedule.batch_size):
             return self.compiled(x)
-        with quick_depthwise(self.compute):
+        with fast_depthwise(self.compute):
             return self.forward(x)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tlcli.runtime.device import threads
+from tlcli.runtime.device import torch_threads
 from tlcli.runtime.optim_import import optim
-from tlcli.runtime.threads import in_order
+from tlcli.runtime.threads import map_in_order
 
 STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """L2 penalties that cross-validation chooses from, strong to weak (warm starts go that way)."""
@@ -75,7 +75,7 @@ def solve(
     """
     problem = Problem(codes, labels, n_classes, bias, seed, class_weights)
     strength = _cross_validate(problem)
-    with threads(problem.threads):
+    with torch_threads(problem.threads):
         (w, b), gradient_norm = _fit(problem, strength)
     weight = w / problem.scale
     return Solution(weight, b - weight @ problem.mean, strength, gradient_norm)
@@ -162,13 +162,13 @@ class Problem:
         """Standardise everything now where it may be held, before threads ask for it at once."""
         for fold in range(self.folds if self._held else 0):
             if fold not in self._kept:
-                self._kept[fold] = list(self._standardised(fold))
+                self._kept[fold] = list(self._standardized(fold))
 
     def _of(self, fold: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.keep()
-        return iter(self._kept[fold]) if self._held else self._standardised(fold)
+        return iter(self._kept[fold]) if self._held else self._standardized(fold)
 
-    def _standardised(self, fold: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _standardized(self, fold: int) -> Iterator[tuple[Tensor, Tensor]]:
         for images in self.members(fold).split(self._rows):
             yield self.codes[images].float().sub_(self.mean).div_(self.scale), self.labels[images]
 
@@ -208,7 +208,7 @@ def _each_fold(problem: Problem, function: Callable[[int], Tensor]) -> Iterator[
         return map(function, range(problem.tried))
     workers = torch.get_num_threads()
     share = partial(torch.set_num_threads, 1)
-    return in_order(function, range(problem.tried), workers=workers, first=share)
+    return map_in_order(function, range(problem.tried), workers=workers, first=share)
 
 
 def _cross_validate(problem: Problem) -> float:

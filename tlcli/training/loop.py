@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from tlcli.backbones.network import Network, set_dropout
-from tlcli.features.sources import Source
-from tlcli.planning.training_config import Schedule, unfrozen
+from tlcli.features.sources import FeatureSource
+from tlcli.planning.training_config import TrainingConfig, unfrozen
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.process_group import rank, world
-from tlcli.runtime.distributed.sharding import level, parts, summed
+from tlcli.runtime.distributed.process_group import rank, world_size
+from tlcli.runtime.distributed.sharding import all_reduce_sum, average_buffers, shard_batches
 from tlcli.runtime.optim_import import optim
-from tlcli.runtime.rng import random_state, set_random_state
-from tlcli.training.class_balance import balanced_order, class_weights
-from tlcli.training.freezing import set_mode, thaw
-from tlcli.training.gradients import Batch, Gradients
-from tlcli.training.lr_finder import Curve, find_rate
+from tlcli.runtime.rng import get_rng_state, set_rng_state
+from tlcli.training.class_balance import class_weights, sample_balanced
+from tlcli.training.freezing import set_mode, unfreeze
+from tlcli.training.gradients import Gradients, TrainingBatch
+from tlcli.training.lr_finder import Curve, find_lr
 from tlcli.training.optim import laid_out_alike, make_optimizer, rate_factor
-from tlcli.training.weight_averaging import Average
+from tlcli.training.weight_averaging import WeightAverage
 
-Row = dict[str, float | int | str | None]
+HistoryRow = dict[str, float | int | str | None]
 
 READ_EVERY = 10
 """Steps between looks at the loss on devices that compute ahead: each look waits for them."""
@@ -37,7 +37,7 @@ class Diverged(Exception):
 
 
 @dataclass
-class Part:
+class PartialEpoch:
     """How much of an epoch is done: batches, images, the sums over them, and the epoch's rate."""
 
     lr: float
@@ -47,7 +47,7 @@ class Part:
     right: float = 0.0
 
 
-class Steps:
+class TrainingLoop:
     """The suffix in training: its optimizer, schedule and position.
 
     All that the next step depends on is here (`state_dict`), in the network's tensors, in
@@ -62,21 +62,21 @@ class Steps:
     """
 
     def __init__(
-        self, network: Network, n: int, schedule: Schedule, compute: Compute, seed: int
+        self, network: Network, n: int, schedule: TrainingConfig, compute: Compute, seed: int
     ) -> None:
         self.network, self.schedule, self.compute = network, schedule, compute
         set_dropout(network, schedule.dropout)
         self.suffix = network.suffix
         self.gradients = Gradients(self.suffix, schedule, compute)
         self.n, self.seed, self.epoch = n, seed, 0
-        self.part: Part | None = None
+        self.part: PartialEpoch | None = None
         self.on_step: Callable[[], None] = lambda: None
         self.batches = -(-n // schedule.batch_size)
         self.per_epoch = -(-self.batches // schedule.accumulate)
         self.average = (
             None
             if schedule.average == "none"
-            else Average(self.suffix, schedule.average, schedule.epochs, self.per_epoch)
+            else WeightAverage(self.suffix, schedule.average, schedule.epochs, self.per_epoch)
         )
         self.unread = torch.zeros(2, device=compute.device)
         self.curve: Curve = []
@@ -90,7 +90,7 @@ class Steps:
         half = self.compute.dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=half)
 
-    def epochs(self, train: Source, phase: str, reporter: Reporter) -> Iterator[Row]:
+    def epochs(self, train: FeatureSource, phase: str, reporter: Reporter) -> Iterator[HistoryRow]:
         """The epochs that are left; a row after each.
 
         While a row is looked at the network holds what is to be validated: the averaged tensors,
@@ -111,18 +111,18 @@ class Steps:
                 self.average.show(False)
             self.epoch += self.part is None
             row = {"phase": phase, **self._one(train, phase, reporter)}
-            level(self.suffix)
+            average_buffers(self.suffix)
             if self.average:
                 self.average.show(True)
-                level(self.suffix)  # the averaged statistics too
+                average_buffers(self.suffix)  # the averaged statistics too
             yield row
 
-    def _one(self, train: Source, phase: str, reporter: Reporter) -> Row:
+    def _one(self, train: FeatureSource, phase: str, reporter: Reporter) -> HistoryRow:
         started, epoch, n = time.perf_counter(), self.epoch, self.n
         order = self._order(train)
         if self.part is None:
             self._draw_anew(epoch)
-            self.part = Part(self.optimizer.param_groups[-1]["lr"])
+            self.part = PartialEpoch(self.optimizer.param_groups[-1]["lr"])
         self._set_modes()
         part, before = self.part, self.part.images
         ahead = self.compute.device.type != "cpu"
@@ -130,8 +130,8 @@ class Steps:
         accumulate = self.schedule.accumulate
         # The last group of an epoch may hold fewer batches.
         short = self.batches % accumulate or accumulate
-        batches = train.batches(*parts(order[before:], self.schedule.batch_size), epoch)
-        group: list[Batch] = []
+        batches = train.batches(*shard_batches(order[before:], self.schedule.batch_size), epoch)
+        group: list[TrainingBatch] = []
         for step, batch in enumerate(batches, part.batches + 1):
             group.append(batch)
             size = short if step > self.batches - short else accumulate
@@ -145,7 +145,7 @@ class Steps:
                 self._update()
                 group = []
                 # To read takes all processes, and only the first looks at its state.
-                if step < self.batches and (read or world() == 1):
+                if step < self.batches and (read or world_size() == 1):
                     self.on_step()
             reporter.progress(
                 task,
@@ -167,11 +167,11 @@ class Steps:
         """What is drawn in an epoch, dropout's masks too, depends on seed, epoch and process."""
         torch.manual_seed(self.seed * 100_003 + epoch + 7_919 * rank())
 
-    def _order(self, train: Source) -> Tensor:
+    def _order(self, train: FeatureSource) -> Tensor:
         """The epoch's images, int64 [n]."""
         draw = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         if self.schedule.balance == "sampler":
-            return balanced_order(train.labels, draw)
+            return sample_balanced(train.labels, draw)
         return torch.randperm(self.n, generator=draw)
 
     def _set_modes(self) -> None:
@@ -179,13 +179,13 @@ class Steps:
         stages = [s for s in self.network.stages[self.network.cut :] if list(s.parameters())]
         learning = unfrozen(self.schedule, max(self.epoch, 1), len(stages))
         set_mode(self.suffix, self.schedule.batchnorm)
-        thaw(stages, learning)
+        unfreeze(stages, learning)
 
     def _read(self) -> None:
         """Bring the sums up to date; waits for the device."""
         if self.part is None:
             return
-        loss, right = summed(self.unread).tolist()
+        loss, right = all_reduce_sum(self.unread).tolist()
         self.unread.zero_()
         if not math.isfinite(loss):
             where = f"epoch {self.epoch}, batch {self.part.batches}"
@@ -204,7 +204,7 @@ class Steps:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _find(self, train: Source, reporter: Reporter) -> None:
+    def _find(self, train: FeatureSource, reporter: Reporter) -> None:
         """Measure the learning rate, and put everything back as it was before."""
         before = {k: v.clone() for k, v in self.suffix.state_dict().items()}
         self._draw_anew(0)
@@ -214,15 +214,15 @@ class Steps:
 
         def step(x: Tensor, y: Tensor) -> float:
             total = next(totals)
-            sums = summed(self.gradients.add([(x, y)], 1, self.scaler, reporter, total))
+            sums = all_reduce_sum(self.gradients.add([(x, y)], 1, self.scaler, reporter, total))
             self._apply()
             return sums[0].item() / total
 
         try:
-            found, self.curve = find_rate(
+            found, self.curve = find_lr(
                 step,
                 # No epoch of the training has these views.
-                lambda number: train.batches(*parts(order, size), -1 - number),
+                lambda number: train.batches(*shard_batches(order, size), -1 - number),
                 self.optimizer,
                 reporter,
             )
@@ -233,9 +233,9 @@ class Steps:
 
     def state_dict(self) -> dict[str, Any]:
         """All but the network's tensors, between steps: tensors and plain values."""
-        if world() == 1:
+        if world_size() == 1:
             self._read()
-        drawn = random_state(self.compute)
+        drawn = get_rng_state(self.compute)
         return {
             "epoch": self.epoch,
             "part": self.part and {**asdict(self.part), "drawn": drawn},
@@ -255,8 +255,8 @@ class Steps:
         """
         self.epoch, part = state["epoch"], state["part"]
         if part is not None:
-            self.part = Part(**{k: v for k, v in part.items() if k != "drawn"})
-            set_random_state(self.compute, part["drawn"])
+            self.part = PartialEpoch(**{k: v for k, v in part.items() if k != "drawn"})
+            set_rng_state(self.compute, part["drawn"])
             if rank():  # that was the first process'
                 self._draw_anew(self.epoch)
         # A rate that was found is not looked for again.

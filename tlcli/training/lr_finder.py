@@ -23,7 +23,7 @@ GAIN = 0.1
 """Share by which the loss must fall for its slope to mean anything."""
 
 
-def find_rate(
+def find_lr(
     step: Callable[[Tensor, Tensor], float],
     batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]],
     optimizer: Optimizer,

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from tlcli.backbones.network import Network
-from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_config import TrainingConfig
 from tlcli.runtime.optim_import import optim
 
 FUSED = ("cpu", "cuda", "mps")
 
 
-def make_optimizer(network: Network, schedule: Schedule) -> optim.Optimizer:
+def make_optimizer(network: Network, schedule: TrainingConfig) -> optim.Optimizer:
     """Parameter groups by stage, earlier ones with smaller steps; no decay on vectors.
 
     One kernel updates all tensors of a kind where the device has such (the CPU too).
@@ -34,7 +34,7 @@ def make_optimizer(network: Network, schedule: Schedule) -> optim.Optimizer:
     return optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
-def rate_factor(schedule: Schedule, per_epoch: int) -> Callable[[int], float]:
+def rate_factor(schedule: TrainingConfig, per_epoch: int) -> Callable[[int], float]:
     """The learning rate at a step, as a share of the full one."""
     total = schedule.epochs * per_epoch
     warmup = min(max(1, round(schedule.warmup * per_epoch)) if schedule.warmup else 0, total)

@@ -10,24 +10,24 @@ from torch import Tensor, nn
 
 from tlcli.data.dataset import Sample
 from tlcli.data.loader import load_batches
-from tlcli.features.stage_features import Look
+from tlcli.features.stage_features import StageFeatures
 from tlcli.planning.evidence import Timing
-from tlcli.training.cpu_parallel import Lanes, Sums
-from tlcli.training.depthwise import quick_depthwise
+from tlcli.training.cpu_parallel import ParallelGradients, Sums
+from tlcli.training.depthwise import fast_depthwise
 
 STEP_BATCH = 4
 """Images of the training step that is timed, for each that is computed beside others."""
 
 
 @torch.no_grad()
-def measure_costs(look: Look, samples: Sequence[Sample]) -> Timing:
+def measure_costs(look: StageFeatures, samples: Sequence[Sample]) -> Timing:
     """What an image and a training step cost here; some of `samples` are computed for it.
 
     Where all of them were cached, what it came to when they were computed.
     """
     batch = look.forward.compute.batch_size
     enough = batch * look.forward.compute.workers
-    known = look.shelves[-1].remarks if not look.computed and look.shelves else {}
+    known = look.tables[-1].remarks if not look.computed and look.tables else {}
     with suppress(KeyError, TypeError):  # of another version, or none
         return Timing(**known["costs"])
     if look.computed < 2 * enough:
@@ -44,13 +44,13 @@ def measure_costs(look: Look, samples: Sequence[Sample]) -> Timing:
     share = {s.name: sum(spent[: i + 1]) / total for i, s in enumerate(look.stages)}
     step, step_image = _step_costs(look)
     timing = Timing(look.seconds / max(1, look.computed), share, step, step_image)
-    if look.shelves:
-        look.shelves[-1].remark("costs", asdict(timing))
+    if look.tables:
+        look.tables[-1].remark("costs", asdict(timing))
     return timing
 
 
 @torch.enable_grad()
-def _step_costs(look: Look) -> tuple[float, float]:
+def _step_costs(look: StageFeatures) -> tuple[float, float]:
     """Seconds of a training step of everything: the fixed part, and that of each image.
 
     In eval mode, so that no running statistics move; the weights do not change.
@@ -60,10 +60,10 @@ def _step_costs(look: Look) -> tuple[float, float]:
     parameters = list(stages.parameters())
     frozen = [p for p in parameters if not p.requires_grad]
     stages.requires_grad_(True)
-    lanes = Lanes(stages, compute)
+    lanes = ParallelGradients(stages, compute)
 
     def gradients(x: Tensor, _: Tensor) -> Sums:
-        with compute.autocast(), quick_depthwise(compute):
+        with compute.autocast(), fast_depthwise(compute):
             loss = stages(x).float().mean()
         return torch.autograd.grad(loss, parameters, allow_unused=True), loss.detach()
 

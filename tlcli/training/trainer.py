@@ -12,27 +12,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tlcli.backbones.network import Network
-from tlcli.features.buffer import AT_ONCE
-from tlcli.features.sources import Remembered, Source
+from tlcli.features.buffer import ROWS_AT_ONCE
+from tlcli.features.sources import CachedFeatures, FeatureSource
 from tlcli.metrics.classification import BY_CLASS
-from tlcli.planning.training_config import Schedule
+from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.collectives import told
-from tlcli.runtime.distributed.process_group import watched
-from tlcli.text import duration
+from tlcli.runtime.distributed.collectives import broadcast_from_first
+from tlcli.runtime.distributed.process_group import iterate_watching_peers
+from tlcli.text import format_duration
 from tlcli.training.class_balance import class_weights
 from tlcli.training.logistic_regression import Solution, solve
-from tlcli.training.loop import Diverged, Row, Steps
+from tlcli.training.loop import Diverged, HistoryRow, TrainingLoop
 from tlcli.training.lr_finder import Curve
 from tlcli.training.validation import key_of, validate
 
-NOTHING = (-math.inf, -math.inf)
+UNVALIDATED = (-math.inf, -math.inf)
 """The key of a network that has not been validated."""
 
 
 @dataclass
-class Fit:
+class FitResult:
     """What a training phase came to.
 
     Attributes:
@@ -54,7 +54,7 @@ class Fit:
     history: list[dict[str, float | int | str | None]] = field(default_factory=list)
     best_epoch: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
-    best_key: tuple[float, float] = NOTHING
+    best_key: tuple[float, float] = UNVALIDATED
     worse: int = 0
     stopped: str = "finished"
     problem: str = ""
@@ -71,21 +71,21 @@ Keep = Callable[[Callable[[], State], str], None]
 
 def fit(
     network: Network,
-    train: Source,
-    val: Source | None,
-    schedule: Schedule,
+    train: FeatureSource,
+    val: FeatureSource | None,
+    schedule: TrainingConfig,
     compute: Compute,
     *,
     phase: str,
     seed: int,
     reporter: Reporter,
-    to_beat: tuple[float, float] = NOTHING,
+    to_beat: tuple[float, float] = UNVALIDATED,
     on_best: Callable[[], None] = lambda: None,
-    on_row: Callable[[Row], None] = lambda _: None,
+    on_row: Callable[[HistoryRow], None] = lambda _: None,
     keep: Keep = lambda _make, _when: None,
     state: State | None = None,
     known: bool = False,
-) -> Fit:
+) -> FitResult:
     """Train the suffix on the activations of `train`; keep the best epoch by a metric on `val`.
 
     Without images in `val` the last epoch counts as the best. Ctrl-C and a loss that is no
@@ -106,11 +106,11 @@ def fit(
     def copies() -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in trained.items()}
 
-    result, before, epochs, steps = Fit(best=copies(), best_key=to_beat), 0.0, 1, None
+    result, before, epochs, steps = FitResult(best=copies(), best_key=to_beat), 0.0, 1, None
     if schedule.optimizer == "lbfgs":
         rows = _solve_head(network, train, result, schedule, phase, seed, reporter)
     else:
-        steps, epochs = Steps(network, len(train), schedule, compute, seed), schedule.epochs
+        steps, epochs = TrainingLoop(network, len(train), schedule, compute, seed), schedule.epochs
         if state is not None:
             before = _restore(state, trained, result, steps)
         steps.on_step = lambda: keep(snapshot, "step")
@@ -118,7 +118,7 @@ def fit(
     started = time.perf_counter() - before
     # Remembered val codes are of fp32, as the metrics are; to compute all of val so takes twice as
     # long in every epoch.
-    judge = compute.reference() if isinstance(val, Remembered) else compute
+    judge = compute.reference() if isinstance(val, CachedFeatures) else compute
 
     if known and state is None:
         figures = validate(suffix, val, schedule.metric, judge)
@@ -133,7 +133,7 @@ def fit(
     if schedule.patience and result.worse >= schedule.patience:
         result.stopped, rows = "early", iter(())
     try:
-        for row in watched(rows):
+        for row in iterate_watching_peers(rows):
             figures = validate(suffix, val, schedule.metric, judge)
             loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):
@@ -172,7 +172,9 @@ def fit(
     return result
 
 
-def _state(trained: dict[str, Tensor], result: Fit, steps: Steps, seconds: float) -> State:
+def _state(
+    trained: dict[str, Tensor], result: FitResult, steps: TrainingLoop, seconds: float
+) -> State:
     """The trained tensors as they are and as they were best (None: as they are), and the rest."""
     same = all(torch.equal(v.cpu(), result.best[k]) for k, v in trained.items())
     return {
@@ -188,7 +190,9 @@ def _state(trained: dict[str, Tensor], result: Fit, steps: Steps, seconds: float
 
 
 @torch.no_grad()
-def _restore(state: State, trained: dict[str, Tensor], result: Fit, steps: Steps) -> float:
+def _restore(
+    state: State, trained: dict[str, Tensor], result: FitResult, steps: TrainingLoop
+) -> float:
     """Put everything back as it was when `_state` was taken; the seconds that had passed."""
     for name, tensor in trained.items():
         tensor.copy_(state["now"][name])
@@ -200,7 +204,7 @@ def _restore(state: State, trained: dict[str, Tensor], result: Fit, steps: Steps
     return float(state["seconds"])
 
 
-def _kept_line(result: Fit, patience: int) -> str:
+def _kept_line(result: FitResult, patience: int) -> str:
     """Which epoch the network holds, and why there were no more."""
     early = f"no better for {patience} epochs, so it stops; " if result.stopped == "early" else ""
     kept = "what it began with" if result.best_epoch is None else f"epoch {result.best_epoch}"
@@ -214,11 +218,11 @@ def _val_text(row: Mapping[str, Any], metric: str) -> str:
     return f"val {row['val_top1']:.1%} (loss {row['val_loss']:.3f}{chosen})"
 
 
-def _epoch_line(row: Row, epochs: int, metric: str) -> str:
+def _epoch_line(row: HistoryRow, epochs: int, metric: str) -> str:
     """An epoch's outcome for a person."""
     epoch, seconds = int(row["epoch"] or 1), float(row["seconds"] or 0.0)
     remaining = seconds / epoch * (epochs - epoch)
-    left = f", about {duration(remaining)} left" if remaining >= 5 else ""
+    left = f", about {format_duration(remaining)} left" if remaining >= 5 else ""
     val = "" if row["val_top1"] is None else f", {_val_text(row, metric)}"
     return (
         f"epoch {epoch}/{epochs}: train {row['train_top1']:.1%} "
@@ -228,18 +232,18 @@ def _epoch_line(row: Row, epochs: int, metric: str) -> str:
 
 def _solve_head(
     network: Network,
-    train: Source,
-    result: Fit,
-    schedule: Schedule,
+    train: FeatureSource,
+    result: FitResult,
+    schedule: TrainingConfig,
     phase: str,
     seed: int,
     reporter: Reporter,
-) -> Iterator[Row]:
+) -> Iterator[HistoryRow]:
     """Set the final layer to the optimum of a linear head; one row."""
-    if not isinstance(train, Remembered):
+    if not isinstance(train, CachedFeatures):
         raise TypeError("a head is solved on remembered codes")
     codes = train.own().flatten(2)
-    if not all(part.isfinite().all() for part in codes.split(AT_ONCE)):
+    if not all(part.isfinite().all() for part in codes.split(ROWS_AT_ONCE)):
         raise Diverged("some activations at the cut are no finite numbers")
     started = time.perf_counter()
     layer = network.final
@@ -254,7 +258,7 @@ def _solve_head(
         seed=seed,
         class_weights=class_weights(train.labels, n_classes) if weighted else None,
     )
-    solution = Solution(**told(lambda: vars(solved())))
+    solution = Solution(**broadcast_from_first(lambda: vars(solved())))
     result.strength = solution.strength
     with torch.no_grad():
         layer.weight.copy_(solution.weight)

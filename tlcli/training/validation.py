@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.backbones.network import final_layer
-from tlcli.features.sources import Source
+from tlcli.features.sources import FeatureSource
 from tlcli.metrics.classification import BY_CLASS, by_class
 from tlcli.runtime.device import Compute, to_device
-from tlcli.runtime.distributed.sharding import share, whole
-from tlcli.runtime.memory import Room
+from tlcli.runtime.distributed.sharding import gather_rows, shard_indices
+from tlcli.runtime.memory import BatchLimit
 
 
 def n_outputs(suffix: nn.Module) -> int:
@@ -20,21 +20,23 @@ def n_outputs(suffix: nn.Module) -> int:
 
 
 @torch.no_grad()
-def outputs(module: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
+def forward_all(
+    module: nn.Module, source: FeatureSource, compute: Compute
+) -> tuple[Tensor, Tensor]:
     """What `module` makes of a source's activations, float32 [n, ...], and labels, int64 [n].
 
     In eval mode; both on the CPU.
     """
     module.eval()
-    made, labels, room = [], [], Room()
+    made, labels, room = [], [], BatchLimit()
     n, size = len(source), compute.batch_size
-    for x, y in source.batches(share(n, size), size):
+    for x, y in source.batches(shard_indices(n, size), size):
         made.append(_rows(module, x, compute, room))
         labels.append(y)
-    return whole(torch.cat(made), n, size), whole(torch.cat(labels), n, size)
+    return gather_rows(torch.cat(made), n, size), gather_rows(torch.cat(labels), n, size)
 
 
-def _rows(module: nn.Module, x: Tensor, compute: Compute, room: Room) -> Tensor:
+def _rows(module: nn.Module, x: Tensor, compute: Compute, room: BatchLimit) -> Tensor:
     """`module` of `x`, float32 on the CPU; in parts where memory runs out."""
     try:
         with compute.autocast():
@@ -45,21 +47,23 @@ def _rows(module: nn.Module, x: Tensor, compute: Compute, room: Room) -> Tensor:
     return _rows(module, x, compute, room)
 
 
-def answers(suffix: nn.Module, source: Source, compute: Compute) -> tuple[Tensor, Tensor]:
+def predict_logits(
+    suffix: nn.Module, source: FeatureSource, compute: Compute
+) -> tuple[Tensor, Tensor]:
     """Logits, float32 [n, classes], and labels, int64 [n], both on the CPU; eval mode."""
     if not len(source):
         return torch.empty(0, n_outputs(suffix)), torch.empty(0, dtype=torch.int64)
-    return outputs(suffix, source, compute)
+    return forward_all(suffix, source, compute)
 
 
 def validate(
-    suffix: nn.Module, val: Source | None, metric: str, compute: Compute
+    suffix: nn.Module, val: FeatureSource | None, metric: str, compute: Compute
 ) -> dict[str, float | None]:
     """Mean cross entropy, top-1 and the metric that the best epoch is told by."""
     figures: dict[str, float | None] = {"val_loss": None, "val_top1": None, f"val_{metric}": None}
     if val is None or not len(val):
         return figures
-    logits, labels = answers(suffix, val, compute)
+    logits, labels = predict_logits(suffix, val, compute)
     said = logits.argmax(1)
     figures["val_loss"] = F.cross_entropy(logits, labels).item()
     figures["val_top1"] = (said == labels).float().mean().item()

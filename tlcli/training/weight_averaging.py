@@ -12,7 +12,7 @@ SLOWEST = 0.9998
 """Decay of the forgetting mean at most: its memory is an epoch, at most 5,000 steps."""
 
 
-class Average:
+class WeightAverage:
     """The mean of a network's tensors over its steps, BatchNorm's statistics included.
 
     The statistics are averaged as the weights are: they follow the batches of the same steps, so

@@ -94,7 +94,7 @@ class Format:
     graph: bool = True
 
 
-def choose(
+def choose_format(
     to: str | None, output: Path | None, input_name: str | None, folder: Path
 ) -> tuple[str, str, Path]:
     """The format, the input and the file that `--to`, `--input` and `--output` come to.

@@ -8,7 +8,7 @@ from typing import Any
 
 from tlcli.artifacts.bundle import BundleMeta
 from tlcli.backbones.weights import licence
-from tlcli.text import shown
+from tlcli.text import printable
 
 CARD = "MODEL_CARD.md"
 
@@ -22,7 +22,7 @@ _LIMITS = """\
 """
 
 
-def card(meta: BundleMeta, run: Mapping[str, Any]) -> str:
+def model_card(meta: BundleMeta, run: Mapping[str, Any]) -> str:
     """The page as Markdown; every name in it is escaped, and missing facts are said to be unknown.
 
     Args:
@@ -62,7 +62,7 @@ def escaped(text: object) -> str:
 
     No marks, no HTML, and no links made of bare addresses.
     """
-    plain = html.escape(shown(str(text)), quote=False)
+    plain = html.escape(printable(str(text)), quote=False)
     return re.sub(r"([\\`*_\[\]|~$:@#!]|(?<=www)\.)", r"\\\1", plain, flags=re.IGNORECASE)
 
 

@@ -87,7 +87,7 @@ _PARTS = {
 }
 
 
-def script(subject: Subject, to: str, file: Path) -> str:
+def run_script(subject: Subject, to: str, file: Path) -> str:
     """The script for an export in format `to` at `file`, beside which it is to lie."""
     needs, imports, setup, run = _PARTS[to] if to in _PARTS else _state_dict(subject, file)
     return _SCRIPT.format(
@@ -144,7 +144,7 @@ def _state_dict(subject: Subject, file: Path) -> tuple[str, list[str], str, str]
 def _torchvision(subject: Subject) -> str:
     """The call that builds the network in plain torchvision."""
     meta = subject.meta
-    family = catalogue.find(meta.backbone).family
+    family = catalogue.find_entry(meta.backbone).family
     crop = meta.preprocessing.crop
     # the two families whose tensors depend on the size of the image
     sized: dict[str, dict[str, object]] = {

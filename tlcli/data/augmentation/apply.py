@@ -9,7 +9,7 @@ from tlcli.data.augmentation.spec import Augmentation, random_box
 from tlcli.data.preprocessing import INTERPOLATIONS, Preprocessing, to_tensor
 
 
-def augmented(
+def augment_image(
     image: Image.Image, pre: Preprocessing, aug: Augmentation, rng: random.Random
 ) -> torch.Tensor:
     """A random view of an RGB picture, as uint8 [3, crop, crop].
@@ -17,7 +17,7 @@ def augmented(
     Draws from `rng` alone, so that a view depends on its seed and not on threads or order.
     """
     if aug.scale is None:
-        view = pre.centre(image)
+        view = pre.center(image)
     else:
         box = random_box(image.size, aug.scale, aug.ratio, rng)
         view = image.resize((pre.crop, pre.crop), INTERPOLATIONS[pre.interpolation], box)
@@ -28,10 +28,10 @@ def augmented(
     mean = tuple(min(255, max(0, round(255 * value))) for value in pre.mean)
     if aug.more:
         from tlcli.data.augmentation.transforms import (
-            transformed,  # torchvision takes seconds to import
+            apply_transforms,  # torchvision takes seconds to import
         )
 
-        view = transformed(view, angle, aug, mean, rng)
+        view = apply_transforms(view, angle, aug, mean, rng)
     elif angle:
         view = view.rotate(angle, Image.Resampling.BILINEAR, fillcolor=mean)
     return to_tensor(view)

@@ -57,7 +57,7 @@ def _affine(
     return moved
 
 
-def _colour(change: Callable[..., Any]) -> Operation:
+def _color(change: Callable[..., Any]) -> Operation:
     return Operation(lambda v, m, _: change(v, 1 + m), rand=0.9, trivial=0.99, signed=True)
 
 
@@ -76,10 +76,10 @@ OPERATIONS: Mapping[str, Operation] = {
         trivial=135,
         signed=True,
     ),
-    "Brightness": _colour(F.adjust_brightness),
-    "Color": _colour(F.adjust_saturation),
-    "Contrast": _colour(F.adjust_contrast),
-    "Sharpness": _colour(F.adjust_sharpness),
+    "Brightness": _color(F.adjust_brightness),
+    "Color": _color(F.adjust_saturation),
+    "Contrast": _color(F.adjust_contrast),
+    "Sharpness": _color(F.adjust_sharpness),
     "Posterize": Operation(lambda v, m, _: F.posterize(v, round(m)), least=8, rand=4, trivial=2),
     "Solarize": Operation(lambda v, m, _: F.solarize(v, 255 * m), least=1, rand=0, trivial=0),
     "AutoContrast": Operation(lambda v, _, __: F.autocontrast(v)),

@@ -27,7 +27,7 @@ class Mixing:
 
 
 def make_mixing(values: Mapping[str, float]) -> Mixing | None:
-    """The mixing that `values` of `tlcli.data.augmentation.presets.parse` ask for; None for none."""
+    """Return the mixing that `values` (of `presets.parse`) ask for; None for none."""
     mixing = Mixing(values.get("mixup", 0.0), values.get("cutmix", 0.0))
     return mixing if mixing != Mixing() else None
 

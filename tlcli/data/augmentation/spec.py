@@ -59,7 +59,7 @@ class Augmentation:
 def make_augmentation(
     values: Mapping[str, float], colours: Colours | None = None
 ) -> Augmentation | None:
-    """The views that `values` of `tlcli.data.augmentation.presets.parse` ask for; None for plain ones.
+    """Return the views that `values` (of `presets.parse`) ask for; None for plain ones.
 
     What they say of mixing is left to `tlcli.data.augmentation.mixup`.
     """

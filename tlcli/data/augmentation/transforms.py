@@ -17,7 +17,7 @@ ERASED, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 """Share of the view that is erased, and its width over height (Zhong et al. 2017)."""
 
 
-def transformed(
+def apply_transforms(
     view: Image.Image,
     angle: float,
     aug: Augmentation,
@@ -39,7 +39,7 @@ def transformed(
     if aug.grey and rng.random() < aug.grey:
         view = F.to_grayscale(view, num_output_channels=3)
     if aug.pca:
-        view = shifted(view, aug.colours, aug.pca, rng)
+        view = shift_colors(view, aug.colours, aug.pca, rng)
     # last, as `fill` is to stay the colour that it is
     if angle or aug.translate or aug.shear:
         view = _moved(view, angle, aug, fill, rng)
@@ -82,7 +82,7 @@ def _jittered(view: Image.Image, aug: Augmentation, rng: random.Random) -> Image
     return view
 
 
-def shifted(
+def shift_colors(
     view: Image.Image, colours: Colours | None, deviation: float, rng: random.Random
 ) -> Image.Image:
     """An RGB view with one colour added to all of its pixels.

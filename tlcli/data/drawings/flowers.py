@@ -65,9 +65,9 @@ def daisy(frame: Frame, rng: random.Random) -> None:
     stem(frame, rng, 0.07)
     ring(frame, rng, count, (0.2, 0.8, rng.uniform(0.1, 0.15), 0.55), shade(colour, 0.88))
     ring(frame, rng, count, (0.2, 0.76, 0.09, 0.55), colour)
-    centre = rng.uniform(0.24, 0.32)
-    frame.disc(0, 0.02, centre, (190, 126, 16))
-    seeds(frame, rng, centre, 60, ((246, 200, 40), (232, 172, 24)))
+    center = rng.uniform(0.24, 0.32)
+    frame.disc(0, 0.02, center, (190, 126, 16))
+    seeds(frame, rng, center, 60, ((246, 200, 40), (232, 172, 24)))
 
 
 def sunflower(frame: Frame, rng: random.Random) -> None:
@@ -76,9 +76,9 @@ def sunflower(frame: Frame, rng: random.Random) -> None:
     stem(frame, rng, 0.12)
     ring(frame, rng, count, (0.35, 0.68, 0.14, 1.0), shade(colour, 0.8))
     ring(frame, rng, count, (0.35, 0.58, 0.12, 1.0), colour)
-    centre = rng.uniform(0.42, 0.54)
-    frame.disc(0, 0, centre, (66, 38, 18))
-    seeds(frame, rng, centre, 150, ((98, 60, 26), (48, 28, 16), (130, 84, 34)))
+    center = rng.uniform(0.42, 0.54)
+    frame.disc(0, 0, center, (66, 38, 18))
+    seeds(frame, rng, center, 150, ((98, 60, 26), (48, 28, 16), (130, 84, 34)))
 
 
 def rose(frame: Frame, rng: random.Random) -> None:

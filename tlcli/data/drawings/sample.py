@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from tlcli.data.drawings.flowers import FLOWERS, Frame
 from tlcli.data.drawings.scenery import background
 from tlcli.errors import UserError
-from tlcli.text import shown
+from tlcli.text import printable
 
 FINER = 2  # drawn this many times larger, then reduced: Pillow draws without antialiasing
 README = """\
@@ -65,7 +65,7 @@ def draw_sample(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
-            raise UserError(f"{shown(directory)} is not empty", "name a new folder")
+            raise UserError(f"{printable(directory)} is not empty", "name a new folder")
         (directory / "README.txt").write_text(README, encoding="utf-8")
         for name in FLOWERS:
             (directory / name).mkdir()
@@ -74,6 +74,6 @@ def draw_sample(
                 image.save(directory / name / f"{name}-{index + 1:03}.jpg", quality=88)
     except OSError as error:
         raise UserError(
-            f"{shown(directory)} cannot be written: {error.strerror}", "name another folder"
+            f"{printable(directory)} cannot be written: {error.strerror}", "name another folder"
         ) from error
     return sorted(FLOWERS)

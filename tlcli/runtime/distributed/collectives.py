@@ -15,71 +15,71 @@ import torch
 from torch import Tensor
 
 from tlcli.runtime.distributed.process_group import (
-    alone,
-    first,
-    first_here,
-    local,
+    detect_lost_peers,
+    is_local_rank0,
+    is_rank0,
     rank,
-    talking,
-    world,
+    single_process,
+    torchrun_variable,
+    world_size,
 )
 
 T = TypeVar("T")
 
 
-def told(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def broadcast_from_first(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `make` gives the first process, the only one that calls it: tensors and JSON by name."""
-    if world() == 1:
+    if world_size() == 1:
         return make()
     plain, tensors = b"", b""
-    if first():
-        with alone():
+    if is_rank0():
+        with single_process():
             made = make()
         held = {k: v.detach().cpu().contiguous() for k, v in made.items() if isinstance(v, Tensor)}
         plain = json.dumps({k: v for k, v in made.items() if k not in held}).encode()
         tensors = safetensors.torch.save(held)
-    with talking():
+    with detect_lost_peers():
         plain, tensors = _send(plain, 0), _send(tensors, 0)
-    return made if first() else json.loads(plain) | safetensors.torch.load(tensors)
+    return made if is_rank0() else json.loads(plain) | safetensors.torch.load(tensors)
 
 
-def by_first(do: Callable[[], None]) -> None:
+def run_on_rank0(do: Callable[[], None]) -> None:
     """`do` in the first process; the others wait until it is done."""
 
     def done() -> dict[str, Any]:
         do()
         return {}
 
-    told(done)
+    broadcast_from_first(done)
 
 
-def gathered(own: Any) -> list[Any]:
+def all_gather(own: Any) -> list[Any]:
     """What each process has, JSON, in the order of their ranks."""
-    if world() == 1:
+    if world_size() == 1:
         return [own]
-    with talking():
+    with detect_lost_peers():
         data = json.dumps(own).encode()
-        return [json.loads(_send(data, source)) for source in range(world())]
+        return [json.loads(_send(data, source)) for source in range(world_size())]
 
 
-def union(own: dict[Path, str]) -> dict[Path, str]:
+def all_gather_dict(own: dict[Path, str]) -> dict[Path, str]:
     """What any process has, by path."""
-    if world() == 1:
+    if world_size() == 1:
         return own
-    everyone = gathered({str(path): why for path, why in own.items()})
+    everyone = all_gather({str(path): why for path, why in own.items()})
     return {Path(path): why for one in everyone for path, why in one.items()}
 
 
-def fair(amount: int) -> int:
+def smallest_share(amount: int) -> int:
     """Of an amount that a machine has, what each of its processes may take: everywhere the same."""
-    amount //= local("LOCAL_WORLD_SIZE", 1)
-    return min(gathered(amount))
+    amount //= torchrun_variable("LOCAL_WORLD_SIZE", 1)
+    return min(all_gather(amount))
 
 
-def in_turn(make: Callable[[], T]) -> T:
+def local_rank_first(make: Callable[[], T]) -> T:
     """`make` by each machine's first process before the others: what it downloads is there then."""
-    made = make() if first_here() else None
-    gathered(None)
+    made = make() if is_local_rank0() else None
+    all_gather(None)
     return make() if made is None else made
 
 

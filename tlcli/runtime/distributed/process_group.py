@@ -6,7 +6,7 @@ that nothing else asks whether there are others.
 
 A process that ends badly closes its connections, by which the others notice, and torchrun sends
 SIGTERM to those on every machine. Whichever comes first, the first process takes it as Ctrl-C
-(`Lost`), saves what was best so far, and says why; the others end silently.
+(`PeerLost`), saves what was best so far, and says why; the others end silently.
 """
 
 import os
@@ -33,11 +33,11 @@ _TOLD = "tlcli/told"
 T = TypeVar("T")
 
 
-class Lost(KeyboardInterrupt):
+class PeerLost(KeyboardInterrupt):
     """Another process of the job ended, so this one ends as an interrupted one does."""
 
 
-class Silent(Reporter):
+class SilentReporter(Reporter):
     """For all processes but the first."""
 
     def warn(self, text: str) -> None:
@@ -47,7 +47,7 @@ class Silent(Reporter):
 @dataclass
 class _Job:
     rank: int
-    world: int
+    world_size: int
     store: Any
     ending: bool = False  # whoever ends talks to nobody any more
     lost: bool = False
@@ -65,7 +65,7 @@ def _environment() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def local(name: str, without: int) -> int:
+def torchrun_variable(name: str, without: int) -> int:
     """What torchrun says of this machine; `without` it something else."""
     return int(os.environ.get(name, without)) if _job else without
 
@@ -75,28 +75,28 @@ def rank() -> int:
     return _job.rank if _job else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes there are to talk to, this one included."""
-    return 1 if _job is None or _job.ending or _job.solo else _job.world
+    return 1 if _job is None or _job.ending or _job.solo else _job.world_size
 
 
-def first() -> bool:
+def is_rank0() -> bool:
     """Whether it is for this process to write and to speak."""
     return rank() == 0
 
 
-def first_here() -> bool:
+def is_local_rank0() -> bool:
     """Whether this is its machine's first process."""
-    return local("LOCAL_RANK", 0) == 0
+    return torchrun_variable("LOCAL_RANK", 0) == 0
 
 
-def speaks() -> bool:
-    """As `first`, outside of `joined` too."""
+def launched_as_rank0() -> bool:
+    """As `is_rank0`, outside of `process_group` too."""
     return _environment()[0] == 0
 
 
 @contextmanager
-def joined(reporter: Reporter) -> Iterator[Reporter]:
+def process_group(reporter: Reporter) -> Iterator[Reporter]:
     """Be one of torchrun's processes in the block; gives the reporter that is this one's.
 
     Raises:
@@ -115,21 +115,21 @@ def joined(reporter: Reporter) -> Iterator[Reporter]:
     job = _job = _Job(rank, world, store)
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {s: signal.signal(s, _stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, _handle_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield reporter if first() else Silent()
+        yield reporter if is_rank0() else SilentReporter()
     except (KeyboardInterrupt, SystemExit):
         raise_if_lost()
         raise
     except UserError as error:
-        # From here on `_stop` does nothing: torchrun's SIGTERM must not cut the message off.
+        # From here on signals do nothing: torchrun's SIGTERM must not cut the message off.
         job.ending = True
-        if not job.lost and not _claim(job):
+        if not job.lost and not _claim_last_word(job):
             raise SystemExit(error.exit_code) from error
         raise
     except Exception:
         job.ending = True
-        _claim(job)
+        _claim_last_word(job)
         raise
     if not job.ending:
         dist.destroy_process_group()
@@ -138,7 +138,7 @@ def joined(reporter: Reporter) -> Iterator[Reporter]:
         _job = None
 
 
-def _claim(job: _Job) -> bool:
+def _claim_last_word(job: _Job) -> bool:
     """Whether this process is the first to say why the job ends."""
     try:
         return int(job.store.add(_TOLD, 1)) == 1
@@ -146,24 +146,24 @@ def _claim(job: _Job) -> bool:
         return job.rank == 0
 
 
-def _stop(number: int, frame: Any) -> None:  # noqa: ARG001
+def _handle_signal(number: int, frame: Any) -> None:  # noqa: ARG001
     """SIGINT and SIGTERM: the first process goes on to save what there is, the others end."""
     if _job is not None and not _job.ending:
         if number == signal.SIGTERM:
-            _lose(_job)
+            _peer_lost(_job)
         _job.ending = True
         if _job.rank:
             raise SystemExit(128 + number)
-        _claim(_job)
+        _claim_last_word(_job)
         raise KeyboardInterrupt
 
 
-def _lose(job: _Job) -> None:
+def _peer_lost(job: _Job) -> None:
     job.ending = job.lost = True
     if job.rank:
         raise SystemExit(1)
-    job.silent = not _claim(job)
-    raise Lost
+    job.silent = not _claim_last_word(job)
+    raise PeerLost
 
 
 def raise_if_lost(kept: str = "") -> None:
@@ -180,7 +180,7 @@ def raise_if_lost(kept: str = "") -> None:
             _job.store.wait([_TOLD], _WORD)
             raise SystemExit(1)
         except RuntimeError:  # the first process is the one that died
-            _claim(_job)
+            _claim_last_word(_job)
     elif _job.silent:
         raise SystemExit(1)
     raise UserError(
@@ -190,7 +190,7 @@ def raise_if_lost(kept: str = "") -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """What is done in the block is done by this process, as if there were no other."""
     if _job is None:
         yield
@@ -201,38 +201,39 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def talking() -> Iterator[None]:
+def detect_lost_peers() -> Iterator[None]:
     """Take a connection that broke for what it means."""
     try:
         yield
     except RuntimeError as error:
         gone = "gloo" in str(error) or isinstance(error, torch.distributed.DistError)
-        if _job is None or world() == 1 or not gone:
+        if _job is None or world_size() == 1 or not gone:
             raise
         time.sleep(1)  # a signal on its way says more, and is acted on here
-        _lose(_job)
+        _peer_lost(_job)
 
 
-def watched(items: Iterator[T]) -> Iterator[T]:
+def iterate_watching_peers(items: Iterator[T]) -> Iterator[T]:
     """`items`, whose making talks to other processes (DDP's backward pass does)."""
-    with talking():
+    with detect_lost_peers():
         yield from items
 
 
-def placed(device: torch.device) -> torch.device:
+def assign_device(device: torch.device) -> torch.device:
     """A CUDA device of its own for each process of a machine; the CPU is everyone's.
 
     Raises:
         UserError: there are not as many, or they cannot work together.
     """
-    if world() == 1 or device.type == "cpu":
+    if world_size() == 1 or device.type == "cpu":
         return device
     if device.type != "cuda":
         raise UserError(f"--device {device}: several processes need cpu or cuda")
-    here, there = local("LOCAL_RANK", 0), torch.cuda.device_count()
+    here, there = torchrun_variable("LOCAL_RANK", 0), torch.cuda.device_count()
     if here >= there:
         raise UserError(
-            f"{local('LOCAL_WORLD_SIZE', 1)} processes on a machine with {there} CUDA devices",
+            f"{torchrun_variable('LOCAL_WORLD_SIZE', 1)} processes on a machine with {there} "
+            "CUDA devices",
             f"--nproc-per-node {there}, or --device cpu",
         )
     torch.cuda.set_device(here)

@@ -1,0 +1,450 @@
+"""Exports of real bundles: every file is run by its own runtime, and its script by itself."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+import tlcli as package
+from tests.fakes import RecordingReporter
+from tlcli.artifacts import bundle
+from tlcli.artifacts.export import formats
+from tlcli.artifacts.export.formats import FORMATS, INPUTS, Subject
+from tlcli.artifacts.export.graph import fitted
+from tlcli.artifacts.export.model_card import escaped, model_card
+from tlcli.artifacts.export.parity import PICTURES, compare
+from tlcli.backbones.build import build
+from tlcli.backbones.network import build_network
+from tlcli.backbones.weights import licence
+from tlcli.data.preprocessing import Preprocessing, to_tensor
+from tlcli.errors import UsageError, UserError
+from tlcli.inference.load import load, open_bundle
+from tlcli.recipes.export import export, find_pictures
+from tlcli.recipes.finetune import finetune
+
+SUFFIXES = [suffix for f in FORMATS.values() for suffix in f.suffixes]
+HOSTILE = ("<script>alert(1)</script>", "a|b `c` *d* [e](http://f)", "g\n# h\x1b[31m")
+
+
+def save_network(path, name, *, cut="none", dropped=False, **changes):
+    """A bundle of an untrained network."""
+    torch.manual_seed(0)
+    classes = changes.pop("classes", ("a", "b", "c"))
+    network = build_network(build(name), cut=cut, dropped=dropped, n_classes=len(classes))
+    torch.nn.init.normal_(network.final.weight)
+    meta = bundle.BundleMeta(
+        backbone=name, cut=cut, dropped=dropped, classes=classes,
+        preprocessing=network.backbone.preprocessing, plan={}, metrics={}, dataset="", seed=0,
+        versions={}, weights="none",
+    )  # fmt: skip
+    bundle.save(path, network.tensors(), replace(meta, **changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, flowers):
+    """A finished run of a network so small that every kind of export takes a moment."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    return finetune(flowers, model="lenet5", epochs=2, output=folder).bundle
+
+
+@pytest.fixture(scope="module")
+def pictures(flowers):
+    return sorted(flowers.glob("*/*.jpg"))[::8]
+
+
+def answers_of(script, *images, cwd):
+    """What a stored script prints, in a process of its own that is not in the repository."""
+    done = subprocess.run(
+        [sys.executable, script, *images], cwd=cwd, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def answers_here(monkeypatch, capsys):
+    """The same in this process, where torch is imported already: for what differs little."""
+
+    def run(script, *images):
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, images)])
+        capsys.readouterr()
+        runpy.run_path(str(script))
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return run
+
+
+def agree(answers, model, images, limit):
+    expected = load(model).predict(images)
+    assert [a["path"] for a in answers] == [str(i) for i in images]
+    assert [a["label"] for a in answers] == [e.label for e in expected]
+    for a, e in zip(answers, expected, strict=True):
+        assert a["probability"] == pytest.approx(e.probability, abs=limit)
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".bin", ""])
+@pytest.mark.parametrize("to", FORMATS)
+def test_every_pair_of_format_and_extension(tlcli, small, tmp_path, to, suffix):
+    output = tmp_path / f"model{suffix}"
+    result = tlcli("export", small, "--to", to, "--output", output)
+    if suffix not in FORMATS[to].suffixes:
+        assert result.exit_code == 2
+        assert str(output) in result.stderr
+        assert not list(tmp_path.iterdir())
+        return
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{output}\n"
+    assert "differ from the bundle's by at most" in result.stderr
+    network, meta = open_bundle(small)
+    subject = Subject(meta, network, "image" if FORMATS[to].graph else "pixels")
+    side = meta.preprocessing.crop
+    images = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8)
+    parity = compare(subject, FORMATS[to].open(subject, output), [images])
+    assert parity.difference < 1e-5
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_extension_names_the_format(suffix, tmp_path):
+    to, _, _ = formats.choose_format(None, tmp_path / f"x{suffix}", None, tmp_path)
+    assert suffix in FORMATS[to].suffixes
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no format has that extension"):
+        formats.choose_format(None, tmp_path / "x.zip", None, tmp_path)
+    with pytest.raises(UsageError, match="onx"):
+        formats.choose_format("onx", None, None, tmp_path)
+    with pytest.raises(UsageError, match="--input"):
+        formats.choose_format("onnx", None, "tensor", tmp_path)
+    for name in ("image", "pixels"):
+        with pytest.raises(UsageError, match="tensors only"):
+            formats.choose_format("state-dict", None, name, tmp_path)
+
+
+def test_files_have_names_that_do_not_collide(tmp_path):
+    pairs = [(to, i) for to, f in FORMATS.items() for i in (INPUTS if f.graph else (None,))]
+    assert len({formats.choose_format(to, None, i, tmp_path)[2] for to, i in pairs}) == len(pairs)
+
+
+@pytest.mark.parametrize("to", ["exported-program", "onnx"])
+def test_the_turned_default_backbone_answers_the_same(trained, tmp_path, flowers, to):
+    # EfficientNet-lite0: turned by 180 degrees, TensorFlow's padding
+    done = export(trained.folder, to=to, output=tmp_path / f"model{FORMATS[to].suffixes[0]}")
+    assert done.parity.difference < 1e-3
+    assert done.parity.same == done.parity.n == 2 * PICTURES
+    wide = tmp_path / "wide.png"
+    image = sorted(flowers.glob("*/*.jpg"))[0]
+    Image.open(image).resize((400, 230)).save(wide)
+    images = [*sorted(flowers.glob("*/*.jpg"))[::6], wide]
+    agree(answers_of(done.script, *images, cwd=tmp_path), trained.folder, images, 1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".onnx"])
+def test_the_scripts_run_on_pixels(small, pictures, tmp_path, suffix):
+    input_name = "pixels" if suffix in (".pt2", ".onnx") else None
+    done = export(small, output=tmp_path / f"it's \"{suffix}", input_name=input_name)
+    # 1e-4: tlcli decodes a large JPEG at a part of its size, the scripts do not
+    agree(answers_of(done.script, *pictures, cwd=tmp_path), small, pictures, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("mnasnet0_5", ".pt"),
+        ("mnasnet0_5", ".safetensors"),
+        ("googlenet", ".pt"),
+        ("resnet18", ".safetensors"),
+        pytest.param("vit_b_32", ".safetensors", marks=pytest.mark.slow),
+        pytest.param("maxvit_t", ".pt", marks=pytest.mark.slow),
+    ],
+)
+def test_the_script_of_a_state_dict_needs_torchvision_only(
+    name, suffix, tmp_path, pictures, answers_here
+):
+    # the families that need more than the tensors
+    path = save_network(tmp_path / "model.safetensors", name)
+    done = export(path, output=tmp_path / f"out{suffix}")
+    assert "tlcli" not in done.script.read_text()
+    agree(answers_here(done.script, pictures[0]), path, pictures[:1], 1e-5)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_dropped_stages(to, tmp_path, pictures, answers_here):
+    path = save_network(
+        tmp_path / "model.safetensors", "efficientnet_lite0", cut="features.2", dropped=True
+    )
+    done = export(path, to=to)
+    assert done.parity.difference < 1e-3
+    agree(answers_here(done.script, *pictures), path, pictures, 1e-3)
+
+
+def test_onnx_is_run_without_torch(small, pictures, tmp_path):
+    done = export(small, output=tmp_path / "model.onnx")
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0]);"
+        "assert not {'torch', 'torchvision', 'tlcli'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, done.script, pictures[0]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["label"]
+    assert done.stderr == ""
+
+
+def test_scripts_read_what_tlcli_reads(small, tmp_path, answers_here):
+    """Turned by EXIF, transparent, palette, grey."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    image.convert("P").save(tmp_path / "palette.png")
+    image.convert("L").save(tmp_path / "grey.png")
+    image.putalpha(image.convert("L"))
+    image.save(tmp_path / "clear.png")
+    images = sorted(tmp_path.iterdir())
+    done = export(small, output=tmp_path / "model.onnx")
+    agree(answers_here(done.script, *images), small, images, 0.01)
+
+
+def test_labels_and_preprocessing_travel_along(small, tmp_path):
+    _, meta = open_bundle(small)
+    program = export(small, output=tmp_path / "model.pt2").file
+    files = {formats.ABOUT: ""}
+    torch.export.load(program, extra_files=files)
+    state = export(small, output=tmp_path / "state.pt").file
+    onnx = export(small, output=tmp_path / "model.onnx").file
+    session = onnxruntime.InferenceSession(onnx)
+    stored = session.get_modelmeta().custom_metadata_map
+    assert [i.shape for i in session.get_inputs()] == [["batch", "height", "width", 3]]
+    for about in (
+        json.loads(files[formats.ABOUT]),
+        json.loads(state.with_name("state.pt.json").read_text()),
+        {name: json.loads(value) for name, value in stored.items()},
+    ):
+        assert about["classes"] == list(meta.classes)
+        assert Preprocessing.from_dict(about["preprocessing"]) == meta.preprocessing
+        assert about["backbone"] == "lenet5"
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resizing_in_the_graph_is_pillows(interpolation, flowers):
+    pre = Preprocessing(64, 56, interpolation, (0.5,) * 3, (0.5,) * 3)
+    source = Image.open(next(flowers.glob("*/*.jpg")))
+    sizes = [(1, 1), (3, 200), (200, 3), (64, 64), (56, 90), (128, 96), (33, 47), (255, 141)]
+    for size in sizes:
+        image = source.resize(size)
+        expected = pre.fit(image).float()
+        gap = (fitted(to_tensor(image)[None].float(), pre)[0] - expected).abs()
+        # Pillow's weights are rounded to fixed point, so a tie can fall on the other side
+        assert gap.max() <= 2, size
+        assert (gap > 0).float().mean() < 0.005, size
+
+
+def test_an_export_that_differs_is_an_error_and_leaves_nothing(tlcli, small, tmp_path, monkeypatch):
+    honest = FORMATS["onnx"]
+
+    def write(subject, path):
+        pre = replace(subject.meta.preprocessing, mean=(9.0, 9.0, 9.0))
+        honest.write(replace(subject, meta=replace(subject.meta, preprocessing=pre)), path)
+
+    monkeypatch.setitem(FORMATS, "onnx", replace(honest, write=write))
+    result = tlcli("export", small, "--output", tmp_path / "model.onnx")
+    assert result.exit_code == 1
+    assert "does not answer as the bundle does" in result.stderr
+    assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_answers_that_are_no_numbers_never_pass(small):
+    network, meta = open_bundle(small)
+    subject = Subject(meta, network, "pixels")
+    side = meta.preprocessing.crop
+    batches = [torch.zeros(n, side, side, 3, dtype=torch.uint8) for n in (1, 3)]
+    honest = subject.graph
+
+    def broken_at_three(batch):
+        return honest(batch) * (float("nan") if len(batch) == 3 else 1)
+
+    assert not compare(subject, broken_at_three, batches).difference <= 1e9
+    assert not compare(subject, broken_at_three, batches[::-1]).difference <= 1e9
+
+
+def test_a_temperature_is_in_the_export(small, tmp_path, pictures, answers_here):
+    network, meta = open_bundle(small)
+    warm = tmp_path / "warm.safetensors"
+    with torch.no_grad():
+        for parameter in network.final.parameters():
+            parameter.div_(3.0)  # as finetune does
+    bundle.save(warm, network.tensors(), replace(meta, calibration={"temperature": 3.0}))
+    files = ((small, "a.onnx"), (warm, "b.onnx"), (warm, "b.pt"))
+    scripts = [export(model, output=tmp_path / name).script for model, name in files]
+    plain, heated, state = (answers_here(s, pictures[0])[0] for s in scripts)
+    assert plain["label"] == heated["label"] == state["label"]
+    assert heated["probability"] < plain["probability"] - 0.001
+    assert heated["probability"] == pytest.approx(state["probability"], abs=1e-3)
+
+
+def test_the_comparison_is_made_on_the_training_images(small, flowers, tmp_path):
+    heard = RecordingReporter()
+    found = find_pictures(None, small.parent, bundle.read_meta(small).classes, heard)
+    assert len(found) == PICTURES
+    assert heard.notes == []
+    real = [Image.open(p).convert("RGB").tobytes() for p in flowers.glob("*/*.jpg")]
+    assert all(picture.tobytes() in real for picture in found)
+    # gone: drawn ones serve, of different sizes
+    drawn = find_pictures(None, tmp_path, ("a",), heard)
+    assert len({picture.size for picture in drawn}) == PICTURES
+    assert "drawn flowers" in heard.notes[0]
+    (tmp_path / "run.json").write_text(json.dumps({"dataset": {"root": "/nowhere/at/all"}}))
+    find_pictures(None, tmp_path, ("a",), heard)
+    assert "/nowhere/at/all" in heard.notes[1]
+
+
+def test_training_images_that_changed_are_passed_over(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "1.jpg").write_bytes(b"no picture")
+    Image.new("RGB", (9, 8), "red").save(tmp_path / "train" / "a" / "2.png")
+    (tmp_path / "run.json").write_text(json.dumps({"dataset": {"root": str(tmp_path)}}))
+    heard = RecordingReporter()
+    found = find_pictures(None, tmp_path, ("a", "gone"), heard)
+    assert [picture.size for picture in found] == [(9, 8)] * PICTURES
+    assert heard.notes == []
+
+
+def test_images_may_be_named(tmp_path):
+    with pytest.raises(UserError, match="no image in it"):
+        find_pictures(tmp_path, tmp_path, (), RecordingReporter())
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    Image.new("RGB", (9, 8), "red").save(tmp_path / "b.png")
+    found = find_pictures(tmp_path, tmp_path, (), RecordingReporter())
+    assert [picture.size for picture in found] == [(9, 8)] * PICTURES
+
+
+@pytest.mark.parametrize("there", ["out.pt", "out.pt.py", "out.pt.json"])
+def test_nothing_is_overwritten(tlcli, small, tmp_path, there):
+    (tmp_path / there).write_text("mine")
+    result = tlcli("export", small, "--output", tmp_path / "out.pt")
+    assert result.exit_code == 1
+    assert "not overwritten" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == [there]
+    assert (tmp_path / there).read_text() == "mine"
+
+
+def test_an_edited_card_stays(tlcli, small, tmp_path):
+    first = tlcli("export", small, "--output", tmp_path / "a.pt")
+    assert "MODEL_CARD" not in first.stderr
+    again = tlcli("export", small, "--output", tmp_path / "b.pt")
+    assert "MODEL_CARD" not in again.stderr
+    (tmp_path / "MODEL_CARD.md").write_text("mine")
+    third = tlcli("export", small, "--output", tmp_path / "c.pt")
+    assert third.exit_code == 0
+    assert "left as it is" in third.stderr
+    assert (tmp_path / "MODEL_CARD.md").read_text() == "mine"
+
+
+def test_tensors_of_another_network_are_refused(tlcli, small, tmp_path):
+    tensors = bundle.read_tensors(small)
+    del tensors["classifier.4.bias"]
+    path = tmp_path / "model.safetensors"
+    bundle.save(path, tensors, bundle.read_meta(small))
+    result = tlcli("export", path)
+    assert result.exit_code == 1
+    assert "classifier.4.bias" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_the_card_tells_what_is_known(trained):
+    meta, run = (
+        bundle.read_meta(trained.bundle),
+        json.loads((trained.folder / "run.json").read_text()),
+    )
+    text = model_card(meta, run)
+    low, high = meta.metrics["top1_low"], meta.metrics["top1_high"]
+    assert f"95% Wilson interval {low:.1%} to {high:.1%}, n = {meta.metrics['n']}" in text
+    assert "# flowers: efficientnet_lite0" in text
+    assert str(trained.folder) not in text
+    assert run["dataset"]["root"] not in text
+    for name in meta.classes:
+        counts = run["dataset"]["classes"][name]
+        assert f"| {name} | {counts['train']} | {counts['val']} | 0 |" in text
+    assert "Apache License 2.0" in text
+    assert escaped(meta.plan["why"]) in text
+
+
+def test_the_card_without_anything_known_says_so(tmp_path):
+    path = save_network(tmp_path / "model.safetensors", "lenet5", classes=HOSTILE)
+    meta = bundle.read_meta(path)
+    for run in ({}, {"dataset": 3}, {"dataset": {"root": 1, "classes": []}}):
+        text = model_card(meta, run)
+        assert "nothing is measured" in text
+        assert "unknown" in text
+    damaged = replace(meta, metrics={"top1": 0.5, "per_class": {"a": 1}}, plan={"trained": 1})
+    assert "50.0%" in model_card(damaged, {})
+
+
+def test_names_in_the_card_are_data(tmp_path):
+    path = save_network(tmp_path / "model.safetensors", "lenet5", classes=HOSTILE)
+    counts = {name: {"train": 1, "val": 0, "test": 0} for name in HOSTILE}
+    run = {"dataset": {"root": "/x/<b>bold</b>", "classes": counts}}
+    per_class = {name: {"n": 1, "precision": 1.0, "recall": None, "f1": None} for name in HOSTILE}
+    meta = replace(bundle.read_meta(path), metrics={"top1": 1.0, "n": 3, "per_class": per_class})
+    text = model_card(meta, run)
+    assert "<" not in text
+    assert "\x1b" not in text
+    assert "\n# h" not in text
+    assert r"a\|b \`c\` \*d\* \[e\](http\://f)" in text
+    assert escaped("www.a.com") == r"www\.a.com"
+
+
+def test_hostile_names_come_out_of_the_script_as_data(tmp_path, pictures, answers_here):
+    path = save_network(tmp_path / "model.safetensors", "lenet5", classes=HOSTILE)
+    done = export(path, output=tmp_path / "model.onnx")
+    assert answers_here(done.script, pictures[0])[0]["label"] in HOSTILE
+
+
+def test_a_missing_package_is_told(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxscript" else 1)
+    with pytest.raises(UserError, match="onnxscript") as caught:
+        export(small, output=tmp_path / "model.onnx")
+    assert "tlcli[onnx]" in caught.value.hint
+
+
+def test_more_weights_than_an_onnx_file_holds(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "ONNX_LIMIT", 1000)
+    with pytest.raises(UserError, match="2 GiB"):
+        export(small, output=tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "known"),
+    [
+        ("efficientnet_lite0", "efficientnet-lite0-57934424.pth", "Apache License 2.0"),
+        ("efficientnet_lite0", "mine.pth", "Unknown"),
+        ("resnet18", "IMAGENET1K_V1", "Unknown: torchvision"),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", "facebookresearch/SWAG"),
+        ("vgg16", "mine.safetensors", "came from a file"),
+        ("lenet5", "none", "No pretrained weights"),
+        ("lenet5", "mine.pth", "came from a file"),
+    ],
+)
+def test_licences_of_weights(name, label, known):
+    assert known in licence(name, label)
+
+
+def test_from_python(small, tmp_path):
+    done = package.export(small.parent, to="state-dict", output=tmp_path / "x.pth")
+    assert isinstance(done, package.Export)
+    assert done.file.is_file()
+    assert done.parity.difference == 0

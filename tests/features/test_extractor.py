@@ -1,0 +1,311 @@
+"""The frozen forward: the same numbers whoever computes them, in fp32 and in bf16."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from tests.fakes import RecordingReporter
+from tlcli.backbones import build
+from tlcli.data.augmentation.presets import parse
+from tlcli.data.augmentation.spec import make_augmentation
+from tlcli.data.dataset import scan
+from tlcli.errors import UsageError
+from tlcli.features import buffer as store
+from tlcli.features import extract as features
+from tlcli.features import extractor as module
+from tlcli.features.cache import FeatureCache
+from tlcli.features.extractor import FeatureExtractor
+from tlcli.features.sources import CachedFeatures
+from tlcli.inference import load as predict
+from tlcli.runtime import device
+from tlcli.runtime.device import Compute, choose_device, native_bf16
+from tlcli.runtime.workers import map_in_workers
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return build.load("efficientnet_lite0")
+
+
+@pytest.fixture(scope="module")
+def images():
+    draw = torch.Generator().manual_seed(0)
+    small = torch.randint(0, 256, (16, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    return nn.functional.interpolate(small.float(), size=224, mode="bilinear").to(torch.uint8)
+
+
+def made(backbone, compute, reporter=None):
+    stages = nn.Sequential(*backbone.stages[:-1])
+    return FeatureExtractor(
+        stages, backbone.preprocessing, compute, reporter or RecordingReporter()
+    )
+
+
+def test_auto_is_bf16_where_the_cpu_has_it_and_nowhere_else(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "native_bf16", lambda: True)
+    assert choose_device("cpu").name == "cpu bf16"
+    assert choose_device("cpu").stored is torch.bfloat16
+    monkeypatch.setattr(device, "native_bf16", lambda: False)
+    assert choose_device("cpu").name == "cpu fp32"
+    assert choose_device("cpu", "bf16").name == "cpu bf16"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_place_in_a_batch_and_the_number_of_workers_change_no_bit(backbone, images, precision):
+    compute, reporter = choose_device("cpu", precision), RecordingReporter()
+    forward = made(backbone, compute, reporter)
+    first = forward(images)
+    assert first.dtype is compute.stored
+    assert not first.is_inference()
+    assert torch.equal(forward(images.flip(0)).flip(0), first)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert (compute.workers, compute.threads) == (3, 1)
+        for out in map_in_workers(forward, [images] * 5, compute):
+            assert torch.equal(out, first)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert not reporter.warnings
+
+
+def test_fp16_is_not_for_a_cpu():
+    with pytest.raises(UsageError, match="is for CUDA"):
+        choose_device("cpu", "fp16")
+
+
+def test_bf16_stays_near_fp32_and_its_reference_is_fp32(backbone, images):
+    forward = made(backbone, choose_device("cpu", "bf16"))
+    assert features.bytes_per_view(forward) == 1280 * 2
+    assert forward.unchecked  # a black image is no check
+    exact = forward.reference()
+    assert exact.compute.dtype is None
+    assert exact.reference() is exact
+    a, b = exact(images), forward(images).float()
+    assert 0 < (a - b).norm() / a.norm() < 0.1
+
+
+@pytest.mark.parametrize(("precision", "scale"), [("fp32", 1.01), ("bf16", 2.0)])
+def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, scale, monkeypatch):
+    from tlcli.features import extractor as module
+
+    fast = module._fast
+    monkeypatch.setattr(
+        module, "_fast", lambda stage, compute: nn.Sequential(fast(stage, compute), Scaled(scale))
+    )
+    reporter = RecordingReporter()
+    forward = made(backbone, choose_device("cpu", precision), reporter)
+    out = forward(images)
+    assert len(reporter.warnings) == (1 if precision == "fp32" else 2)
+    assert (
+        "the quickest forward pass for these images, cpu fp32, is off by" in reporter.warnings[-1]
+    )
+    plain = FeatureExtractor(
+        forward.plain, backbone.preprocessing, choose_device("cpu", "fp32"), fold=False
+    )
+    assert torch.equal(out, plain(images).to(out.dtype))
+
+
+def test_where_bf16_is_too_far_off_it_goes_on_in_fp32(backbone, images, monkeypatch):
+    from tlcli.features import extractor as module
+
+    monkeypatch.setitem(module.PARITY, torch.bfloat16, 1e-4)
+    reporter = RecordingReporter()
+    forward = made(backbone, choose_device("cpu", "bf16"), reporter)
+    out = forward(images)
+    assert len(reporter.warnings) == 1
+    assert out.dtype is torch.bfloat16  # what is remembered has one type
+    assert torch.equal(out, made(backbone, choose_device("cpu", "fp32"))(images).bfloat16())
+
+
+def test_what_fell_back_lies_on_a_shelf_of_its_own(two_classes, backbone, monkeypatch, tmp_path):
+    """Whether bf16 is near enough is asked of the data; no row of other numbers is mixed in."""
+    samples = scan(two_classes).train
+    checks = []
+
+    def run(limit, folder=tmp_path / "cache"):
+        monkeypatch.setitem(module.PARITY, torch.bfloat16, limit)
+        forward = FeatureExtractor(
+            nn.Sequential(*backbone.stages[:2]),
+            backbone.preprocessing,
+            choose_device("cpu", "bf16"),
+            origin={"backbone": "b", "weights": "w"},
+            probe=module.probe_of(samples),
+        )
+        check = forward._check
+        monkeypatch.setattr(forward, "_check", lambda x: (checks.append(len(x)), check(x)))
+        codes, *_ = features.extract_features(
+            samples, forward, task="x", cache=FeatureCache(folder), reporter=RecordingReporter()
+        )
+        return codes, forward.key()
+
+    near, key = run(1.0)
+    assert "fallen" not in key
+    assert checks == [4]
+    again, _ = run(1.0)
+    assert checks == [4]  # what was found out is known
+    assert torch.equal(near, again)
+    FeatureCache(tmp_path / "cache").clear()
+    run(1.0)
+    (tmp_path / "cache" / "verdicts.json").unlink()
+    far, key = run(1e-9)  # as if other images were the ones that are asked
+    assert key["fallen"] == "cpu fp32"
+    assert not torch.equal(near, far)
+    assert torch.equal(far, run(1e-9, tmp_path / "other")[0])
+
+
+class Scaled(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x * self.by
+
+
+def test_what_cannot_be_compiled_runs_uncompiled(backbone, images, monkeypatch):
+    def refuse(*_, **__):
+        def call(_):
+            raise RuntimeError("no compiler here\nand more")
+
+        class Refusing(nn.Module):
+            forward = staticmethod(call)
+
+        return Refusing()
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    reporter = RecordingReporter()
+    forward = made(backbone, choose_device("cpu", "fp32", compiled=True), reporter)
+    assert forward(images).shape == (16, 1280)
+    assert "cannot be compiled (no compiler here)" in reporter.warnings[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
+    backbone, flowers, tmp_path, monkeypatch, precision
+):
+    monkeypatch.setattr(store, "MAPPED_FROM", 1)
+    dataset = scan(flowers)
+    samples = dataset.train[:10]
+    stages = nn.Sequential(*backbone.stages[:2])
+    more = {"views": 2, "augmentation": make_augmentation(parse("light")), "task": "x"}
+
+    def get(cache):
+        forward = FeatureExtractor(
+            stages, backbone.preprocessing, choose_device("cpu", precision), origin=backbone.origin
+        )
+        return features.extract_features(
+            samples, forward, cache=cache, reporter=RecordingReporter(), **more
+        )[0]
+
+    cache = FeatureCache(tmp_path, reporter=RecordingReporter())
+    computed, cached, plain = get(cache), get(cache), get(None)
+    assert torch.equal(computed, plain)
+    assert torch.equal(cached, plain)
+    assert plain.dtype is choose_device("cpu", precision).stored
+    rows = [path.stat().st_size for path in tmp_path.glob("*/*.npy")]
+    assert sum(rows) < plain.nbytes * 1.01
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]  # the mapped one is gone
+    (size,) = [int(line.split()[1]) for line in smaps() if line.startswith("Size")][:1]
+    assert size * 1024 >= plain.nbytes
+
+
+def smaps():
+    """What the kernel says of this process's largest mapping of a deleted file."""
+    from pathlib import Path
+
+    path = Path("/proc/self/smaps")
+    if not path.exists():
+        pytest.skip("needs /proc")
+    parts, lines = [], path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.endswith("(deleted)"):
+            parts.append(lines[number + 1 : number + 3])
+    return max(parts, key=lambda part: int(part[0].split()[1]), default=[])
+
+
+def test_an_unreadable_image_leaves_no_row(backbone, flowers, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "MAPPED_FROM", 1)
+    samples = list(scan(flowers).train[:5])
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"nothing")
+    samples[2] = type(samples[2])(bad, samples[2].label, "0" * 64)
+    stages = nn.Sequential(*backbone.stages[:2])
+    forward = FeatureExtractor(
+        stages, backbone.preprocessing, choose_device("cpu"), origin=backbone.origin
+    )
+    cache = FeatureCache(tmp_path / "cache", reporter=RecordingReporter())
+    more = {"task": "x", "reporter": RecordingReporter()}
+    codes, labels, why = features.extract_features(samples, forward, cache=cache, **more)
+    rest = [s for s in samples if s.path != bad]
+    good, *_ = features.extract_features(rest, forward, **more)
+    assert list(why) == [bad]
+    assert torch.equal(codes, good)
+    assert labels.tolist() == [s.label for s in rest]
+
+
+def test_a_part_of_remembered_codes_copies_none():
+    codes = torch.arange(24.0).view(6, 2, 2).bfloat16()
+    part = (
+        CachedFeatures(codes, torch.arange(6))
+        .part(torch.tensor([4, 1, 3]))
+        .part(torch.tensor([2, 0]))
+    )
+    assert part.codes is codes
+    [(x, y)] = part.plain(torch.arange(2)).batches(torch.arange(2), 8)
+    assert y.tolist() == [3, 4]
+    assert torch.equal(x, codes[[3, 4], 0].float())
+
+
+def test_training_in_bf16_says_how_many_answers_agree_and_predict_goes_by_that(
+    trained, monkeypatch
+):
+    bundle = str(trained.bundle)
+    if native_bf16():
+        agreement = trained.metrics["agreement"]
+        assert agreement["numbers"] == "cpu bf16"
+        assert agreement["same"] <= agreement["n"] == trained.metrics["n"]
+    member = predict.load(bundle, precision="fp32").members[0]
+    bf16 = Compute(torch.device("cpu"), torch.bfloat16)
+    monkeypatch.setattr(device, "choose_device", lambda *_: bf16)
+
+    def chosen(**agreement):
+        reporter = RecordingReporter()
+        told = {"numbers": "cpu bf16", **agreement}
+        one = type(member)(**{**member.__dict__, "agreement": told})
+        return predict._choose("cpu", "auto", [one], reporter).name, reporter.notes
+
+    assert chosen(n=200, same=199)[0] == "cpu bf16"
+    assert "99.5%" in chosen(n=200, same=199)[1][0]
+    assert chosen(n=200, same=197) == ("cpu fp32", [])
+    assert chosen(n=50, same=50) == ("cpu fp32", [])
+    assert chosen(n=200, same=201) == ("cpu fp32", [])
+    assert chosen(n="many", same=None) == ("cpu fp32", [])
+
+
+def test_memory_is_kept_from_batch_to_batch():
+    """Each page that the system gives anew is a fault."""
+    code = (
+        "import resource, torch\n"
+        "from tlcli.runtime.device import choose\n"
+        "from tlcli.runtime.memory import keep_memory\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(10):\n"
+        "        torch.ones(16_000_000)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "fresh = faults()\n"
+        "choose('cpu')\n"
+        "faults()\n"
+        "print(fresh, faults(), keep_memory())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    fresh, kept, told = done.stdout.split()
+    if told != "True":
+        pytest.skip("this C library has no mallopt")
+    assert int(kept) < int(fresh) / 5
