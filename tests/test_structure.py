@@ -47,6 +47,8 @@ def imported_modules(path):
 
 def layer(parts):
     """The folder's place in the order; -1 for what lies below all of them."""
+    if parts[1:2] == ("transfer",) or parts[1:2] == ["transfer"]:
+        return len(ORDER)  # a shim for scripts of earlier versions, which nothing here imports
     return ORDER.index(parts[1]) if len(parts) > 2 or (parts[1:] and parts[1] in ORDER) else -1
 
 

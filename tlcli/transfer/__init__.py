@@ -1,0 +1,1 @@
+"""Kept for scripts that earlier versions wrote beside an export; see `network`."""
