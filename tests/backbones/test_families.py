@@ -52,7 +52,7 @@ def train(backbone, plan, n_classes=3, n=6):
         network,
         source,
         None,
-        plan.schedule,
+        plan.training,
         device.choose_device("cpu"),
         phase="",
         seed=0,
@@ -80,7 +80,7 @@ def test_frozen_stays_to_the_bit_and_trained_moves(name):
         n_train=6,
         wish=Overrides(
             freeze=middle,
-            schedule={
+            training={
                 "optimizer": "sgd",
                 "lr": 0.05,
                 "epochs": 1,

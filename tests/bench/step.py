@@ -64,12 +64,12 @@ def ours(
     name: str, x: torch.Tensor, y: torch.Tensor, precision: str, batchnorm: str
 ) -> Callable[[], object]:
     compute = choose_device("cpu", precision)
-    schedule = TrainingConfig(lr=1e-5, batchnorm=batchnorm)
+    config = TrainingConfig(lr=1e-5, batchnorm=batchnorm)
     made = network(name)
     suffix = made.suffix.to(memory_format=torch.channels_last)
     set_mode(suffix, batchnorm)
-    gradients = Gradients(suffix, schedule, compute)
-    optimizer = make_optimizer(made, schedule)
+    gradients = Gradients(suffix, config, compute)
+    optimizer = make_optimizer(made, config)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
     def step() -> float:

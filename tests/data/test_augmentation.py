@@ -378,7 +378,7 @@ def test_a_run_with_mixing_and_colours_says_so(two_classes, tmp_path):
         output=tmp_path / "run",
         reporter=heard,
     )
-    assert run.plan.schedule.optimizer == "adamw"
+    assert run.plan.training.optimizer == "adamw"
     assert "--augment mixup asks for training in steps" in run.plan.why
     assert any("mixed, so activations are computed again" in note for note in heard.notes)
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -280,7 +280,7 @@ def test_the_forecast_orders_the_cases_by_what_they_compute():
     assert cases["small-different"] < cases["small-similar"] < cases["large-similar"]
     frozen = 2200 * 0.02 * 0.99
     assert frozen < cases["small-similar"] < frozen + 8
-    epochs = plan(evidence(), case="large-different").schedule.epochs
+    epochs = plan(evidence(), case="large-different").training.epochs
     assert cases["large-different"] > epochs * 1000 * 0.08
 
 

@@ -25,7 +25,7 @@ RESNET = [
 
 
 def plan(stages=RESNET, *, pretrained=None, linear=True, n=100, **wish):
-    schedule = {
+    config = {
         k: wish.pop(k) for k in list(wish) if k not in ("case", "size", "similarity", "freeze")
     }
     return make_plan(
@@ -33,7 +33,7 @@ def plan(stages=RESNET, *, pretrained=None, linear=True, n=100, **wish):
         pretrained=len(stages) if pretrained is None else pretrained,
         linear_head=linear,
         n_train=n,
-        wish=Overrides(**wish, schedule=schedule),
+        wish=Overrides(**wish, training=config),
     )
 
 
@@ -55,7 +55,7 @@ def plan(stages=RESNET, *, pretrained=None, linear=True, n=100, **wish):
 def test_each_case_is_a_cut(case, cut, trained, dropped, optimizer):
     got = plan(case=case)
     assert (got.case, got.cut, got.trained, got.dropped) == (case, cut, trained, dropped)
-    assert got.schedule.optimizer == optimizer
+    assert got.training.optimizer == optimizer
     size, similarity = case.split("-")
     assert plan(size=size, similarity=similarity).cut == cut
     assert (got.size, got.similarity) == (size, similarity)
@@ -71,9 +71,9 @@ def test_left_alone_it_looks_at_size_and_says_that_similarity_is_not_measured():
 
 
 def test_large_similar_trains_the_head_first_and_early_stages_slower():
-    schedule = plan(case="large-similar").schedule
-    assert schedule.head_first
-    assert schedule.layer_decay < 1
+    config = plan(case="large-similar").training
+    assert config.head_first
+    assert config.layer_decay < 1
 
 
 @pytest.mark.parametrize(
@@ -105,25 +105,25 @@ def test_no_cut_lies_behind_a_tensor_that_is_not_pretrained():
     got = plan(VGG, pretrained=features_only, case="small-similar")
     assert got.cut == "avgpool"
     assert got.trained == ("classifier.0", "classifier.3", "head")
-    assert got.schedule.optimizer == "adamw"  # more than a linear head
+    assert got.training.optimizer == "adamw"  # more than a linear head
     assert "no pretrained weights" in got.why
     scratch = plan(VGG, pretrained=0, case="small-different")
     assert (scratch.cut, scratch.dropped) == ("none", ())
-    assert not scratch.schedule.head_first
+    assert not scratch.training.head_first
     assert "from scratch" in scratch.why
 
 
 def test_a_head_that_is_not_linear_is_trained_in_steps():
-    assert plan(linear=False, case="small-similar").schedule.optimizer == "adamw"
-    assert plan(linear=False, case="small-different").schedule.optimizer == "lbfgs"
+    assert plan(linear=False, case="small-similar").training.optimizer == "adamw"
+    assert plan(linear=False, case="small-different").training.optimizer == "lbfgs"
 
 
 def test_options_win_and_a_step_option_turns_the_solver_off():
     got = plan(case="small-similar", lr=0.5, epochs=3)
-    assert (got.schedule.optimizer, got.schedule.lr, got.schedule.epochs) == ("adamw", 0.5, 3)
+    assert (got.training.optimizer, got.training.lr, got.training.epochs) == ("adamw", 0.5, 3)
     assert "AdamW instead of L-BFGS" in got.why
     sgd = plan(VGG, freeze="features", optimizer="sgd", lr=0.001)
-    assert (sgd.schedule.optimizer, sgd.schedule.lr, sgd.schedule.momentum) == ("sgd", 0.001, 0.9)
+    assert (sgd.training.optimizer, sgd.training.lr, sgd.training.momentum) == ("sgd", 0.001, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_the_reason_does_not_speak_of_a_cut_that_was_set_by_hand():
 
 def test_init_and_a_solved_head_exclude_each_other():
     got = plan(case="large-similar", init="normal")
-    assert not got.schedule.head_first
+    assert not got.training.head_first
     assert "--init" in got.why
 
 

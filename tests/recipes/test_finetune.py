@@ -126,8 +126,8 @@ def test_step_options_are_heard(two_classes, tmp_path, optimizer):
         augment="none",
         output=tmp_path / "run",
     )
-    schedule = run.plan.schedule
-    assert (schedule.optimizer, schedule.lr, schedule.epochs) == (optimizer, 0.01, 3)
+    config = run.plan.training
+    assert (config.optimizer, config.lr, config.epochs) == (optimizer, 0.01, 3)
     rows = list(csv.DictReader((run.folder / "history.csv").open()))
     assert len(rows) == 3
     assert {float(r["lr"]) for r in rows} == {0.01}

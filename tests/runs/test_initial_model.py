@@ -29,7 +29,7 @@ def test_on_the_same_classes_the_head_is_kept(whole, flowers, tmp_path):
     )
     assert any("the same as here" in note for note in notes.notes)
     assert "trained further" in further.plan.why
-    assert not further.plan.schedule.head_first  # the head needs no solving first
+    assert not further.plan.training.head_first  # the head needs no solving first
     before, after = (open_bundle(r.bundle)[0].tensors() for r in (whole, further))
     temperature = (read_meta(whole.bundle).calibration or {}).get("temperature", 1.0)
     for name, tensor in before.items():  # hardly moved, and the temperature undone

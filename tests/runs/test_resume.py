@@ -183,7 +183,7 @@ def test_unreadable_images_stay_left_out(flowers, lenet, tmp_path, monkeypatch):
     moved = data.rename(tmp_path / "moved")
     (tmp_path / "b").rename(tmp_path / "c")
     more = finetune(moved, resume=tmp_path / "c", epochs="+1")
-    assert more.plan.schedule.epochs == 4
+    assert more.plan.training.epochs == 4
 
 
 # Longer
@@ -221,7 +221,7 @@ def test_an_extension_that_is_killed_at_its_first_file_goes_on(
         with pytest.raises(SystemExit):
             finetune(resume=tmp_path / "run", epochs="+2")
     assert run.read_run_json(tmp_path / "run")["status"] == "finished"
-    assert finetune(resume=tmp_path / "run").plan.schedule.epochs == 5
+    assert finetune(resume=tmp_path / "run").plan.training.epochs == 5
 
 
 def test_patience_is_remembered_and_an_extension_begins_it_anew(flowers, lenet, tmp_path):
@@ -231,7 +231,7 @@ def test_patience_is_remembered_and_an_extension_begins_it_anew(flowers, lenet, 
     done = int(rows[-1]["epoch"])
     assert done < 20
     more = finetune(resume=tmp_path / "run", epochs="+3")
-    assert more.plan.schedule.epochs == done + 3
+    assert more.plan.training.epochs == done + 3
     assert len(list(csv.DictReader((more.folder / "history.csv").open()))) > len(rows)
 
 

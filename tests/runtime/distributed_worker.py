@@ -54,8 +54,8 @@ def trained(n, batch, **more):
     """The weights and rows of two epochs on n images, `batch` a step; its answers."""
     torch.manual_seed(distributed.rank())  # not to be relied on: all begin as the first
     toy = Toy((nn.Linear(6, 5), nn.Sequential(nn.Tanh(), nn.Linear(5, 3))))
-    schedule = TrainingConfig("sgd", **{"lr": 0.1, "epochs": 2, "batch_size": batch, **more})
-    rows = list(TrainingLoop(toy, n, schedule, CPU, 3).epochs(images(n), "", Reporter()))
+    config = TrainingConfig("sgd", **{"lr": 0.1, "epochs": 2, "batch_size": batch, **more})
+    rows = list(TrainingLoop(toy, n, config, CPU, 3).epochs(images(n), "", Reporter()))
     logits, labels = forward_all(toy.suffix, images(n), CPU)
     figures = [[row["train_loss"], row["train_top1"]] for row in rows]
     flat = torch.cat([p.detach().flatten() for p in toy.suffix.parameters()])

@@ -52,10 +52,10 @@ def data(n=18):
     return CachedFeatures(codes, labels)
 
 
-def run(schedule, network=None, source=None, reporter=None, compute=CPU):
+def run(config, network=None, source=None, reporter=None, compute=CPU):
     network, source = network or toy(), source or data()
     network.freeze()
-    steps = TrainingLoop(network, len(source), schedule, compute, seed=0)
+    steps = TrainingLoop(network, len(source), config, compute, seed=0)
     rows = list(steps.epochs(source, "", reporter or RecordingReporter()))
     return network, steps, rows
 
@@ -112,11 +112,11 @@ def test_labels_may_be_shares_of_classes_with_smoothing_and_weights():
             for x, y in super().batches(order, batch_size, epoch):
                 yield x, F.one_hot(y, 3).float()
 
-    schedule = replace(PLAIN, label_smoothing=0.1, balance="weights")
+    config = replace(PLAIN, label_smoothing=0.1, balance="weights")
     source = data()
     source.labels = torch.tensor([0] * 9 + [1] * 6 + [2] * 3)
     soft = Soft(source.codes, source.labels)
-    hard, mixed = (run(schedule, source=s)[0] for s in (source, soft))
+    hard, mixed = (run(config, source=s)[0] for s in (source, soft))
     for a, b in zip(state(hard).values(), state(mixed).values(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -178,7 +178,7 @@ def test_averaging_does_not_touch_what_is_trained(monkeypatch):
 
     def watched(self):
         right(self)
-        taken.setdefault(self.schedule.average, []).append(state(self.network))
+        taken.setdefault(self.config.average, []).append(state(self.network))
 
     monkeypatch.setattr(TrainingLoop, "_apply", watched)
     for kind in ("none", "ema", "swa"):
@@ -207,7 +207,7 @@ def test_the_range_test_restores_every_byte_and_is_the_same_each_time():
     for _ in range(2):
         steps = TrainingLoop(network, len(source), replace(PLAIN, find_lr=True), CPU, seed=0)
         steps._find(source, RecordingReporter())
-        found.append((steps.schedule.lr, steps.curve))
+        found.append((steps.config.lr, steps.curve))
         assert same(before, state(network)) == before.keys()
     assert found[0] == found[1]
     assert 1e-5 < found[0][0] < 1
@@ -249,10 +249,10 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_running_out_of_memory_changes_nothing_but_the_parts(error, accumulate):
-    schedule = replace(PLAIN, batchnorm="frozen", accumulate=accumulate)
-    plain, _, _ = run(schedule)
+    config = replace(PLAIN, batchnorm="frozen", accumulate=accumulate)
+    plain, _, _ = run(config)
     heard = RecordingReporter()
-    halved, steps, rows = run(schedule, narrow(toy(), 1, error), reporter=heard)
+    halved, steps, rows = run(config, narrow(toy(), 1, error), reporter=heard)
     assert steps.gradients.room.rows == 1
     assert steps.state_dict()["rows"] == 1
     assert len(heard.warnings) == 2  # 4 to 2, 2 to 1; not at every batch
@@ -262,7 +262,7 @@ def test_running_out_of_memory_changes_nothing_but_the_parts(error, accumulate):
 
 
 def test_running_out_in_the_backward_pass_leaves_no_half_gradients():
-    schedule = replace(PLAIN, batchnorm="frozen", accumulate=3, optimizer="sgd")
+    config = replace(PLAIN, batchnorm="frozen", accumulate=3, optimizer="sgd")
 
     class Tight(torch.autograd.Function):
         @staticmethod
@@ -279,8 +279,8 @@ def test_running_out_in_the_backward_pass_leaves_no_half_gradients():
     network = toy()
     right = network.stages[0].forward
     network.stages[0].forward = lambda x: Tight.apply(right(x))
-    plain, _, _ = run(schedule)
-    halved, _, _ = run(schedule, network)
+    plain, _, _ = run(config)
+    halved, _, _ = run(config, network)
     for a, b in zip(state(plain).values(), state(halved).values(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -304,10 +304,10 @@ def test_the_fused_optimizers_take_the_steps_of_the_plain_ones(monkeypatch):
 
     # Adam's first steps go by the gradient's sign, which noise decides where it is next to zero.
     for optimizer, lr in (("adamw", 1e-5), ("sgd", 0.01)):
-        schedule = replace(PLAIN, optimizer=optimizer, lr=lr, weight_decay=0.1)
-        fused, _, _ = run(schedule)
+        config = replace(PLAIN, optimizer=optimizer, lr=lr, weight_decay=0.1)
+        fused, _, _ = run(config)
         monkeypatch.setattr(optimise, "FUSED", ())
-        plain, steps, _ = run(schedule)
+        plain, steps, _ = run(config)
         monkeypatch.undo()
         assert not steps.optimizer.param_groups[0]["fused"]
         for a, b in zip(state(fused).values(), state(plain).values(), strict=True):
@@ -318,17 +318,17 @@ def test_the_fused_optimizers_take_the_steps_of_the_plain_ones(monkeypatch):
 def test_the_best_epoch_is_the_metrics(metric):
     network, source, val = toy(), data(), data(12)
     val.labels = torch.tensor([0] * 8 + [1] * 2 + [2] * 2)
-    schedule = replace(PLAIN, epochs=6, metric=metric)
-    got = fit_toy(network, source, val, schedule)
+    config = replace(PLAIN, epochs=6, metric=metric)
+    got = fit_toy(network, source, val, config)
     values = [row[f"val_{metric}"] for row in got.history]
     best = min(values) if metric == "loss" else max(values)
     assert values[got.best_epoch - 1] == best
 
 
-def fit_toy(network, source, val, schedule, compute=CPU):
+def fit_toy(network, source, val, config, compute=CPU):
     network.tensors = lambda *_: network.whole.state_dict()
     return fit(
-        network, source, val, schedule, compute, phase="", seed=0, reporter=RecordingReporter()
+        network, source, val, config, compute, phase="", seed=0, reporter=RecordingReporter()
     )
 
 
@@ -341,7 +341,7 @@ def test_what_is_kept_is_the_average_and_it_is_what_was_validated():
 
 
 @pytest.mark.parametrize(
-    "schedule",
+    "config",
     [
         replace(PLAIN, average="ema"),
         replace(PLAIN, average="swa", epochs=4),
@@ -351,19 +351,19 @@ def test_what_is_kept_is_the_average_and_it_is_what_was_validated():
     ],
     ids=lambda s: f"{s.average}-{s.balance}-{s.find_lr}",
 )
-def test_a_state_taken_between_epochs_or_steps_goes_on_to_the_same_bytes(schedule):
-    whole, _, _ = run(schedule)
+def test_a_state_taken_between_epochs_or_steps_goes_on_to_the_same_bytes(config):
+    whole, _, _ = run(config)
     taken = []
     network, source = toy(), data()
     network.freeze()
-    first = TrainingLoop(network, len(source), schedule, CPU, seed=0)
+    first = TrainingLoop(network, len(source), config, CPU, seed=0)
     first.on_step = lambda: taken.append((state(network), copied(first.state_dict())))
     for _ in first.epochs(source, "", RecordingReporter()):
         taken.append((state(network), copied(first.state_dict())))
     for tensors, held in taken[2], taken[-3], taken[len(taken) // 2], taken[-1]:
         later = toy()
         later.freeze()
-        steps = TrainingLoop(later, len(source), schedule, CPU, seed=0)
+        steps = TrainingLoop(later, len(source), config, CPU, seed=0)
         later.whole.load_state_dict(tensors)
         torch.manual_seed(123)
         steps.load_state_dict(copied(held))

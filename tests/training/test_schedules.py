@@ -23,8 +23,8 @@ def chosen(recipe="all", n=1000, **asked):
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
 def test_the_rate_rises_in_the_warmup_and_never_after_it(name):
-    schedule = chosen(lr_schedule=name, epochs=10, warmup=2.0)
-    rates = [rate_factor(schedule, 7)(step) for step in range(70)]
+    config = chosen(lr_schedule=name, epochs=10, warmup=2.0)
+    rates = [rate_factor(config, 7)(step) for step in range(70)]
     rise, fall = rates[: 2 * 7 + 1], rates[2 * 7 :]
     assert all(a < b for a, b in itertools.pairwise(rise))
     assert max(rates) == pytest.approx(1)
@@ -81,8 +81,8 @@ def test_what_cannot_be_is_refused_by_name(recipe, asked, message):
 def test_a_solved_head_stays_solved_with_weights_and_a_metric_but_not_with_dropout():
     assert chosen("solve", balance="weights", metric="macro_f1").optimizer == "lbfgs"
     for asked in ({"dropout": 0.2}, {"balance": "sampler"}, {"lr": "find"}, {"average": "ema"}):
-        schedule, notes = choose_training("solve", asked, solvable=True)
-        assert schedule.optimizer == "adamw"
+        config, notes = choose_training("solve", asked, solvable=True)
+        assert config.optimizer == "adamw"
         assert f"--{next(iter(asked))}" in notes[0]
 
 

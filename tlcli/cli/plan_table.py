@@ -69,7 +69,7 @@ def _one(planned: Planned, console: Console) -> None:
         console.print(_stages(planned, evidence))
     parts = plan.parts()
     console.print(Text(printable(f"{parts[0].upper()}{parts[1:]}.")))
-    console.print(Text(f"Training: {describe_training(plan.schedule)}."))
+    console.print(Text(f"Training: {describe_training(plan.training)}."))
     if evidence is not None:
         for line in _lines(evidence):
             console.print(Text(printable(line)))

@@ -22,7 +22,7 @@ class Case:
     similarity: str
     cut: str
     drop: bool
-    schedule: str
+    training: str
     short: str
     reason: str
 
@@ -82,7 +82,7 @@ class Overrides:
     size: str | None = None
     similarity: str | None = None
     freeze: str | None = None
-    schedule: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     mixing: str = ""
 
 

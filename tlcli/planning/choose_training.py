@@ -77,30 +77,30 @@ def choose_training(
         recipe = "head"
         if optimizer is None:
             notes.append(f"{flags} asks for training in steps: AdamW instead of L-BFGS")
-    schedule, sgd_lr = TRAINING_PRESETS[recipe]
+    config, sgd_lr = TRAINING_PRESETS[recipe]
     sizes = [values for least, values in SIZES[recipe] if n_train >= least]
-    schedule = replace(schedule, **(sizes[-1] if sizes else {}))
+    config = replace(config, **(sizes[-1] if sizes else {}))
     if optimizer == "sgd":
-        schedule = replace(schedule, lr=sgd_lr)
+        config = replace(config, lr=sgd_lr)
     if "momentum" in asked and optimizer != "sgd":
         raise UsageError("--momentum is SGD's", "add --optimizer sgd")
     if asked.get("lr") == FIND:
         asked = {k: v for k, v in asked.items() if k != "lr"} | {"find_lr": True}
-    schedule = replace(schedule, **asked)
-    if "warmup" not in asked and schedule.lr_schedule in WARMUPS:
-        warmup = WARMUPS[schedule.lr_schedule] * schedule.epochs
-        schedule = replace(schedule, warmup=round(warmup, 3))
-    if schedule.warmup > schedule.epochs:
+    config = replace(config, **asked)
+    if "warmup" not in asked and config.lr_schedule in WARMUPS:
+        warmup = WARMUPS[config.lr_schedule] * config.epochs
+        config = replace(config, warmup=round(warmup, 3))
+    if config.warmup > config.epochs:
         raise UsageError(
-            f"--warmup {schedule.warmup:g} is longer than the {schedule.epochs} epochs",
+            f"--warmup {config.warmup:g} is longer than the {config.epochs} epochs",
             "the learning rate would never be reached",
         )
-    return schedule, notes
+    return config, notes
 
 
-def with_more_epochs(schedule: TrainingConfig, epochs: int) -> TrainingConfig:
+def with_more_epochs(config: TrainingConfig, epochs: int) -> TrainingConfig:
     """The schedule over so many epochs, with a warm-up that was a share of them growing along."""
-    share = WARMUPS.get(schedule.lr_schedule)
-    derived = share is not None and schedule.warmup == round(share * schedule.epochs, 3)
-    warmup = round(share * epochs, 3) if derived and share is not None else schedule.warmup
-    return replace(schedule, epochs=epochs, warmup=warmup)
+    share = WARMUPS.get(config.lr_schedule)
+    derived = share is not None and config.warmup == round(share * config.epochs, 3)
+    warmup = round(share * epochs, 3) if derived and share is not None else config.warmup
+    return replace(config, epochs=epochs, warmup=warmup)

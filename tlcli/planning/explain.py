@@ -63,39 +63,39 @@ def _points(stage: StageScore) -> str:
     return f"{100 * stage.behind:.1f} points (+- {200 * stage.behind_error:.1f})"
 
 
-def describe_training(schedule: TrainingConfig) -> str:
+def describe_training(config: TrainingConfig) -> str:
     """How it is trained, in a line for a person."""
-    balance = f"; classes balanced by {schedule.balance}" if schedule.balance != "none" else ""
-    if schedule.optimizer == "lbfgs":
+    balance = f"; classes balanced by {config.balance}" if config.balance != "none" else ""
+    if config.optimizer == "lbfgs":
         return f"L-BFGS: the head's optimum, the penalty by cross-validation{balance}"
-    name = {"adamw": "AdamW", "sgd": f"SGD with momentum {schedule.momentum:g}"}
-    lr = "lr to be found" if schedule.find_lr else f"lr {schedule.lr:.2g}"
-    if schedule.layer_decay != 1:
-        lr += f" ({schedule.layer_decay:g} of it for each stage earlier)"
-    batch = f"{schedule.batch_size}"
-    if schedule.accumulate > 1:
-        batch += f" x {schedule.accumulate}"
-    rises = f" after {schedule.warmup:g} epochs of warm-up" if schedule.warmup else ""
+    name = {"adamw": "AdamW", "sgd": f"SGD with momentum {config.momentum:g}"}
+    lr = "lr to be found" if config.find_lr else f"lr {config.lr:.2g}"
+    if config.layer_decay != 1:
+        lr += f" ({config.layer_decay:g} of it for each stage earlier)"
+    batch = f"{config.batch_size}"
+    if config.accumulate > 1:
+        batch += f" x {config.accumulate}"
+    rises = f" after {config.warmup:g} epochs of warm-up" if config.warmup else ""
     parts = [
-        name[schedule.optimizer],
+        name[config.optimizer],
         lr,
-        f"weight decay {schedule.weight_decay:g}",
-        f"{schedule.epochs} epoch{'s' * (schedule.epochs > 1)} in batches of {batch}",
-        schedule.lr_schedule + rises,
-        f"BatchNorm {'frozen' if schedule.batchnorm == 'frozen' else 'adapts'}",
+        f"weight decay {config.weight_decay:g}",
+        f"{config.epochs} epoch{'s' * (config.epochs > 1)} in batches of {batch}",
+        config.lr_schedule + rises,
+        f"BatchNorm {'frozen' if config.batchnorm == 'frozen' else 'adapts'}",
     ]
-    if schedule.head_first:
+    if config.head_first:
         parts[0] = f"the head first, then {parts[0]}"
-    if schedule.unfreeze == "gradual":
+    if config.unfreeze == "gradual":
         parts.append("unfrozen from the head backwards")
-    if schedule.average != "none":
-        parts.append(f"weights averaged ({schedule.average})")
-    if schedule.label_smoothing:
-        parts.append(f"label smoothing {schedule.label_smoothing:g}")
-    if schedule.dropout is not None:
-        parts.append(f"dropout {schedule.dropout:g}")
-    if schedule.augment != TrainingConfig.augment:
-        parts.append(f"augmented by {schedule.augment}")
+    if config.average != "none":
+        parts.append(f"weights averaged ({config.average})")
+    if config.label_smoothing:
+        parts.append(f"label smoothing {config.label_smoothing:g}")
+    if config.dropout is not None:
+        parts.append(f"dropout {config.dropout:g}")
+    if config.augment != TrainingConfig.augment:
+        parts.append(f"augmented by {config.augment}")
     return ", ".join(parts) + balance
 
 

@@ -34,7 +34,7 @@ def forecast(
         mixed: the images are mixed, so that what is frozen is computed again each epoch.
     """
     share = timing.share.get(plan.cut, 0.0)
-    steps = plan.schedule
+    steps = plan.training
     # The head first is one on the last codes, whatever is trained behind it.
     remembered = 1.0 if plan.cut == "none" and steps.head_first else share
     again = mixed and not steps.head_first

@@ -52,7 +52,7 @@ class Plan:
     cut: str
     trained: tuple[str, ...]
     dropped: tuple[str, ...]
-    schedule: TrainingConfig
+    training: TrainingConfig
     why: str
     override: tuple[str, ...] = ()
     runner_up: str = ""
@@ -67,9 +67,10 @@ class Plan:
         return f"{frozen}; trained: {', '.join(trained)}{dropped}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        evidence = self.evidence.to_dict() if self.evidence else None
-        return {**asdict(replace(self, evidence=None)), "evidence": evidence}
+        """Return the plan in plain JSON types; the training is stored as "schedule"."""
+        content = asdict(replace(self, evidence=None))
+        content["evidence"] = self.evidence.to_dict() if self.evidence else None
+        return {"schedule" if key == "training" else key: v for key, v in content.items()}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Plan":
@@ -78,14 +79,16 @@ class Plan:
         Raises:
             TypeError: fields are missing or unknown.
         """
-        plan = cls(**content)
+        fields = dict(content)
+        if "schedule" in fields:
+            fields["training"] = TrainingConfig(**fields.pop("schedule"))
+        plan = cls(**fields)
         evidence = plan.evidence and Evidence.from_dict(content["evidence"])
         return replace(
             plan,
             trained=tuple(plan.trained),
             dropped=tuple(plan.dropped),
             override=tuple(plan.override),
-            schedule=TrainingConfig(**content["schedule"]),
             evidence=evidence or None,
         )
 
@@ -151,22 +154,22 @@ def make_plan(
     if not pretrained:
         recipe = "scratch"
     elif len(trained) > 1:
-        recipe = "part" if index else case.schedule if case.cut == "none" else "all"
+        recipe = "part" if index else case.training if case.cut == "none" else "all"
     else:
         recipe = "solve" if drop or linear_head else "head"
-    schedule, switched = choose_training(
+    config, switched = choose_training(
         recipe,
-        wish.schedule,
+        wish.training,
         solvable=len(trained) == 1 and (drop or linear_head),
         mixing=wish.mixing,
         n_train=n_train,
     )
     notes += switched
-    if schedule.head_first and (index == len(stages) - 1 or wish.schedule.get("init")):
-        if wish.schedule.get("head_first"):
+    if config.head_first and (index == len(stages) - 1 or wish.training.get("init")):
+        if wish.training.get("head_first"):
             raise UsageError("--head-first and --init both say how the head starts", "drop one")
-        schedule = replace(schedule, head_first=False)
-    if wish.schedule.get("init") and not index:
+        config = replace(config, head_first=False)
+    if wish.training.get("init") and not index:
         notes.append("--init starts the head from there, so it is not solved first")
 
     override = [
@@ -183,7 +186,7 @@ def make_plan(
             told = "a new head on the last codes, which no earlier stage beats"
         if index == pretrained < len(stages) - 1 and not drop and where != "none":
             told = "all that has no pretrained weights is trained"
-        if schedule.head_first:
+        if config.head_first:
             told += ", the head first"
         probes = sweep_text(evidence, stages[index - 1].name if drop else None) if evidence else ""
         told = ", ".join(t for t in (probes, told) if t) if case.size == "small" else told
@@ -199,7 +202,7 @@ def make_plan(
         cut=stages[index - 1].name if index else "none",
         trained=trained,
         dropped=tuple(s.name for s in stages[index:]) if drop else (),
-        schedule=schedule,
+        training=config,
         why="; ".join([said, *notes]),
         override=tuple(override),
         runner_up=decision.runner_up,

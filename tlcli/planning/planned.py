@@ -53,7 +53,7 @@ class Planned:
         return [
             f"plan: {self.plan.case}; {self.plan.parts()}{about}",
             f"why: {self.plan.why}",
-            f"training: {describe_training(self.plan.schedule)}",
+            f"training: {describe_training(self.plan.training)}",
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Planned:
             "dropped": list(self.plan.dropped),
             "override": list(self.plan.override),
             "runner_up": self.plan.runner_up,
-            "schedule": asdict(self.plan.schedule),
+            "schedule": asdict(self.plan.training),
             "otherwise": {
                 option: {"case": plan.case, "cut": plan.cut, "trained": list(plan.trained)}
                 for option, plan in self.otherwise.items()

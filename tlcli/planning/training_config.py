@@ -88,12 +88,12 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 """The values of each field that is a name."""
 
 
-def unfrozen(schedule: TrainingConfig, epoch: int, stages: int) -> int:
+def unfrozen(config: TrainingConfig, epoch: int, stages: int) -> int:
     """How many of the trained stages, counted from the head, learn in an epoch (from 1 on).
 
     Gradually it is one more each epoch; several where there are fewer epochs than stages, so that
     the last epoch trains all.
     """
-    if schedule.unfreeze == "all":
+    if config.unfreeze == "all":
         return stages
-    return min(stages, max(epoch, math.ceil(epoch * stages / schedule.epochs)))
+    return min(stages, max(epoch, math.ceil(epoch * stages / config.epochs)))

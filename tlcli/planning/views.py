@@ -17,7 +17,7 @@ VIEW_LIMIT = 600.0
 
 def caches_features(plan: Plan, mixing: Mixing | None = None) -> bool:
     """Whether anything of the training images is computed once and kept."""
-    return plan.schedule.head_first or (plan.cut != "none" and mixing is None)
+    return plan.training.head_first or (plan.cut != "none" and mixing is None)
 
 
 def cached_views(
@@ -29,7 +29,7 @@ def cached_views(
     views: int,
 ) -> int:
     """How many of the views that `plan` remembers are in the cache already."""
-    head_first = plan.cut == "none" and plan.schedule.head_first
+    head_first = plan.cut == "none" and plan.training.head_first
     sweep = measured.evidence.sweep
     cut = sweep[-1].name if head_first and sweep else plan.cut
     tables = measured.tables

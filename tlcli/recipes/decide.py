@@ -104,7 +104,7 @@ def decide(
         dataset = without_unreadable(dataset, _unreadable(dataset, measured.unreadable), reporter)
     evidence = measured.evidence if measured else None
     made = make(wish, evidence)
-    if made.schedule.augment != likely.schedule.augment:
+    if made.training.augment != likely.training.augment:
         augmentation, mixing = _variation(made, dataset)
     if measured is None:
         return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
@@ -124,7 +124,7 @@ def decide(
             cached=cached_views(p, measured, dataset, augmentation, options.seed, views),
             parameters=sum(sizes.get(stage, 0) for stage in p.trained),
             n_classes=len(dataset.classes),
-            mixed=mixing is not None and p.schedule.optimizer != "lbfgs",
+            mixed=mixing is not None and p.training.optimizer != "lbfgs",
         )
         for name, p in plans.items()
     }
@@ -150,7 +150,7 @@ def _unreadable(dataset: Dataset, found: dict[Path, str]) -> dict[Path, str]:
 
 def _variation(plan: Plan, dataset: Dataset) -> tuple[Augmentation | None, Mixing | None]:
     """How the plan varies and mixes the training images."""
-    strengths = parse(plan.schedule.augment)
+    strengths = parse(plan.training.augment)
     return augmentation_for(strengths, dataset.train), make_mixing(strengths)
 
 
@@ -197,7 +197,7 @@ def decide_on_rank0(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
     samples = _samples(dataset)
     gone = {samples[i].path: "unreadable for the first process" for i in heard["gone"]}
     plan = Plan.from_dict(heard["plan"])
-    strengths = parse(plan.schedule.augment)
+    strengths = parse(plan.training.augment)
     colours = heard["colours"] and tuple(map(tuple, heard["colours"]))
     return Planned(
         heard["backbone"],

@@ -172,7 +172,7 @@ def _train(
         cut=plan.cut,
         dropped=bool(plan.dropped),
         n_classes=len(dataset.classes),
-        init=plan.schedule.init,
+        init=plan.training.init,
     )
     if origin.keeps_head(plan):
         copy_head(origin, network)
@@ -189,7 +189,7 @@ def _train(
     )
     trained, result, spare = start.trained or origin.keeps_head(plan), FitResult(), None
     try:
-        for index, (phase, cut, schedule) in enumerate(phases(plan, network)):
+        for index, (phase, cut, config) in enumerate(phases(plan, network)):
             if index < start.phase:
                 continue
             state = start.fit if index == start.phase else None
@@ -208,19 +208,19 @@ def _train(
                 augmentation=planned.augmentation,
                 mixing=None if phase == "head" else planned.mixing,
                 seed=options.seed,
-                must_remember=schedule.optimizer == "lbfgs",
+                must_remember=config.optimizer == "lbfgs",
                 checked=bool(history or state),
                 cache=cache,
                 reporter=reporter,
             )
-            if options.calibrate and plan.schedule.optimizer != "lbfgs":
+            if options.calibrate and plan.training.optimizer != "lbfgs":
                 gathered, spare = hold_out(gathered)
             part, sources, dataset = cut_here, gathered, gathered.dataset
             result = fit(
                 part,
                 sources.train,
                 sources.val,
-                schedule,
+                config,
                 compute,
                 phase=phase,
                 seed=options.seed,
@@ -273,8 +273,8 @@ def _train(
         raise UserError(
             f"{result.problem}, so training was stopped{kept}",
             "is the weight file damaged? --precision fp32 may help too"
-            if schedule.optimizer == "lbfgs"
-            else f"try a smaller --lr (it was {schedule.lr:g}) or --precision fp32",
+            if config.optimizer == "lbfgs"
+            else f"try a smaller --lr (it was {config.lr:g}) or --precision fp32",
         )
     if "plan" in planned.forecast_s and result.stopped == "finished":
         took = time.perf_counter() - decided
@@ -287,12 +287,12 @@ def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, TrainingCon
 
     One phase, or the head alone on frozen codes and then all that the plan trains.
     """
-    if plan.schedule.head_first:
+    if plan.training.head_first:
         # What has no pretrained weights belongs to the head: nothing frozen is random.
         cut = min(len(network.stages) - 1, network.backbone.pretrained)
         solvable = is_linear(network.backbone) and cut == len(network.stages) - 1
-        head, asked = TRAINING_PRESETS["solve" if solvable else "head"][0], plan.schedule
+        head, asked = TRAINING_PRESETS["solve" if solvable else "head"][0], plan.training
         # A solved head knows weights only, which come to the same as drawing.
         balance = "weights" if solvable and asked.balance == "sampler" else asked.balance
         yield "head", cut, replace(head, balance=balance, metric=asked.metric)
-    yield "all" if plan.schedule.head_first else "", network.cut, plan.schedule
+    yield "all" if plan.training.head_first else "", network.cut, plan.training

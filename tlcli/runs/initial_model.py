@@ -35,8 +35,8 @@ class InitialModel:
 
     def keeps_head(self, plan: Plan) -> bool:
         """Whether the plan goes on with the bundle's final layer."""
-        schedule = plan.schedule
-        return self.head is not None and schedule.optimizer != "lbfgs" and schedule.init == INIT
+        config = plan.training
+        return self.head is not None and config.optimizer != "lbfgs" and config.init == INIT
 
 
 INIT = TrainingConfig.init
@@ -47,12 +47,12 @@ def trained_further(plan: Plan, origin: InitialModel) -> Plan:
     if origin.ancestor is None:
         return plan
     if origin.keeps_head(plan):
-        schedule = replace(plan.schedule, head_first=False)
+        config = replace(plan.training, head_first=False)
         why = f"{plan.why}; the bundle's head knows these classes and is trained further"
-        return replace(plan, schedule=schedule, why=why)
+        return replace(plan, training=config, why=why)
     if origin.head is not None:
         why = f"{plan.why}; the bundle's head knows these classes, but a new one is "
-        return replace(plan, why=why + ("solved" if plan.schedule.init == INIT else "drawn"))
+        return replace(plan, why=why + ("solved" if plan.training.init == INIT else "drawn"))
     return plan
 
 

@@ -174,9 +174,9 @@ class Options:
     def wish(self) -> Overrides:
         """The part of it that the plan decides about."""
         names = {f.name for f in fields(TrainingConfig)} & {f.name for f in fields(self)}
-        schedule = {name: getattr(self, name) for name in sorted(names)}
+        config = {name: getattr(self, name) for name in sorted(names)}
         mixing = ",".join(
             name for name in presets.parse(self.augment or presets.DEFAULT) if name in MIXING
         )
         mixing = f"--augment {mixing}" if mixing else ""
-        return Overrides(self.case, self.size, self.similarity, self.freeze, schedule, mixing)
+        return Overrides(self.case, self.size, self.similarity, self.freeze, config, mixing)

@@ -61,7 +61,7 @@ def reopen_run(folder: Path, data: str | Path | None, given: Mapping[str, Any]) 
         )
     if more is not None:
         state, plan = _extended(folder, state, plan, more)
-        options = replace(options, epochs=plan.schedule.epochs)
+        options = replace(options, epochs=plan.training.epochs)
     elif status == "finished" and not (state or {}).get("extended"):
         raise UserError(
             f"{folder} has finished: nothing is left to resume",
@@ -102,7 +102,7 @@ def _check_given(
     resolved |= dict(zip(("device", "precision"), went_in["compute"].split(), strict=False))
     if plan is not None:
         resolved |= {"case": plan.case, "size": plan.size, "similarity": plan.similarity}
-        resolved |= asdict(plan.schedule)
+        resolved |= asdict(plan.training)
     wrong = []
     for name in given.keys() - set(CHANGEABLE):
         value = absolute(name, getattr(asked, name), Path())
@@ -131,7 +131,7 @@ def _extended(
     """
     if more < 1:
         raise UsageError(f"--epochs +{more}: at least one is added")
-    if plan is not None and plan.schedule.optimizer == "lbfgs":
+    if plan is not None and plan.training.optimizer == "lbfgs":
         raise UserError(
             f"{folder}: its head was solved, not trained in steps, so no epochs can be added",
             f"train it further: tlcli finetune DIR --model {folder} --optimizer adamw",
@@ -141,13 +141,13 @@ def _extended(
             f"{folder} has no checkpoint that epochs could be added to",
             f"resume it first without --epochs, or train it further: --model {folder}",
         )
-    schedule, fit = plan.schedule, state["fit"]
-    last_phase = not schedule.head_first or state["phase"] > 0
-    early = last_phase and 0 < schedule.patience <= fit["worse"]
-    done = fit["steps"]["epoch"] if early else schedule.epochs
-    plan = replace(plan, schedule=with_more_epochs(schedule, done + more))
+    config, fit = plan.training, state["fit"]
+    last_phase = not config.head_first or state["phase"] > 0
+    early = last_phase and 0 < config.patience <= fit["worse"]
+    done = fit["steps"]["epoch"] if early else config.epochs
+    plan = replace(plan, training=with_more_epochs(config, done + more))
     fit = {**fit, "worse": 0} if last_phase else fit
-    asked = {**state["run"]["options"], "epochs": plan.schedule.epochs}
+    asked = {**state["run"]["options"], "epochs": plan.training.epochs}
     went_in = {**state["run"], "plan": plan.to_dict(), "options": asked}
     # Until run.json says so too, this tells a run that was killed from one that has finished.
     return {**state, "run": went_in, "fit": fit, "extended": True}, plan

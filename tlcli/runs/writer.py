@@ -91,8 +91,8 @@ class RunWriter:
         chosen: dict[str, Any] = {}
         if self.planned is not None:
             plan = self.planned.plan
-            solved = plan.schedule.optimizer == "lbfgs"
-            chosen = {"optimizer": "lbfgs"} if solved else asdict(plan.schedule)
+            solved = plan.training.optimizer == "lbfgs"
+            chosen = {"optimizer": "lbfgs"} if solved else asdict(plan.training)
             chosen |= {"case": None if plan.case == "custom" else plan.case, "views": self.views}
         return to_toml(self.options, self.scanned.root.resolve(), chosen)
 
@@ -246,7 +246,7 @@ class RunWriter:
             },
             "options": asked,
             "augmentation": {
-                "transforms": parse(planned.plan.schedule.augment) if planned else None,
+                "transforms": parse(planned.plan.training.augment) if planned else None,
                 "colours": getattr(planned and planned.augmentation, "colours", None),
             },
             "plan": plan_json(planned.plan if planned else None),

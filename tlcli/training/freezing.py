@@ -11,7 +11,7 @@ a short training sees too little: what it validates with would still be ImageNet
 
 
 def set_mode(suffix: nn.Module, batchnorm: str) -> None:
-    """Train mode, but for BatchNorm as the schedule says; see `Schedule.batchnorm`."""
+    """Train mode, but for BatchNorm as the schedule says; see `TrainingConfig.batchnorm`."""
     suffix.train()
     for module in suffix.modules():
         if isinstance(module, BATCHNORM):

@@ -31,10 +31,10 @@ class Gradients:
         lanes: on a CPU, parts of the batch beside each other.
     """
 
-    def __init__(self, suffix: nn.Module, schedule: TrainingConfig, compute: Compute) -> None:
-        self.suffix, self.schedule, self.compute = suffix, schedule, compute
+    def __init__(self, suffix: nn.Module, config: TrainingConfig, compute: Compute) -> None:
+        self.suffix, self.config, self.compute = suffix, config, compute
         self.forward: Callable[[Tensor], Tensor] = wrap_ddp(
-            suffix, changing=schedule.unfreeze == "gradual"
+            suffix, changing=config.unfreeze == "gradual"
         )
         self.compiled: Callable[[Tensor], Tensor] | None = None
         if compute.compiled:
@@ -89,7 +89,7 @@ class Gradients:
                 f"memory ran out for {rows} images, this process' part of a batch",
                 "a smaller --batch-size, with --accumulate to make up for it",
             ) from error
-        smaller = ", which BatchNorm's statistics are of" * (self.schedule.batchnorm == "adapt")
+        smaller = ", which BatchNorm's statistics are of" * (self.config.batchnorm == "adapt")
         reporter.warn(
             f"memory ran out: batches of {rows} are computed in parts of {self.room.rows}{smaller}"
         )
@@ -139,7 +139,7 @@ class Gradients:
             logits,
             y,
             weight=self.weights,
-            label_smoothing=self.schedule.label_smoothing,
+            label_smoothing=self.config.label_smoothing,
             reduction="none",
         ).sum()
         right = y if y.dim() == 1 else y.argmax(1)
@@ -147,7 +147,7 @@ class Gradients:
 
     def _logits(self, x: Tensor) -> Tensor:
         # Batches of another size, such as an epoch's last one, are not worth compiling for.
-        if self.compiled is not None and len(x) == shard_batch_size(self.schedule.batch_size):
+        if self.compiled is not None and len(x) == shard_batch_size(self.config.batch_size):
             return self.compiled(x)
         with fast_depthwise(self.compute):
             return self.forward(x)

@@ -48,10 +48,10 @@ class PartialEpoch:
 
 
 class TrainingLoop:
-    """The suffix in training: its optimizer, schedule and position.
+    """The suffix in training: its optimizer, configuration and position.
 
     All that the next step depends on is here (`state_dict`), in the network's tensors, in
-    `schedule` and in `seed`.
+    `config` and in `seed`.
 
     Attributes:
         gradients: adds those of a batch; its `forward` is the suffix, or a wrap of it.
@@ -62,21 +62,21 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, network: Network, n: int, schedule: TrainingConfig, compute: Compute, seed: int
+        self, network: Network, n: int, config: TrainingConfig, compute: Compute, seed: int
     ) -> None:
-        self.network, self.schedule, self.compute = network, schedule, compute
-        set_dropout(network, schedule.dropout)
+        self.network, self.config, self.compute = network, config, compute
+        set_dropout(network, config.dropout)
         self.suffix = network.suffix
-        self.gradients = Gradients(self.suffix, schedule, compute)
+        self.gradients = Gradients(self.suffix, config, compute)
         self.n, self.seed, self.epoch = n, seed, 0
         self.part: PartialEpoch | None = None
         self.on_step: Callable[[], None] = lambda: None
-        self.batches = -(-n // schedule.batch_size)
-        self.per_epoch = -(-self.batches // schedule.accumulate)
+        self.batches = -(-n // config.batch_size)
+        self.per_epoch = -(-self.batches // config.accumulate)
         self.average = (
             None
-            if schedule.average == "none"
-            else WeightAverage(self.suffix, schedule.average, schedule.epochs, self.per_epoch)
+            if config.average == "none"
+            else WeightAverage(self.suffix, config.average, config.epochs, self.per_epoch)
         )
         self.unread = torch.zeros(2, device=compute.device)
         self.curve: Curve = []
@@ -84,8 +84,8 @@ class TrainingLoop:
 
     def _begin(self) -> None:
         """The optimizer and what goes with it, as before the first step."""
-        self.optimizer = make_optimizer(self.network, self.schedule)
-        factor = rate_factor(self.schedule, self.per_epoch)
+        self.optimizer = make_optimizer(self.network, self.config)
+        factor = rate_factor(self.config, self.per_epoch)
         self.scheduler = optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         half = self.compute.dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=half)
@@ -100,13 +100,13 @@ class TrainingLoop:
             Diverged: the loss is no number any more.
             UserError: memory runs out with a single image, or no learning rate was found.
         """
-        if self.schedule.balance == "weights":
+        if self.config.balance == "weights":
             n_classes = self.network.final.weight.shape[0]
             weights = class_weights(train.labels, n_classes)
             self.gradients.weights = weights.to(self.compute.device)
-        if self.schedule.find_lr:
+        if self.config.find_lr:
             self._find(train, reporter)
-        while self.part or self.epoch < self.schedule.epochs:
+        while self.part or self.epoch < self.config.epochs:
             if self.average:
                 self.average.show(False)
             self.epoch += self.part is None
@@ -127,15 +127,15 @@ class TrainingLoop:
         part, before = self.part, self.part.images
         ahead = self.compute.device.type != "cpu"
         task = f"training {phase}" if phase else "training"
-        accumulate = self.schedule.accumulate
+        accumulate = self.config.accumulate
         # The last group of an epoch may hold fewer batches.
         short = self.batches % accumulate or accumulate
-        batches = train.batches(*shard_batches(order[before:], self.schedule.batch_size), epoch)
+        batches = train.batches(*shard_batches(order[before:], self.config.batch_size), epoch)
         group: list[TrainingBatch] = []
         for step, batch in enumerate(batches, part.batches + 1):
             group.append(batch)
             size = short if step > self.batches - short else accumulate
-            total = min(self.schedule.batch_size, n - part.images)
+            total = min(self.config.batch_size, n - part.images)
             self.unread += self.gradients.add(group, size, self.scaler, reporter, total)
             part.batches, part.images = step, part.images + total
             read = not ahead or step % READ_EVERY == 0 or step == self.batches
@@ -150,7 +150,7 @@ class TrainingLoop:
             reporter.progress(
                 task,
                 (epoch - 1) * n + part.images,
-                n * self.schedule.epochs,
+                n * self.config.epochs,
                 loss=part.loss / part.images,
                 top1=part.right / part.images,
             )
@@ -170,15 +170,15 @@ class TrainingLoop:
     def _order(self, train: FeatureSource) -> Tensor:
         """The epoch's images, int64 [n]."""
         draw = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        if self.schedule.balance == "sampler":
+        if self.config.balance == "sampler":
             return sample_balanced(train.labels, draw)
         return torch.randperm(self.n, generator=draw)
 
     def _set_modes(self) -> None:
         """Train mode for what learns in the epoch; eval mode, without gradients, for the rest."""
         stages = [s for s in self.network.stages[self.network.cut :] if list(s.parameters())]
-        learning = unfrozen(self.schedule, max(self.epoch, 1), len(stages))
-        set_mode(self.suffix, self.schedule.batchnorm)
+        learning = unfrozen(self.config, max(self.epoch, 1), len(stages))
+        set_mode(self.suffix, self.config.batchnorm)
         unfreeze(stages, learning)
 
     def _read(self) -> None:
@@ -209,7 +209,7 @@ class TrainingLoop:
         before = {k: v.clone() for k, v in self.suffix.state_dict().items()}
         self._draw_anew(0)
         self._set_modes()
-        order, size = self._order(train), self.schedule.batch_size
+        order, size = self._order(train), self.config.batch_size
         totals = cycle(map(len, order.split(size)))
 
         def step(x: Tensor, y: Tensor) -> float:
@@ -228,7 +228,7 @@ class TrainingLoop:
             )
         finally:
             self.suffix.load_state_dict(before)
-        self.schedule = replace(self.schedule, lr=found, find_lr=False)
+        self.config = replace(self.config, lr=found, find_lr=False)
         self._begin()
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class TrainingLoop:
             "scaler": self.scaler.state_dict(),
             "average": self.average and self.average.state_dict(),
             "rows": self.gradients.room.rows,
-            "lr": self.schedule.lr,
+            "lr": self.config.lr,
             "curve": [list(point) for point in self.curve],
         }
 
@@ -260,7 +260,7 @@ class TrainingLoop:
             if rank():  # that was the first process'
                 self._draw_anew(self.epoch)
         # A rate that was found is not looked for again.
-        self.schedule = replace(self.schedule, lr=state["lr"], find_lr=False)
+        self.config = replace(self.config, lr=state["lr"], find_lr=False)
         self.curve = [(lr, loss) for lr, loss in state["curve"]]
         self.optimizer.load_state_dict(state["optimizer"])
         laid_out_alike(self.optimizer)

@@ -13,7 +13,7 @@ from tlcli.runtime.optim_import import optim
 FUSED = ("cpu", "cuda", "mps")
 
 
-def make_optimizer(network: Network, schedule: TrainingConfig) -> optim.Optimizer:
+def make_optimizer(network: Network, config: TrainingConfig) -> optim.Optimizer:
     """Parameter groups by stage, earlier ones with smaller steps; no decay on vectors.
 
     One kernel updates all tensors of a kind where the device has such (the CPU too).
@@ -22,23 +22,23 @@ def make_optimizer(network: Network, schedule: TrainingConfig) -> optim.Optimize
     groups = []
     trained = network.stages[network.cut :]
     for depth, stage in enumerate(trained):
-        lr = schedule.lr * schedule.layer_decay ** (len(trained) - 1 - depth)
+        lr = config.lr * config.layer_decay ** (len(trained) - 1 - depth)
         parameters = [p for p in stage.parameters() if p.requires_grad]
         for decayed in (True, False):
             mine = [p for p in parameters if (p.dim() > 1) == decayed]
             if mine:
-                decay = schedule.weight_decay if decayed else 0.0
+                decay = config.weight_decay if decayed else 0.0
                 groups.append({"params": mine, "lr": lr, "weight_decay": decay})
-    if schedule.optimizer == "sgd":
-        return optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, fused=fused)
-    return optim.AdamW(groups, lr=schedule.lr, fused=fused)
+    if config.optimizer == "sgd":
+        return optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    return optim.AdamW(groups, lr=config.lr, fused=fused)
 
 
-def rate_factor(schedule: TrainingConfig, per_epoch: int) -> Callable[[int], float]:
+def rate_factor(config: TrainingConfig, per_epoch: int) -> Callable[[int], float]:
     """The learning rate at a step, as a share of the full one."""
-    total = schedule.epochs * per_epoch
-    warmup = min(max(1, round(schedule.warmup * per_epoch)) if schedule.warmup else 0, total)
-    rise, fall = SHAPES[schedule.lr_schedule]
+    total = config.epochs * per_epoch
+    warmup = min(max(1, round(config.warmup * per_epoch)) if config.warmup else 0, total)
+    rise, fall = SHAPES[config.lr_schedule]
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -73,7 +73,7 @@ def fit(
     network: Network,
     train: FeatureSource,
     val: FeatureSource | None,
-    schedule: TrainingConfig,
+    config: TrainingConfig,
     compute: Compute,
     *,
     phase: str,
@@ -107,10 +107,10 @@ def fit(
         return {k: v.detach().cpu().clone() for k, v in trained.items()}
 
     result, before, epochs, steps = FitResult(best=copies(), best_key=to_beat), 0.0, 1, None
-    if schedule.optimizer == "lbfgs":
-        rows = _solve_head(network, train, result, schedule, phase, seed, reporter)
+    if config.optimizer == "lbfgs":
+        rows = _solve_head(network, train, result, config, phase, seed, reporter)
     else:
-        steps, epochs = TrainingLoop(network, len(train), schedule, compute, seed), schedule.epochs
+        steps, epochs = TrainingLoop(network, len(train), config, compute, seed), config.epochs
         if state is not None:
             before = _restore(state, trained, result, steps)
         steps.on_step = lambda: keep(snapshot, "step")
@@ -121,29 +121,29 @@ def fit(
     judge = compute.reference() if isinstance(val, CachedFeatures) else compute
 
     if known and state is None:
-        figures = validate(suffix, val, schedule.metric, judge)
-        result.best_key = key_of(figures, schedule.metric)
+        figures = validate(suffix, val, config.metric, judge)
+        result.best_key = key_of(figures, config.metric)
         if figures["val_top1"] is not None:
-            reporter.note(f"before training: {_val_text(figures, schedule.metric)}")
+            reporter.note(f"before training: {_val_text(figures, config.metric)}")
 
     def snapshot() -> State:
         assert steps is not None
         return _state(trained, result, steps, time.perf_counter() - started)
 
-    if schedule.patience and result.worse >= schedule.patience:
+    if config.patience and result.worse >= config.patience:
         result.stopped, rows = "early", iter(())
     try:
         for row in iterate_watching_peers(rows):
-            figures = validate(suffix, val, schedule.metric, judge)
+            figures = validate(suffix, val, config.metric, judge)
             loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
             row |= figures
             row["seconds"] = round(time.perf_counter() - started, 3)
             result.history.append(row)
-            reporter.note(_epoch_line(row, epochs, schedule.metric))
+            reporter.note(_epoch_line(row, epochs, config.metric))
             on_row(row)
-            key = key_of(figures, schedule.metric)
+            key = key_of(figures, config.metric)
             if loss is None or key > result.best_key:
                 result.best = copies()
                 result.best_key, result.worse = key, 0
@@ -151,8 +151,8 @@ def fit(
                 on_best()
             else:
                 result.worse += 1
-            early = 0 < schedule.patience <= result.worse
-            if schedule.optimizer != "lbfgs":
+            early = 0 < config.patience <= result.worse
+            if config.optimizer != "lbfgs":
                 keep(snapshot, "last" if early or row["epoch"] == epochs else "epoch")
             if early:
                 result.stopped = "early"
@@ -166,9 +166,9 @@ def fit(
         for name, tensor in trained.items():
             tensor.copy_(result.best[name])
     if steps is not None and steps.curve:
-        result.lr_curve, result.found_lr = steps.curve, steps.schedule.lr
+        result.lr_curve, result.found_lr = steps.curve, steps.config.lr
     if len(result.history) > 1 or (result.history and result.best_epoch is None):
-        reporter.note(_kept_line(result, schedule.patience))
+        reporter.note(_kept_line(result, config.patience))
     return result
 
 
@@ -234,7 +234,7 @@ def _solve_head(
     network: Network,
     train: FeatureSource,
     result: FitResult,
-    schedule: TrainingConfig,
+    config: TrainingConfig,
     phase: str,
     seed: int,
     reporter: Reporter,
@@ -248,7 +248,7 @@ def _solve_head(
     started = time.perf_counter()
     layer = network.final
     n_classes = layer.weight.shape[0]
-    weighted = schedule.balance == "weights"
+    weighted = config.balance == "weights"
     solved = partial(
         solve,
         codes,
