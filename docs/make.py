@@ -1,7 +1,7 @@
 """Writes the docs that are made from the program: `python -m docs.make [--check]`.
 
-docs/cli.md is every command with its arguments and options. `--check` writes nothing, and fails
-where a page is not what the program would write now.
+docs/reference/cli.md is every command with its arguments and options. `--check` writes nothing, and
+fails where a page is not what the program would write now.
 """
 
 import sys
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def cli_reference() -> str:
-    """docs/cli.md."""
+    """docs/reference/cli.md."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     parts = ["# Commands\n\nMade by `python -m docs.make` from the program; do not edit.\n"]
     for name, command in commands.items():
@@ -48,7 +48,7 @@ def _row(parameter: Any) -> str:
 
 
 def main() -> int:
-    pages = {HERE / "cli.md": cli_reference()}
+    pages = {HERE / "reference" / "cli.md": cli_reference()}
     stale = [p for p, text in pages.items() if not p.exists() or p.read_text() != text]
     if "--check" in sys.argv:
         for path in stale:

@@ -5,7 +5,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-# Before torch is imported, here and in the processes that tests start: see docs/testing.md.
+# Before torch is imported, here and in the processes that tests start: see CONTRIBUTING.md.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest

@@ -15,7 +15,7 @@ import typer.main
 from tlcli.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def shell_lines(page):
@@ -68,7 +68,7 @@ def commands_in_docs():
         for line in shell_lines(page):
             for part in re.split(r"\s*(?:\||&&)\s*", line):
                 if part.startswith("tlcli "):
-                    yield pytest.param(part, id=f"{page.name}: {part}")
+                    yield pytest.param(part, id=f"{page.relative_to(ROOT)}: {part}")
 
 
 @pytest.mark.parametrize("line", list(commands_in_docs()))
@@ -86,7 +86,7 @@ def test_every_command_and_option_has_help():
             assert parameter.help, f"{name} {parameter.name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target

@@ -1,7 +1,8 @@
 """What the main job reaches on real photographs: `python -m tests.bench.accuracy`.
 
-Runs whole commands on the data and weights in ../shared and writes docs/accuracy.md, a row a
-command with its target. `--only WORD` runs the rows whose name holds WORD and prints them alone.
+Runs whole commands on the data and weights in ../shared and writes docs/measured/accuracy.md, one
+row per command with its target. `--only WORD` runs the rows whose name contains WORD and prints
+them alone.
 """
 
 import json
@@ -114,7 +115,7 @@ def main() -> None:
             f"{torch.__version__}, torchvision {torchvision.__version__}); the machine is shared "
             "and noisy, so take them as an order of magnitude.\n\n" + "\n".join(lines) + "\n"
         )
-        (ROOT / "docs" / "accuracy.md").write_text(text)
+        (ROOT / "docs" / "measured" / "accuracy.md").write_text(text)
 
 
 if __name__ == "__main__":

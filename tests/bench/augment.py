@@ -1,7 +1,7 @@
 """What augmentation and several views at prediction gain: `python -m tests.bench.augment`.
 
 Trains on the flowers in ../shared, judges each way on the same val images, and writes
-docs/augmentation-measured.md. `--only WORD` runs the parts whose name holds WORD (presets, views)
+docs/measured/augmentation.md. `--only WORD` runs the parts whose name holds WORD (presets, views)
 and prints them alone.
 """
 
@@ -110,7 +110,7 @@ def main() -> None:
             f"({platform.machine()}, torch {torch.__version__}, torchvision "
             f"{torchvision.__version__}), shared and noisy.\n" + "\n".join(lines) + "\n"
         )
-        (ROOT / "docs" / "augmentation-measured.md").write_text(text)
+        (ROOT / "docs" / "measured" / "augmentation.md").write_text(text)
 
 
 if __name__ == "__main__":

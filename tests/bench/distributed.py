@@ -3,7 +3,7 @@
 Times, in turn and several times over, the default model's pass over the shared flowers (1,000
 unless said) by one process and by two, started by torchrun, each bound to a core of its own with
 one thread; nothing cached. The clock runs from when all are ready until each has everything.
-Writes docs/distributed-speed.md.
+Writes docs/measured/distributed.md.
 """
 
 import hashlib
@@ -98,7 +98,7 @@ def main() -> None:
         f"| one / two, median of the rounds' ratios | **{ratio:.2f}** | 1.7 |\n\n"
         f"The features are {'equal bit for bit' if equal else 'NOT equal'} in all runs.\n"
     )
-    (ROOT / "docs" / "distributed-speed.md").write_text(text)
+    (ROOT / "docs" / "measured" / "distributed.md").write_text(text)
     print(text)
 
 

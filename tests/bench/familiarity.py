@@ -5,8 +5,8 @@ Measures the familiarity of each shared set for each backbone at hand, on five d
 references and without it. For each set the line is set anew from the other sets alone, halfway
 between the highest of the different and the lowest of the similar ones, and the set that was left
 out is decided by it. And the program decides on folders of a few of a set's classes, which are
-taken to be of the set's kind. Writes docs/familiarity.md. `--table` first measures the references
-anew and writes them into tlcli/transfer/familiarity.json.
+taken to be of the set's kind. Writes docs/measured/familiarity.md. `--table` first measures the
+references anew and writes them into the package's table of references.
 """
 
 import hashlib
@@ -190,7 +190,7 @@ def main() -> None:
         "holds two that it has none for, a person might call it different too.",
         "\n".join(few_classes(cache)),
     ]
-    (ROOT / "docs" / "familiarity.md").write_text("\n\n".join(parts) + "\n")
+    (ROOT / "docs" / "measured" / "familiarity.md").write_text("\n\n".join(parts) + "\n")
     print("\n".join(lines))
 
 

@@ -5,7 +5,7 @@ memory between batches for its whole process, and once more in this one; the eng
 bf16, compiled where asked with --compile), both together against the bound, the head, starting up,
 and memory. Every
 contender runs once a round, in turn, each in a process of its own where memory or start-up is
-measured; medians. Writes docs/speed-parts.md.
+measured; medians. Writes docs/measured/features.md.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)  # what follows takes long, and this should not be lost
     lines += ["", "## Memory of the feature pass", "", *memory()]
     text = "\n".join(lines).replace("{load}", f"{os.getloadavg()[0]:.1f}") + "\n"
-    (ROOT / "docs" / "speed-parts.md").write_text(text)
+    (ROOT / "docs" / "measured" / "features.md").write_text(text)
     print(text)
 
 

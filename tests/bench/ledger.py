@@ -182,7 +182,7 @@ def arguments(doc: str, results: Path) -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="only say what is left to do")
     parser.add_argument("--minutes", type=float, default=inf, help="begin nothing after so many")
     parser.add_argument("--results", type=Path, default=results, help="where outcomes are kept")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured" / "benchmarks.md")
     parser.add_argument(
         "--fastai-python",
         type=Path,

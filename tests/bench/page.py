@@ -1,11 +1,11 @@
-"""docs/benchmarks.md, of what the benchmarks have kept: `python -m tests.bench.page`."""
+"""docs/measured/benchmarks.md, of what the benchmarks have kept: `python -m tests.bench.page`."""
 
 from pathlib import Path
 
 from tests.bench import speed_table, training_table
 from tests.bench.ledger import ROOT, read
 
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "measured" / "benchmarks.md"
 SPEED = Path(__file__).with_name("speed.jsonl")
 TRAINING = Path(__file__).with_name("training.jsonl")
 
@@ -33,8 +33,9 @@ What a second process gains on a feature pass: [distributed-speed.md](distribute
 There was no GPU to measure on.""",
     "training": """\
 Accuracies are of one program; seconds are not. The rows in bf16 but for MobileNetV2's folds 1 to 4
-and those "as planned" were run before memory was kept from step to step (docs/decisions.md), which
-takes a third off; two runs (everything on fold 3, a random head on fold 2) were halted for a while.
+and those "as planned" were run before memory was kept from step to step
+([decisions](../decisions/README.md)), which takes a third off; two runs (everything on fold 3, a
+random head on fold 2) were halted for a while.
 The augmentation and the BatchNorm policy of `large-similar` were chosen on fold 0, and the one of
 `large-different` on these digits, so their figures are flattered by a little: without fold 0 the
 first row's mean is 2.4. Three epochs are too few here: the schedule is made for eight.""",

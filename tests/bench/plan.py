@@ -2,7 +2,7 @@
 
 Times, in turn and several times over, one frozen forward pass over the 1,000 training images of the
 shared flowers, and `tlcli.plan` on the same images with nothing cached; and the probes of nine
-stages alone. Writes docs/plan-speed.md.
+stages alone. Writes docs/measured/plan.md.
 """
 
 import os
@@ -74,7 +74,7 @@ def main() -> None:
         f"| plan / pass, median of the rounds' ratios | **{ratio:.2f}** | 1.3 |\n"
         f"| probes of nine stages, 1,000 images | {statistics.median(probed):.1f} | 3 |\n"
     )
-    (ROOT / "docs" / "plan-speed.md").write_text(text)
+    (ROOT / "docs" / "measured" / "plan.md").write_text(text)
     print(text)
 
 

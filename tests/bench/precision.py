@@ -6,7 +6,7 @@ its own four images. On the last codes a head is solved as `finetune` does it, o
 bf16, and judged on the last one in fp32, as `metrics.json` does, against one solved in fp32. And of
 the pooled output of every stage that could be cut at, a linear probe tells how many images are
 right in either, left out in five folds. Differences are bf16 less fp32, image by image, in points,
-with 95% intervals. Writes docs/precision.md.
+with 95% intervals. Writes docs/measured/precision.md.
 """
 
 import tempfile
@@ -112,9 +112,9 @@ def measure(name: str, data: str) -> tuple[list[Stage], Stage]:
 
 
 def page(stages: list[Stage], solved: list[Stage]) -> str:
-    """docs/precision.md."""
+    """docs/measured/precision.md."""
     told = " ".join((__doc__ or "").split("\n\n")[1].split()).removesuffix(
-        " Writes docs/precision.md."
+        " Writes docs/measured/precision.md."
     )
     lines = [
         "# How near bf16 has to be to fp32\n",
@@ -157,7 +157,7 @@ def main() -> None:
             stages += some
             solved.append(one)
             print(f"{one.where}: off {one.off:.3f}, {difference(one.fp32, one.bf16)}", flush=True)
-    (ROOT / "docs" / "precision.md").write_text(page(stages, solved))
+    (ROOT / "docs" / "measured" / "precision.md").write_text(page(stages, solved))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What predictions cost and how far they can be trusted: `python -m tests.bench.predict`.
 
-Trains on the data in ../shared, predicts, and writes docs/predict-measured.md. `--only WORD` runs
+Trains on the data in ../shared, predicts, and writes docs/measured/predict.md. `--only WORD` runs
 the parts whose name holds WORD (speed, memory, calibration) and prints them alone.
 """
 
@@ -191,7 +191,7 @@ def main() -> None:
         "# Predictions, measured\n\nMade by `python -m tests.bench.predict` on "
         f"{os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}); the machine is shared and noisy, so compare within a table. "
-        "[predict.md](predict.md) says what the figures mean."
+        "[predict.md](../predict.md) says what the figures mean."
     ]
     for title, part in PARTS.items():
         if only in title.lower():
@@ -202,7 +202,7 @@ def main() -> None:
                 lines.append(line)
             text.append(f"## {title}\n\n" + "\n".join(lines))
     if not only:
-        (ROOT / "docs" / "predict-measured.md").write_text("\n\n".join(text) + "\n")
+        (ROOT / "docs" / "measured" / "predict.md").write_text("\n\n".join(text) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Each shared set is dealt into five folds. On each fold, with each of three backb
 cases are forced in turn, and `tlcli plan` decides on the other four folds. Its regret is how much
 lower the accuracy of the case it takes is than that of the best of the four. Outcomes are kept in
 tests/bench/regret.jsonl, a line each, so that the benchmark can be stopped and goes on where it
-was; docs/regret.md is made of them, and says how many folds there are.
+was; docs/measured/regret.md is made of them, and says how many folds there are.
 
 `--only WORD` takes runs whose name holds WORD; `--worker I/N` every Nth run, for several processes;
 `--table` only writes the page. Everything runs on one thread, and seconds are the processor's, so
@@ -163,7 +163,7 @@ def done() -> list[dict[str, Any]]:
 
 
 def page(outcomes: list[dict[str, Any]]) -> str:
-    """docs/regret.md."""
+    """docs/measured/regret.md."""
     found = {Job(*(o[f.name] for f in fields(Job))): o for o in outcomes}
     table = [
         "| set | backbone | plan takes | folds | small-similar | small-different | large-similar "
@@ -200,7 +200,9 @@ def page(outcomes: list[dict[str, Any]]) -> str:
                 f"{statistics.mean(f.seconds[f.best()] for f in whole):.0f} |"
             )
     if not regrets:
-        raise SystemExit("no fold has all four cases yet, so docs/regret.md stays as it is")
+        raise SystemExit(
+            "no fold has all four cases yet, so docs/measured/regret.md stays as it is"
+        )
     head = __doc__.split("\n\n")[1].replace("\n", " ")
     return (
         "# Regret: what the measured plan gives away\n\n"
@@ -276,7 +278,7 @@ def main() -> None:
         with RESULTS.open("a") as file:
             file.write(json.dumps(outcome) + "\n")
         print(json.dumps(outcome), flush=True)
-    (ROOT / "docs" / "regret.md").write_text(page(done()))
+    (ROOT / "docs" / "measured" / "regret.md").write_text(page(done()))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 All on the shared flowers (1,000 to train on, 400 to validate), each contender a process of its own
 from start to end, with the same weights. What is quick is measured several times over, in turns,
 and its median counts; what is slow once. Outcomes are kept in tests/bench/speed.jsonl, a line each,
-so that the benchmark can be stopped and goes on where it was; docs/benchmarks.md is made of them.
+so that the benchmark can be stopped and goes on where it was; docs/measured/benchmarks.md is made
+of them.
 
 `--only WORD` takes measurements whose name holds WORD, `--again` measures anew what is known,
 `--list` says what is left, `--minutes N` begins nothing after N minutes, `--table` only writes the

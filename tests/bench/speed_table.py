@@ -1,4 +1,4 @@
-"""The part of docs/benchmarks.md on speed: contenders, ratios, targets."""
+"""The part of docs/measured/benchmarks.md on speed: contenders, ratios, targets."""
 
 import statistics
 from collections.abc import Callable
@@ -150,7 +150,7 @@ def part_row(name: str, records: list[Record]) -> str:
 
 
 def section(outcomes: list[Record]) -> str:
-    """The part of docs/benchmarks.md on speed."""
+    """The part of docs/measured/benchmarks.md on speed."""
     table = Table.of(outcomes)
     shown = [*chain.from_iterable(latest(outcomes).values())]
     failed = [f"- {o['name']}: failed: {o['error']}" for o in shown if "error" in o]

@@ -1,9 +1,9 @@
 """How accurate the ways of training are: `python -m tests.bench.training`.
 
 All 1,400 shared flowers are dealt into five folds, and each way is trained on each (how is said in
-docs/benchmarks.md, which is made of the outcomes). Outcomes are kept in tests/bench/training.jsonl,
-a line for a way and a fold, fold by fold, so that the benchmark can be stopped and goes on where it
-was, and so that whatever has been run is paired.
+docs/measured/benchmarks.md, which is made of the outcomes). Outcomes are kept in
+tests/bench/training.jsonl, a line for a way and a fold, fold by fold, so that the benchmark can be
+stopped and goes on where it was, and so that whatever has been run is paired.
 
 `--only WORD` takes those whose name (fold/way) holds WORD, `--again` measures anew what is known,
 `--list` says what is left, `--minutes N` begins nothing after N minutes, `--table` only writes the

@@ -1,4 +1,4 @@
-"""The part of docs/benchmarks.md on the accuracy of ways of training: paired differences."""
+"""The accuracy part of docs/measured/benchmarks.md: paired differences of ways of training."""
 
 import statistics
 from dataclasses import dataclass
@@ -149,7 +149,7 @@ def way_row(way: str, of: list[Record]) -> str:
 
 
 def section(outcomes: list[Record]) -> str:
-    """The part of docs/benchmarks.md on accuracy."""
+    """The part of docs/measured/benchmarks.md on accuracy."""
     found = latest(outcomes)
     ways, failed = [], []
     for way in dict.fromkeys(name for _, name in found):

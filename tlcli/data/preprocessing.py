@@ -17,7 +17,7 @@ INTERPOLATIONS = {
 MOST_PIXELS_A_SIDE = 4096  # a damaged bundle must not ask for terabytes
 SPARE = 2
 """Times `resize` that the shorter side of a decoded picture keeps, where it had it: reading a JPEG
-smaller is then hardly seen in what resizing makes of it (docs/decisions.md)."""
+smaller is then hardly seen in what resizing makes of it (docs/decisions/data-and-decoding.md)."""
 LONGEST = 32  # pictures this many times as long as wide are cut to it before resizing
 
 

@@ -23,7 +23,7 @@ from tlcli.runtime.device import Compute, cannot_compile
 PARITY = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.12}
 """How far from plain fp32 the fast forward may be in these numbers: the length of the difference of
 some images' activations over the length of the plain ones. Up to 0.14, heads that are trained on
-bf16 were found to be as good, from 0.24 on worse (docs/precision.md)."""
+bf16 were found to be as good, from 0.24 on worse (docs/measured/precision.md)."""
 PLAIN_STAGES = "plain"
 _KEY_VERSION = 4  # to be raised when the same key would come to mean other numbers
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from tlcli.runtime.threads import map_in_order
 
 DIRECTIONS = 32
-"""Directions whose variance is kept one by one; more tell nothing more (docs/decisions.md)."""
+"""Directions whose variance is kept one by one; more tell nothing more
+(docs/decisions/calibration-and-ood.md)."""
 PERCENTILE = 95
 """The operating point that the field compares such measures at (FPR95)."""
 MIN_IMAGES = 20

@@ -16,7 +16,7 @@ DOUBT = {"level": 0.05, "self": 0.04}
 """How near to its line a score is not trusted alone, beside two standard errors."""
 FEW_CLASSES = 0.3
 """The same, shared out among the classes: that a network knows a rose badly says little of flowers
-(docs/familiarity.md)."""
+(docs/measured/familiarity.md)."""
 UNMEASURED = "how familiar the images are was not measured, and is taken as similar"
 
 

@@ -111,8 +111,8 @@ def keep_memory() -> bool:
 
     By itself it gives the large blocks of each batch back to the system, which fills new ones with
     zeros page by page: two fifths of the time of a training step and a quarter of that of a frozen
-    pass (docs/decisions.md). All threads share one arena, since memory that is kept in another
-    thread's is of no use.
+    pass (docs/decisions/speed-and-memory.md). All threads share one arena, since memory that is
+    kept in another thread's is of no use.
     """
     if not sys.platform.startswith("linux"):
         return False

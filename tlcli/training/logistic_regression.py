@@ -24,7 +24,8 @@ HELD = 1_000_000_000
 """Bytes of standardised codes that are kept; more are standardised anew for every step."""
 FOLDS = 5
 ROUGH_STEPS = 15
-"""L-BFGS steps for each penalty that is tried: enough to tell them apart (docs/decisions.md)."""
+"""L-BFGS steps for each penalty that is tried: enough to tell them apart
+(docs/decisions/the-head.md)."""
 STEPS = 300
 
 Start = tuple[Tensor, Tensor]
