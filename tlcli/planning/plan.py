@@ -7,10 +7,9 @@ dropped for a new head. `docs/four-cases.md` tells it at length.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tlcli.backbones.build import Backbone
-from tlcli.backbones.network import NEW_HEAD
+from tlcli.backbones.catalogue import NEW_HEAD
 from tlcli.errors import UsageError, choice
 from tlcli.planning.cases import CASES, LARGE_FROM, Overrides, named_case
 from tlcli.planning.choose_training import choose_training
@@ -18,6 +17,9 @@ from tlcli.planning.decision import best_cut, decide_case
 from tlcli.planning.evidence import Evidence
 from tlcli.planning.explain import sweep_text
 from tlcli.planning.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from tlcli.backbones.backbone import Backbone
 
 FREEZES = ("features", "none", "all-but-head")
 
@@ -236,7 +238,7 @@ def cut_index(stages: Sequence[StageFacts], where: str) -> int:
     return index
 
 
-def stage_facts(backbone: Backbone) -> list[StageFacts]:
+def stage_facts(backbone: "Backbone") -> list[StageFacts]:
     """What a plan needs to know of the backbone's stages."""
     return [
         StageFacts(s.name, s.part, sum(p.numel() for p in s.parameters())) for s in backbone.stages
