@@ -1,34 +1,35 @@
-"""Everything that is checked, with one command: `python -m tests`.
+"""Run every check with one command: `python -m tests`.
 
-Format, lint, types, the generated docs, then the tests. `--slow` adds the slow tier. What follows
-`--` goes to pytest.
+Format, lint, types and the generated docs, as .pre-commit-config.yaml has them too, then the tests.
+`--slow` adds the slow tier. Arguments after `--` go to pytest.
 """
 
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-# Each holds a network or two in memory, so not one for every core of a large machine.
-PROCESSES = min(os.cpu_count() or 1, 4)
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+
+# Each test process holds a network or two in memory: four at most, even on a large machine.
+MAX_PROCESSES = 4
+
+CHECKS = {
+    "format": ["ruff", "format", "--check", "."],
+    "lint": ["ruff", "check", "."],
+    "types": ["mypy"],
+    "docs": ["docs.make", "--check"],
+}
 
 
 def main() -> int:
     arguments = sys.argv[1:]
     extra = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
-    slow = "--slow" in arguments
-    tier = ["-m", "slow or not slow"] if slow else []
-    steps = {
-        "format": ["ruff", "format", "--check", "."],
-        "lint": ["ruff", "check", "."],
-        "types": ["mypy"],
-        "docs": ["docs.make", "--check"],
-        "tests": ["pytest", f"-n{PROCESSES}", "--dist=loadfile", "--durations=15", *tier, *extra],
-    }
+    tier = ["-m", "slow or not slow"] if "--slow" in arguments else []
+    processes = min(os.cpu_count() or 1, MAX_PROCESSES)
+    pytest = ["pytest", f"-n{processes}", "--dist=loadfile", "--durations=15", *tier, *extra]
     failed = []
-    for name, command in steps.items():
+    for name, command in {**CHECKS, "tests": pytest}.items():
         started = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False)
         verdict = "ok" if done.returncode == 0 else "FAILED"
@@ -40,4 +41,5 @@ def main() -> int:
     return 1 if failed else 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

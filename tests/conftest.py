@@ -3,13 +3,14 @@
 import os
 import signal
 import tempfile
-from pathlib import Path
 
 # Before torch is imported, here and in the processes that tests start: see CONTRIBUTING.md.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from typer.testing import CliRunner
+
+from tests.paths import DATA, SHARED
 
 # The cache of who runs the tests is not theirs to fill.
 CACHE = tempfile.TemporaryDirectory(prefix="tlcli-tests-")
@@ -19,13 +20,11 @@ os.environ["TLCLI_CACHE"] = CACHE.name
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
-
 
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real photographs and weights beside the repository."""
-    if not (SHARED / "data").is_dir():
+    if not DATA.is_dir():
         pytest.skip(f"needs the real photographs and weights in {SHARED}")
     return SHARED
 
