@@ -27,8 +27,8 @@ _WHERE = {
     "Export": "tlcli.recipes.export",
     "evaluate": "tlcli.inference.evaluate",
     "load": "tlcli.inference.load",
-    "Classifier": "tlcli.inference.load",
-    "Prediction": "tlcli.inference.load",
+    "Classifier": "tlcli.inference.classifier",
+    "Prediction": "tlcli.inference.prediction",
     "draw_sample": "tlcli.data.drawings.sample",
     "Reporter": "tlcli.reporter",
     "UserError": "tlcli.errors",
@@ -56,8 +56,10 @@ __all__ = [
 if TYPE_CHECKING:
     from tlcli.data.drawings.sample import draw_sample
     from tlcli.errors import UserError
+    from tlcli.inference.classifier import Classifier
     from tlcli.inference.evaluate import evaluate
-    from tlcli.inference.load import Classifier, Prediction, load
+    from tlcli.inference.load import load
+    from tlcli.inference.prediction import Prediction
     from tlcli.planning.planned import Planned
     from tlcli.recipes.contact_sheet import contact_sheet
     from tlcli.recipes.export import Export, export

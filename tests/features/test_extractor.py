@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -277,8 +278,8 @@ def test_training_in_bf16_says_how_many_answers_agree_and_predict_goes_by_that(
     def chosen(**agreement):
         reporter = RecordingReporter()
         told = {"numbers": "cpu bf16", **agreement}
-        one = type(member)(**{**member.__dict__, "agreement": told})
-        return predict._choose("cpu", "auto", [one], reporter).name, reporter.notes
+        one = replace(member, agreement=told)
+        return predict._choose_compute("cpu", "auto", [one], reporter).name, reporter.notes
 
     assert chosen(n=200, same=199)[0] == "cpu bf16"
     assert "99.5%" in chosen(n=200, same=199)[1][0]

@@ -186,7 +186,7 @@ def test_from_python_paths_images_bytes_and_arrays_are_the_same(trained, images)
         (wanted,) = classifier.predict([png])
         assert (answer.label, answer.probability) == (wanted.label, wanted.probability)
     for wrong in (np.zeros((2, 3, 4, 5), np.uint8), np.zeros((4, 4, 3), np.float32)):
-        with pytest.raises(UserError, match="is no image"):
+        with pytest.raises(UserError, match="is not an image"):
             classifier.predict(wrong)
 
 

@@ -102,7 +102,7 @@ def test_a_run_from_a_bundle_is_resumed_from_the_same_bundle(whole, flowers, tmp
 
 
 def test_what_is_no_bundle_is_told(whole, flowers, tmp_path):
-    with pytest.raises(UsageError, match="--weights is for a backbone"):
+    with pytest.raises(UsageError, match="--weights goes with a backbone"):
         finetune(flowers, model=whole.folder, weights="none", output=tmp_path / "run")
     with pytest.raises(UsageError, match="vgg61"):
         finetune(flowers, model="vgg61", output=tmp_path / "run")

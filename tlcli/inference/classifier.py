@@ -1,7 +1,7 @@
-"""A trained network, or several, as a function from images to answers."""
+"""A classifier: one trained network, or an ensemble of several, as a function of images."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,12 @@ from tlcli.data.stream import Group, Job, stream_groups
 from tlcli.data.tta import count
 from tlcli.errors import UsageError, UserError
 from tlcli.features.extractor import FeatureExtractor
-from tlcli.inference.prediction import UNKNOWN, Prediction
+from tlcli.inference.prediction import UNKNOWN, Prediction, PredictionBatch
 from tlcli.metrics.ood import OodDetector
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 
-DAMAGED = "the model's answer is no number; is it damaged?"
+NOT_FINITE = "the model's probabilities are not finite numbers; is the model file damaged?"
 
 
 @dataclass(frozen=True)
@@ -33,51 +33,53 @@ class Member:
 
     Attributes:
         source: the bundle's path or the backbone's name.
-        body: float32 [n, 3, h, w], normalised, to codes [n, ...].
-        head: codes to logits [n, classes].
-        novelty: measures how unlike the training images codes are, if the bundle has it.
-        temperature: what the bundle's logits were divided by; 1 where they were not calibrated.
-        order: for each class of the classifier its place among this network's outputs.
-        agreement: how many of the val answers were the same in other numbers as in fp32
-            ("numbers", "n", "same"), as the bundle has it.
+        classes: names in the order of the network's outputs.
+        stages: all stages but the last, from float32 [n, 3, h, w], normalized, to features
+            [n, ...].
+        head: the last stage, from features to logits [n, classes].
+        ood_detector: measures how unlike the training images features are; None where the bundle
+            has none.
+        temperature: the temperature that the bundle's final layer was divided by; 1 where it was
+            not calibrated.
+        agreement: how many validation predictions were the same in mixed precision as in fp32
+            ("numbers", "n", "same"), as the bundle records it.
     """
 
     source: str
-    body: nn.Sequential
+    classes: tuple[str, ...]
+    stages: nn.Sequential
     head: nn.Module
     preprocessing: Preprocessing
-    novelty: OodDetector | None
-    temperature: float
-    order: tuple[int, ...]
+    ood_detector: OodDetector | None = None
+    temperature: float = 1.0
     agreement: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class PredictionBatch:
-    """What the networks say of some images.
+class _Network:
+    """A member made ready to compute.
 
     Attributes:
-        paths: of the n images; None for one that came without.
-        probabilities: float32 [n, classes], on the CPU; of an unreadable image meaningless.
-        ood: float32 [n], or None; see `Prediction`.
-        problems: for each image None, or why there is no answer.
+        extractor: the member's stages as one fast function.
+        pixels_index: position of the member's preprocessing among those of all members.
+        class_order: for each class of the classifier its position among the member's outputs.
     """
 
-    paths: list[str | None]
-    probabilities: Tensor
-    ood: Tensor | None
-    problems: list[str | None]
+    member: Member
+    extractor: FeatureExtractor
+    pixels_index: int
+    class_order: list[int]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded bundle, a backbone with ImageNet's own classes, or several as an ensemble.
+    """A loaded bundle, a backbone with its ImageNet classes, or several as an ensemble.
 
     Attributes:
-        source: the member's; of several, joined by " + ".
-        classes: the names, in the order of the probabilities.
-        members: the networks; their probabilities are averaged.
-        tta: which views of each image they see, whose probabilities are averaged too; a key of
+        source: the member's source; of an ensemble, all joined by " + ".
+        classes: names in the order of the probabilities.
+        members: the networks, whose probabilities are averaged.
+        tta: the views of each image whose probabilities are averaged, a key of
             `tlcli.data.tta.VIEWS`.
     """
 
@@ -90,35 +92,35 @@ class Classifier:
 
     @property
     def has_ood(self) -> bool:
-        """Whether answers say how unlike the training images an image is."""
-        return all(member.novelty is not None for member in self.members)
+        """Whether predictions measure how unlike the training images an image is."""
+        return all(member.ood_detector is not None for member in self.members)
 
     @property
     def temperature(self) -> float:
-        """What the logits were divided by; of several networks 1, as they are averaged."""
+        """The temperature of a single network; 1 for an ensemble, which averages probabilities."""
         return self.members[0].temperature if len(self.members) == 1 else 1.0
 
     def predict(
         self, images: Any, *, top: int = 1, threshold: float = 0.0, reject: bool = False
     ) -> list[Prediction]:
-        """Answers in the order of `images`.
+        """Predict the class of each image, in the order of `images`.
+
+        An image that cannot be read gets a prediction with an error and no label.
 
         Args:
             images: paths, PIL images, encoded bytes, or uint8 arrays [h, w], [h, w, 3] or
-                [h, w, 4]; a single one may stand for itself.
-            top: how many of the likeliest classes each answer lists.
-            threshold: the label is "unknown" where the probability is below it.
-            reject: the label is "unknown" where `ood` is above 1.
-
-        An image that cannot be read gives an answer with an error and no label.
+                [h, w, 4]; a single image needs no list.
+            top: how many of the most probable classes each prediction lists.
+            threshold: label images "unknown" whose probability is below it.
+            reject: label images "unknown" whose `ood` is above 1.
 
         Raises:
-            UsageError: an argument is out of range, or the model has no measure to reject by.
-            UserError: an array is no image.
+            UsageError: an argument is out of range, or the model cannot measure `ood`.
+            UserError: an array is not an image.
         """
         single = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "shape")
-        some = [images] if single else images
-        return list(self.stream(some, top=top, threshold=threshold, reject=reject))
+        several = [images] if single else images
+        return list(self.stream(several, top=top, threshold=threshold, reject=reject))
 
     def stream(
         self,
@@ -128,9 +130,9 @@ class Classifier:
         threshold: float = 0.0,
         reject: bool = False,
     ) -> Iterator[Prediction]:
-        """The same as `predict`, one answer after the other, in constant memory.
+        """Predict as `predict` does, but yield one prediction after the other, in constant memory.
 
-        Where `images` waits for its next one, those that have come are answered.
+        While `images` waits for its next one, those that have arrived are predicted.
         """
         if top < 1:
             raise UsageError(f"top is {top}", "it must be 1 or more")
@@ -138,20 +140,21 @@ class Classifier:
             raise UsageError(f"threshold is {threshold}", "it is a probability, from 0 to 1")
         if reject and not self.has_ood:
             raise UsageError(
-                f"{self.source} holds no measure of how unlike its training images an image is, "
-                "so there is nothing to reject by",
-                "bundles have one where there were enough images: see docs/predict.md",
+                f"{self.source} cannot measure how unlike its training images an image is, "
+                "so it cannot reject any",
+                "bundles trained on enough images can: see docs/predict.md",
             )
-        return self._answers(images, min(top, len(self.classes)), threshold, reject)
+        return self._stream(images, min(top, len(self.classes)), threshold, reject)
 
-    def _answers(
+    def _stream(
         self, images: Iterable[Any], top: int, threshold: float, reject: bool
     ) -> Iterator[Prediction]:
+        """Yield predictions; a generator of its own, so that `stream` checks arguments at once."""
         for batch in self.batches(images):
             best = batch.probabilities.topk(top, dim=1)
-            far = [None] * len(batch.paths) if batch.ood is None else batch.ood.tolist()
+            oods = [None] * len(batch.paths) if batch.ood is None else batch.ood.tolist()
             for path, problem, values, indices, ood in zip(
-                batch.paths, batch.problems, best.values.tolist(), best.indices.tolist(), far,
+                batch.paths, batch.problems, best.values.tolist(), best.indices.tolist(), oods,
                 strict=True,
             ):  # fmt: skip
                 if problem is not None:
@@ -164,84 +167,94 @@ class Classifier:
                 yield Prediction(path, label, probability, None, ood, named)
 
     def batches(self, images: Iterable[Any]) -> Iterator[PredictionBatch]:
-        """What the networks say, a batch at a time, in the order of `images`."""
-        several = list(dict.fromkeys(member.preprocessing for member in self.members))
-        # several views an image, not more pixels at once
+        """Yield probabilities batch by batch, in the order of `images`."""
+        preprocessings = list(dict.fromkeys(member.preprocessing for member in self.members))
+        # Several views per image must not mean more pixels at once.
         size = max(1, self.compute.batch_size // count(self.tta))
-        groups = stream_groups(map(_job, images), several, batch=size, tta=self.tta)
+        groups = stream_groups(map(_named, images), preprocessings, batch=size, tta=self.tta)
         first = next(groups, None)
         if first is None:
             return
-        # One batch is answered, by all cores together, before folding BatchNorm would be done.
-        forwards = [self._forward(member, fold=not first.last) for member in self.members]
+        # A single batch takes less time, on all cores together, than folding BatchNorm would.
+        networks = [
+            self._network(member, preprocessings, fold=not first.last) for member in self.members
+        ]
         if first.last or self.compute.workers == 1:
-            yield from (self._batch(group, forwards, several) for group in chain([first], groups))
+            yield from (self._predict_group(group, networks) for group in chain([first], groups))
             return
-        share = partial(torch.set_num_threads, self.compute.threads)
-        pool = ThreadPoolExecutor(self.compute.workers, "tlcli", share)
+        set_threads = partial(torch.set_num_threads, self.compute.threads)
+        pool = ThreadPoolExecutor(self.compute.workers, "tlcli", set_threads)
         pending: deque[Future[PredictionBatch]] = deque()
         try:
             for group in chain([first], groups):
-                pending.append(pool.submit(self._batch, group, forwards, several))
-                # Nobody waits for images that are still to come.
+                pending.append(pool.submit(self._predict_group, group, networks))
+                # Finished predictions must not wait for images that have not arrived yet.
                 while len(pending) > (self.compute.workers if group.more else 0):
                     yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _forward(self, member: Member, fold: bool) -> FeatureExtractor:
+    def _network(
+        self, member: Member, preprocessings: Sequence[Preprocessing], fold: bool
+    ) -> _Network:
+        """Make a member ready; `fold` says whether making it fast is worth its time."""
         member.head.eval().to(self.compute.device)
-        return FeatureExtractor(
-            member.body, member.preprocessing, self.compute, self.reporter, fold=fold
+        position = {name: i for i, name in enumerate(member.classes)}
+        return _Network(
+            member,
+            FeatureExtractor(
+                member.stages, member.preprocessing, self.compute, self.reporter, fold=fold
+            ),
+            preprocessings.index(member.preprocessing),
+            [position[name] for name in self.classes],
         )
 
     @torch.inference_mode()
-    def _batch(
-        self, group: Group, forwards: list[FeatureExtractor], several: list[Preprocessing]
-    ) -> PredictionBatch:
+    def _predict_group(self, group: Group, networks: Sequence[_Network]) -> PredictionBatch:
+        """Average the probabilities of all networks and views for a group of decoded images."""
         n = len(group.names)
         total = torch.zeros(n, len(self.classes))
-        far: list[Tensor] = []
-        for member, forward in zip(self.members, forwards, strict=True):
-            pixels = group.pixels[several.index(member.preprocessing)]
-            codes = forward(pixels.flatten(0, 1))
+        oods: list[Tensor] = []
+        for network in networks:
+            pixels = group.pixels[network.pixels_index]
+            features = network.extractor(pixels.flatten(0, 1))
             with self.compute.autocast():
-                logits = member.head(codes)
+                logits = network.member.head(features)
             views = logits.float().softmax(1).cpu().unflatten(0, pixels.shape[:2])
-            total += views.mean(1)[:n, list(member.order)]
-            if member.novelty is not None:
-                # what is usual was learnt on plain views, which come first
-                plain = codes[:: pixels.shape[1]][:n]
-                far.append(member.novelty.score(plain.float().cpu()))
-        probabilities = total / len(self.members)
+            total += views.mean(1)[:n, network.class_order]
+            if network.member.ood_detector is not None:
+                # The detector was fitted on plain views, which come first.
+                plain = features[:: pixels.shape[1]][:n]
+                oods.append(network.member.ood_detector.score(plain.float().cpu()))
+        probabilities = total / len(networks)
         finite = probabilities.isfinite().all(1).tolist()
-        problems = [_why(p, good) for p, good in zip(group.problems, finite, strict=True)]
-        ood = torch.stack(far).mean(0) if self.has_ood else None
+        problems = [_problem_text(p, good) for p, good in zip(group.problems, finite, strict=True)]
+        ood = torch.stack(oods).mean(0) if self.has_ood else None
         return PredictionBatch(group.names, probabilities, ood, problems)
 
 
-def _why(problem: Unreadable | None, finite: bool) -> str | None:
+def _problem_text(problem: Unreadable | None, finite: bool) -> str | None:
     if problem is not None:
         return problem.why
-    return None if finite else DAMAGED
+    return None if finite else NOT_FINITE
 
 
-def _job(image: Any) -> Job:
-    """An image with its name, as `stream_groups` takes them."""
+def _named(image: Any) -> Job:
+    """Return the image with its name, as `stream_groups` takes them."""
     name = str(image) if isinstance(image, str | Path) else None
-    return name, _source(image)
+    return name, _image_source(image)
 
 
-def _source(image: Any) -> ImageSource:
+def _image_source(image: Any) -> ImageSource:
     if isinstance(image, str):
         return Path(image)
     if not hasattr(image, "shape") or isinstance(image, Image.Image):
         return image
     shape = tuple(image.shape)
-    flat = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
-    if not flat or 0 in shape or not str(image.dtype).endswith("uint8"):
+    image_like = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
+    if not image_like or 0 in shape or not str(image.dtype).endswith("uint8"):
         raise UserError(
-            f"an array of shape {shape} and type {image.dtype} is no image",
+            f"an array of shape {shape} and type {image.dtype} is not an image",
             "give uint8 [height, width], [height, width, 3] or [height, width, 4]",
         )
     import numpy

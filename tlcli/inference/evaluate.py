@@ -1,19 +1,18 @@
-"""How good a classifier is on labelled images, and how it compares with another."""
+"""Accuracy of a classifier on labeled images, and its comparison with another."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from tlcli.artifacts import bundle
-from tlcli.artifacts import run_folder as run
-from tlcli.data.dataset import scan
 from tlcli.data.labelled import Labelled, labelled
 from tlcli.errors import UserError
 from tlcli.inference.classifier import Classifier
+from tlcli.inference.held_out import held_out_images
 from tlcli.inference.load import load
 from tlcli.metrics.classification import score
 from tlcli.metrics.intervals import mcnemar_test, wilson_interval
@@ -21,18 +20,27 @@ from tlcli.reporter import Reporter
 from tlcli.text import printable, shorten_list
 
 WORST = 10
-SMALLEST = 1e-12
-"""Probabilities are taken for at least so much before their logarithm."""
+"""Mistakes that are listed unless another number is asked for."""
+MIN_PROBABILITY = 1e-12
+"""Smallest probability whose logarithm is taken; smaller ones are raised to it."""
+
+
+class LoadOptions(TypedDict, total=False):
+    """Options of `tlcli.load` that an evaluation takes too."""
+
+    weights: str
+    device_name: str
+    tta: str
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Answers to labelled images.
+    """A classifier's predictions for labeled images.
 
     Attributes:
-        images: those that could be read, with the class of each; n of them.
+        images: the n images that could be read, each with the name of its class.
         probabilities: float32 [n, classes].
-        skipped: the others: path and why.
+        skipped: path and problem of the images that could not be read.
     """
 
     classifier: Classifier
@@ -42,13 +50,13 @@ class Evaluation:
 
     @property
     def labels(self) -> Tensor:
-        """The true class of each image, an index into the classifier's classes: int64 [n]."""
-        place = {name: i for i, name in enumerate(self.classifier.classes)}
-        return torch.tensor([place[label] for _, label in self.images], dtype=torch.int64)
+        """True classes as indices into the classifier's classes, int64 [n]."""
+        position = {name: i for i, name in enumerate(self.classifier.classes)}
+        return torch.tensor([position[label] for _, label in self.images], dtype=torch.int64)
 
     @property
-    def right(self) -> dict[Path, bool]:
-        """Whether the answer to each image is right."""
+    def correct(self) -> dict[Path, bool]:
+        """Whether the prediction for each image is correct."""
         hits = self.probabilities.argmax(1) == self.labels
         return {path: hit for (path, _), hit in zip(self.images, hits.tolist(), strict=True)}
 
@@ -59,154 +67,137 @@ def evaluate(
     *,
     against: str | Path | None = None,
     worst: int = WORST,
-    weights: str = "auto",
-    device_name: str = "auto",
-    tta: str = "none",
     reporter: Reporter | None = None,
+    **loading: Unpack[LoadOptions],
 ) -> dict[str, Any]:
-    """Judge a classifier on a folder of images, one sub-folder a class.
+    """Evaluate a classifier in fp32 on a folder of images with one sub-folder per class.
 
-    Classes are matched by name. Of a folder with `test` or `val` beside `train`, that part is
-    taken (`test` where there is one); of the folder that the run split itself, the images that
-    it held out.
+    Classes are matched by name. If the folder has `test` or `val` beside `train`, that part is
+    evaluated (`test` if there is one). If the model's own run split the folder, the images that
+    it held out are evaluated.
 
     Args:
         model, weights, device_name, tta: as for `tlcli.load`.
         against: another bundle, compared on the same images and views by McNemar's exact test.
-        worst: how many mistakes to list, the surest first.
+        worst: how many mistakes to list, the most confident first.
 
     Returns:
-        What `tlcli.metrics.classification.score` gives, and `model`, `data`, `confused` (pairs of
-        classes, most often first), `mistakes` (path, true, answer, probability), `skipped` (path,
-        error), `unknown_classes` (folders that the model has no class for; left out),
+        The result of `tlcli.metrics.classification.score`, and `model`, `data`, `confused` (pairs
+        of classes, most frequent first), `mistakes` (path, true, answer, probability), `skipped`
+        (path, error), `unknown_classes` (folders that the model has no class for; left out),
         `absent_classes` (classes without images) and `against` (None, or the comparison).
 
     Raises:
         UserError: the model or the folder cannot be used, or they share no class.
     """
     reporter = reporter or Reporter()
-    classifier = load(
-        model,
-        weights=weights,
-        device_name=device_name,
-        precision="fp32",
-        tta=tta,
-        reporter=reporter,
-    )
-    images = _images(classifier, Path(data), reporter)
-    judged = judge(classifier, _matched(classifier, images, reporter), reporter, "evaluating")
-    names = {name for _, name in images}
-    result = {
-        "model": classifier.source,
-        "data": str(data),
-        **score(judged.probabilities.clamp_min(SMALLEST).log(), judged.labels, classifier.classes,
-                classifier.temperature),
-        "confused": confused(judged),
-        "mistakes": mistakes(judged, worst),
-        "skipped": [{"path": path, "error": why} for path, why in judged.skipped.items()],
-        "unknown_classes": sorted(names - set(classifier.classes)),
-        "absent_classes": sorted(set(classifier.classes) - names),
-        "against": None,
-    }  # fmt: skip
+    classifier = load(model, precision="fp32", reporter=reporter, **loading)
+    images = _images_to_evaluate(classifier, Path(data), reporter)
+    known = _with_known_class(images, classifier, reporter)
+    evaluation = predict_labeled(classifier, known, reporter, "evaluating")
+    result = {"model": classifier.source, "data": str(data), **_figures(evaluation, images, worst)}
     if against is not None:
-        other = load(against, device_name=device_name, precision="fp32", tta=tta, reporter=reporter)
-        theirs = judge(other, _matched(other, judged.images, reporter), reporter, "comparing")
-        result["against"] = compare(judged, theirs)
+        loading.pop("weights", None)
+        other = load(against, precision="fp32", reporter=reporter, **loading)
+        known = _with_known_class(evaluation.images, other, reporter)
+        result["against"] = compare(
+            evaluation, predict_labeled(other, known, reporter, "comparing")
+        )
     return result
 
 
-def judge(
+def _figures(evaluation: Evaluation, images: Sequence[Labelled], worst: int) -> dict[str, Any]:
+    """Return the reported figures of one classifier; `images` are all of the folder."""
+    classifier = evaluation.classifier
+    log_probabilities = evaluation.probabilities.clamp_min(MIN_PROBABILITY).log()
+    classes, found = set(classifier.classes), {name for _, name in images}
+    return {
+        **score(log_probabilities, evaluation.labels, classifier.classes, classifier.temperature),
+        "confused": confused_pairs(evaluation),
+        "mistakes": worst_mistakes(evaluation, worst),
+        "skipped": [{"path": path, "error": why} for path, why in evaluation.skipped.items()],
+        "unknown_classes": sorted(found - classes),
+        "absent_classes": sorted(classes - found),
+        "against": None,
+    }
+
+
+def predict_labeled(
     classifier: Classifier, images: Sequence[Labelled], reporter: Reporter, task: str
 ) -> Evaluation:
-    """The classifier's answers to images of classes that it knows."""
-    kept: list[Labelled] = []
+    """Predict images whose classes the classifier knows.
+
+    Raises:
+        UserError: none of the images could be read.
+    """
+    readable: list[Labelled] = []
     rows: list[Tensor] = [torch.empty(0, len(classifier.classes))]
     skipped: dict[str, str] = {}
     done = 0
     for batch in classifier.batches(path for path, _ in images):
-        here = images[done : done + len(batch.problems)]
-        for (path, _), why in zip(here, batch.problems, strict=True):
-            if why is not None:
-                skipped[str(path)] = why
-                reporter.warn(f"{path}: {why}")
-        good = [why is None for why in batch.problems]
-        kept += [image for image, yes in zip(here, good, strict=True) if yes]
+        some = images[done : done + len(batch.problems)]
+        for (path, _), problem in zip(some, batch.problems, strict=True):
+            if problem is not None:
+                skipped[str(path)] = problem
+                reporter.warn(f"{path}: {problem}")
+        good = [problem is None for problem in batch.problems]
+        readable += [image for image, is_good in zip(some, good, strict=True) if is_good]
         rows.append(batch.probabilities[torch.tensor(good)])
-        done += len(here)
+        done += len(some)
         reporter.progress(task, done, len(images))
-    if not kept:
+    if not readable:
         raise UserError(f"none of the {len(images)} images could be read", "see the warnings above")
-    return Evaluation(classifier, kept, torch.cat(rows), skipped)
+    return Evaluation(classifier, readable, torch.cat(rows), skipped)
 
 
 def compare(this: Evaluation, other: Evaluation) -> dict[str, Any]:
-    """Two classifiers on the images that both could judge, by McNemar's exact test."""
-    mine, theirs = this.right, other.right
-    common = [path for path in mine if path in theirs]
+    """Compare two classifiers on the images that both could read, by McNemar's exact test."""
+    this_correct, other_correct = this.correct, other.correct
+    common = [path for path in this_correct if path in other_correct]
     n = len(common)
-    only_this = sum(mine[p] and not theirs[p] for p in common)
-    only_other = sum(theirs[p] and not mine[p] for p in common)
-    found: dict[str, Any] = {"model": other.classifier.source, "n": n}
-    for name, right in (("this", mine), ("other", theirs)):
-        hits = sum(right[p] for p in common)
+    only_this = sum(this_correct[p] and not other_correct[p] for p in common)
+    only_other = sum(other_correct[p] and not this_correct[p] for p in common)
+    result: dict[str, Any] = {"model": other.classifier.source, "n": n}
+    for name, correct in (("this", this_correct), ("other", other_correct)):
+        hits = sum(correct[p] for p in common)
         low, high = wilson_interval(hits, n)
-        found |= {f"{name}_top1": hits / n, f"{name}_low": low, f"{name}_high": high}
+        result |= {f"{name}_top1": hits / n, f"{name}_low": low, f"{name}_high": high}
     p = mcnemar_test(only_this, only_other)
-    return found | {"only_this_right": only_this, "only_other_right": only_other, "p": p}
+    return result | {"only_this_right": only_this, "only_other_right": only_other, "p": p}
 
 
-def confused(judged: Evaluation) -> list[dict[str, Any]]:
-    """Pairs of a true class and another that was answered, the most frequent first."""
-    classes = judged.classifier.classes
-    pairs: dict[tuple[str, str], int] = {}
-    answers = judged.probabilities.argmax(1).tolist()
-    for (_, truth), answer in zip(judged.images, answers, strict=True):
-        if classes[answer] != truth:
-            pair = (truth, classes[answer])
-            pairs[pair] = pairs.get(pair, 0) + 1
+def confused_pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the pairs of a true class and a wrong prediction, most frequent first."""
+    classes = evaluation.classifier.classes
+    predicted = [classes[i] for i in evaluation.probabilities.argmax(1).tolist()]
+    pairs = Counter(
+        (true, guess)
+        for (_, true), guess in zip(evaluation.images, predicted, strict=True)
+        if guess != true
+    )
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
-    return [{"true": truth, "answer": answer, "n": n} for (truth, answer), n in ordered]
+    return [{"true": true, "answer": guess, "n": n} for (true, guess), n in ordered]
 
 
-def mistakes(judged: Evaluation, most: int) -> list[dict[str, Any]]:
-    """The wrong answers that were given with the highest probability."""
-    classes = judged.classifier.classes
-    best = judged.probabilities.max(1)
-    wrong = (best.indices != judged.labels).nonzero()[:, 0].tolist()
+def worst_mistakes(evaluation: Evaluation, n: int) -> list[dict[str, Any]]:
+    """Return the `n` wrong predictions with the highest probabilities."""
+    classes = evaluation.classifier.classes
+    best = evaluation.probabilities.max(1)
+    wrong = (best.indices != evaluation.labels).nonzero()[:, 0].tolist()
     wrong.sort(key=lambda i: -best.values[i].item())
     return [
         {
-            "path": str(judged.images[i][0]),
-            "true": judged.images[i][1],
+            "path": str(evaluation.images[i][0]),
+            "true": evaluation.images[i][1],
             "answer": classes[int(best.indices[i])],
             "probability": best.values[i].item(),
         }
-        for i in wrong[:most]
+        for i in wrong[:n]
     ]
 
 
-def _matched(
-    classifier: Classifier, images: Sequence[Labelled], reporter: Reporter
-) -> list[Labelled]:
-    """The images of classes that the classifier knows; what does not match is told."""
-    known, found = set(classifier.classes), {name for _, name in images}
-    left = [image for image in images if image[1] in known]
-    strange = sorted(found - known)
-    if not left:
-        raise UserError(
-            f"{printable(classifier.source)} knows none of the classes {shorten_list(strange)}",
-            f"its classes are: {shorten_list(classifier.classes, 12)}; name the folders so",
-        )
-    if strange:
-        reporter.warn(
-            f"{printable(classifier.source)} has no class {shorten_list(strange)}: "
-            f"{len(images) - len(left)} images left out"
-        )
-    return left
-
-
-def _images(classifier: Classifier, data: Path, reporter: Reporter) -> list[Labelled]:
-    held_out = _held_out(classifier, data, reporter)
+def _images_to_evaluate(classifier: Classifier, data: Path, reporter: Reporter) -> list[Labelled]:
+    held_out = held_out_images(classifier, data, reporter)
     if held_out is not None:
         return held_out
     folder, images = labelled(data)
@@ -215,43 +206,26 @@ def _images(classifier: Classifier, data: Path, reporter: Reporter) -> list[Labe
     return images
 
 
-def _held_out(classifier: Classifier, data: Path, reporter: Reporter) -> list[Labelled] | None:
-    """What was held out of the training of every network that was trained on `data`.
+def _with_known_class(
+    images: Sequence[Labelled], classifier: Classifier, reporter: Reporter
+) -> list[Labelled]:
+    """Return the images whose class the classifier knows; warn of the others.
 
-    None where none was: then all of `data` is new to them.
+    Raises:
+        UserError: it knows none of the classes.
     """
-    every = [_held_out_by(member.source, data, reporter) for member in classifier.members]
-    parts = [part for part in every if part is not None]
-    if not parts:
-        return None
-    common = set.intersection(*map(set, parts))
-    images = [image for image in parts[0] if image in common]
-    if not images:
+    classes = set(classifier.classes)
+    known = [image for image in images if image[1] in classes]
+    unknown = sorted({name for _, name in images} - classes)
+    source = printable(classifier.source)
+    if not known:
         raise UserError(
-            f"{printable(data)}: there is no image that all of the models were not trained on",
-            "judge them on a folder of other images",
+            f"{source} knows none of the classes {shorten_list(unknown)}",
+            f"name the folders as its classes: {shorten_list(classifier.classes, 12)}",
         )
-    reporter.note(f"of {printable(data)} the {len(images)} images that were held out of training")
-    return images
-
-
-def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[Labelled] | None:
-    """What the run of a bundle held out of `data`, where it is the folder that it itself split."""
-    path = Path(source)
-    record = run.read_run_json(path.parent) if path.is_file() else {}
-    dataset, options = record.get("dataset", {}), record.get("options", {})
-    if dataset.get("layout") in (None, "train+val"):
-        return None
-    if Path(dataset.get("root", "")).resolve() != data.resolve():
-        return None
-    split = scan(
-        data, val_fraction=options["val_fraction"], seed=options["seed"], reporter=reporter
-    )
-    if split.digest != bundle.read_meta(path).dataset:
+    if unknown:
         reporter.warn(
-            f"{printable(data)} is the folder that the model was trained on, and has changed "
-            "since: "
-            "most of its images were trained on, so the figures flatter"
+            f"{source} has no class {shorten_list(unknown)}: "
+            f"{len(images) - len(known)} images left out"
         )
-        return None
-    return [(sample.path, split.classes[sample.label]) for sample in split.val]
+    return known

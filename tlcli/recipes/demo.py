@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlcli.data.drawings.sample import draw_sample
-from tlcli.inference.load import Prediction, load
+from tlcli.inference.load import load
+from tlcli.inference.prediction import Prediction
 from tlcli.recipes.finetune import Run, finetune
 from tlcli.reporter import Reporter
 

@@ -69,7 +69,7 @@ def load_initial_model(
         return InitialModel(build.load(model, weights, reporter))
     if weights != "auto":
         raise UsageError(
-            f"--weights is for a backbone's name, and {model} is a bundle", "leave it out"
+            f"--weights goes with a backbone's name, but {model} is a bundle", "leave it out"
         )
     path = run.find_bundle(model)
     network, meta = open_bundle(path)
