@@ -23,7 +23,7 @@ from tlcli.artifacts.export.model_card import escaped, model_card
 from tlcli.artifacts.export.parity import PICTURES, compare
 from tlcli.backbones.build import build
 from tlcli.backbones.network import build_network
-from tlcli.backbones.weights import licence
+from tlcli.backbones.weights import weights_license
 from tlcli.data.preprocessing import Preprocessing, to_tensor
 from tlcli.errors import UsageError, UserError
 from tlcli.inference.load import load, open_bundle
@@ -439,8 +439,8 @@ def test_more_weights_than_an_onnx_file_holds(small, tmp_path, monkeypatch):
         ("lenet5", "mine.pth", "came from a file"),
     ],
 )
-def test_licences_of_weights(name, label, known):
-    assert known in licence(name, label)
+def test_licenses_of_weights(name, label, known):
+    assert known in weights_license(name, label)
 
 
 def test_from_python(small, tmp_path):

@@ -1,4 +1,4 @@
-"""Writes `tlcli/backbones/catalogue.json` from torchvision's metadata and our own two models.
+"""Write `tlcli/backbones/catalogue.json` from torchvision's metadata and the table of families.
 
 python -m tests.backbones.make_catalogue
 """
@@ -12,49 +12,35 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlcli.backbones import build
+from tlcli.backbones.build import build_model
+from tlcli.backbones.catalogue import local_file
+from tlcli.backbones.families import FAMILIES
+from tlcli.backbones.family import OwnModel
 
 CATALOGUE = Path(__file__).parents[2] / "tlcli" / "backbones" / "catalogue.json"
 
-# torchvision's modules, where a family goes by a shorter name here
-SHORTER = {"swin_transformer": "swin", "vision_transformer": "vit"}
-
-LITE0 = {
-    "name": "efficientnet_lite0",
-    "family": "efficientnet_lite",
-    "top1": 75.1,  # tensorflow/tpu, models/official/efficientnet/lite/README.md
-    "size_mb": 17.954,
-    "resolution": 224,
-    "file": "efficientnet-lite0-57934424.pth",
-    "weights": None,
-}
-LENET5 = {
-    "name": "lenet5",
-    "family": "lenet",
-    "top1": None,
-    "size_mb": None,
-    "resolution": 32,
-    "file": None,
-    "weights": None,
-}
+SHORTER_NAMES = {"swin_transformer": "swin", "vision_transformer": "vit"}
+"""torchvision's module names for families that have a shorter name here."""
 
 
 def rows() -> list[dict[str, Any]]:
-    """The catalogue's rows by name, each with the fields of `catalogue.Entry`."""
+    """Return the catalogue's rows in order of name, each with the fields of `catalogue.Entry`."""
     names = torchvision.models.list_models(module=torchvision.models)
-    every = [torchvision_row(name) for name in names] + [measured(LITE0), measured(LENET5)]
-    return sorted(every, key=lambda row: row["name"])
+    found = [torchvision_row(name) for name in names]
+    for family, entry in FAMILIES.items():
+        found += [own_row(name, family, model) for name, model in entry.own.items()]
+    return sorted(found, key=lambda row: row["name"])
 
 
 def torchvision_row(name: str) -> dict[str, Any]:
-    """What torchvision says of the model and of the weights it recommends."""
+    """Return the row for a model of torchvision and the weights that it recommends."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     module = torchvision.models.get_model_builder(name).__module__.rpartition(".")[2]
     meta = weights.meta
     return {
         "name": name,
-        "family": SHORTER.get(module, module),
-        "parameters": meta["num_params"] - auxiliary(name),
+        "family": SHORTER_NAMES.get(module, module),
+        "parameters": meta["num_params"] - auxiliary_parameters(name),
         "gflops": meta["_ops"],
         "top1": meta["_metrics"]["ImageNet-1K"]["acc@1"],
         "size_mb": meta["_file_size"],
@@ -64,30 +50,41 @@ def torchvision_row(name: str) -> dict[str, Any]:
     }
 
 
-def auxiliary(name: str) -> int:
-    """Parameters of the auxiliary head that torchvision's count for Inception v3 includes."""
+def auxiliary_parameters(name: str) -> int:
+    """Count Inception v3's auxiliary parameters, which torchvision's figure includes."""
     if name != "inception_v3":
         return 0
     with torch.device("meta"):
         model = torchvision.models.inception_v3(init_weights=False)
-    return count(model.AuxLogits)
+    return count_parameters(model.AuxLogits)
 
 
-def measured(row: dict[str, Any]) -> dict[str, Any]:
-    """`row` with what is counted: parameters, and multiply-adds as torchvision counts them."""
-    side = row["resolution"]
-    classes = 10 if row["name"] == "lenet5" else 1000
+def own_row(name: str, family: str, own: OwnModel) -> dict[str, Any]:
+    """Return the row for a model that tlcli builds itself, whose weights are installed.
+
+    Multiply-adds are counted as torchvision counts them.
+    """
+    side = own.preprocessing.crop
     with torch.device("meta"):
-        model = build.construct(row["name"], row["family"], classes, side).eval()
+        model = build_model(name, FAMILIES[family], own.n_classes, side).eval()
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 3, side, side))
-    gflops = round(counter.get_total_flops() / 2e9, 3)
-    # in the order of the other rows
-    counted = {"parameters": count(model), "gflops": gflops}
-    return {"name": row["name"], "family": row["family"]} | counted | row
+    file = local_file(own.weights.file, own.weights.package) if own.weights else None
+    return {
+        "name": name,
+        "family": family,
+        "parameters": count_parameters(model),
+        "gflops": round(counter.get_total_flops() / 2e9, 3),
+        "top1": own.top1,
+        "size_mb": round(file.stat().st_size / 2**20, 3) if file else None,
+        "resolution": side,
+        "file": own.weights.file if own.weights else None,
+        "weights": None,
+        "package": own.weights.package if own.weights else None,
+    }
 
 
-def count(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 

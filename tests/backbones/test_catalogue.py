@@ -33,7 +33,7 @@ def test_every_family_is_known_and_used() -> None:
 def test_answers_without_torch() -> None:
     code = (
         "import sys; from tlcli.backbones import catalogue as c; "
-        "c.at_hand(c.find(c.DEFAULT_MODEL)); print('torch' in sys.modules)"
+        "c.at_hand(c.find_entry(c.DEFAULT_MODEL)); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

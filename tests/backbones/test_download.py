@@ -13,7 +13,8 @@ import torch
 from tlcli.backbones import download as fetch
 from tlcli.backbones import weights
 from tlcli.backbones.build import build, load
-from tlcli.backbones.weights import PUBLISHED_AT, Published
+from tlcli.backbones.family import PublishedWeights
+from tlcli.backbones.weights import PUBLISHED_AT
 from tlcli.errors import UserError
 from tlcli.reporter import Reporter
 
@@ -69,8 +70,8 @@ def file(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     server.promised = len(server.content)
     name = f"squeezenet1_1-{hashlib.sha256(server.content).hexdigest()[:8]}.pth"
     preprocessing = build(SMALL).preprocessing
-    entry = Published("IMAGENET1K_V1", name, f"{PUBLISHED_AT}/{name}", preprocessing)
-    monkeypatch.setattr(weights, "_published", lambda _: {"DEFAULT": entry})
+    entry = PublishedWeights("IMAGENET1K_V1", name, f"{PUBLISHED_AT}/{name}", preprocessing)
+    monkeypatch.setattr(weights, "published_weights", lambda _: {"DEFAULT": entry})
     return name
 
 

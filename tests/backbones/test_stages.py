@@ -97,8 +97,8 @@ def test_every_tensor_belongs_to_one_stage(name: str) -> None:
     names = [stage.name for stage in backbone.stages]
     assert len(set(names)) == len(names)
     assert names[-1] == "head"
-    assert backbone.stages[backbone.features_cut :] == backbone.classifier
-    assert 0 < backbone.features_cut <= backbone.last_cut
+    assert backbone.stages[-len(backbone.classifier) :] == backbone.classifier
+    assert 0 < len(backbone.classifier) < len(backbone.stages)
 
     layers = [
         path
@@ -136,7 +136,7 @@ def check_replace_head(backbone: Backbone) -> None:
     assert type(after) is type(before)
     assert after.weight.shape == (7, *before.weight.shape[1:])
     assert (after.bias is None) == (before.bias is None)
-    assert backbone.pretrained == backbone.last_cut
+    assert backbone.pretrained == backbone.head_index
     assert list(backbone.tensors(backbone.stages[:-1])) == kept
     assert after.weight in {*backbone.stages[-1].parameters()}
 
@@ -153,7 +153,7 @@ def check_layout(backbone: Backbone, x: Tensor) -> None:
 
 def check_folding(backbone: Backbone, x: Tensor) -> None:
     """torch.fx traces any prefix; BatchNorm folded into it changes next to nothing."""
-    prefix = nn.Sequential(*backbone.stages[: backbone.last_cut]).eval()
+    prefix = nn.Sequential(*backbone.stages[: backbone.head_index]).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.fx's own
         folded = fuse(prefix)(x.clone())

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from tlcli.backbones import weights
 from tlcli.backbones.build import build, load
 from tlcli.backbones.catalogue import catalogue, find_entry
-from tlcli.backbones.state_dict import versioned
-from tlcli.backbones.weights import PUBLISHED_AT, Published
+from tlcli.backbones.families import find_family
+from tlcli.backbones.family import PublishedWeights
+from tlcli.backbones.state_dict import with_version
+from tlcli.backbones.weights import PUBLISHED_AT
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError
@@ -66,7 +68,7 @@ def test_shared_squeezenet(shared: Path) -> None:
 def test_shared_vgg16_has_no_classifier(shared: Path) -> None:
     path = shared / "weights" / "vgg16_features-keras-imagenet.pth"
     backbone = load("vgg16", str(path))
-    assert backbone.pretrained == backbone.features_cut
+    assert backbone.stages[backbone.pretrained :] == backbone.classifier
     assert [s.name for s in backbone.classifier] == ["classifier.0", "classifier.3", "head"]
     assert "classifier.0, classifier.3, head" in backbone.notes[0]
     assert backbone.categories is None
@@ -101,7 +103,7 @@ def test_lite0_pads_as_tensorflow_does() -> None:
     backbone = load("efficientnet_lite0")
     assert backbone.weights == "efficientnet-lite0-57934424.pth"
     assert str(backbone.weights_sha256).startswith("57934424")
-    assert backbone.turned
+    assert backbone.family.rotated
     convolution = backbone.model.get_submodule("features.2.0.block.1.0")
     for side in (16, 15):
         x = torch.randn(1, convolution.in_channels, side, side)
@@ -165,7 +167,8 @@ def test_safetensors_and_mnasnets_version(tmp_path: Path) -> None:
     save_file(dict(state), tmp_path / "mine.safetensors")
     backbone = load("mnasnet0_5", str(tmp_path / "mine.safetensors"))
     assert same(backbone.model, state)
-    torchvision.models.mnasnet0_5().load_state_dict(versioned(dict(state)))
+    versioned = with_version(dict(state), find_family("mnasnet0_5"))
+    torchvision.models.mnasnet0_5().load_state_dict(versioned)
 
 
 def test_densenets_old_names(tmp_path: Path) -> None:
@@ -192,7 +195,7 @@ def test_classifier_of_nan_is_no_classifier(tmp_path: Path) -> None:
         if name.startswith("classifier."):
             tensor.fill_(float("nan"))
     backbone = load("mobilenet_v3_small", saved(state, tmp_path / "features.pth"))
-    assert backbone.pretrained == backbone.features_cut
+    assert backbone.stages[backbone.pretrained :] == backbone.classifier
     assert not any(p.isnan().any() for p in backbone.model.parameters())
 
 
@@ -201,7 +204,7 @@ def test_head_for_other_classes(state: dict[str, Tensor], tmp_path: Path) -> Non
     other["classifier.1.weight"] = torch.ones(37, 512, 1, 1)
     other["classifier.1.bias"] = torch.ones(37)
     backbone = load(SMALL, saved(other, tmp_path / "pets.pth"))
-    assert backbone.pretrained == backbone.last_cut
+    assert backbone.pretrained == backbone.head_index
     assert "37 classes, squeezenet1_1's 1000" in backbone.notes[0]
     assert backbone.categories is None
     assert backbone.model.get_parameter("classifier.1.weight").std() > 0
@@ -295,14 +298,14 @@ def published(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.Monk
     path = Path(saved(state, folder / "new.pth"))
     digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     path = path.rename(folder / f"squeezenet1_1-{digits}.pth")
-    entry = Published(
+    entry = PublishedWeights(
         "IMAGENET1K_V1",
         path.name,
         f"{PUBLISHED_AT}/{path.name}",
         Preprocessing(232, 224, "bilinear", *IMAGENET),
     )
     table = {"IMAGENET1K_V1": entry, "DEFAULT": entry}
-    monkeypatch.setattr(weights, "_published", lambda _: table)
+    monkeypatch.setattr(weights, "published_weights", lambda _: table)
     return path
 
 
@@ -337,8 +340,8 @@ def test_preprocessing_is_torchvisions(shared: Path) -> None:
 
 def test_every_published_file_names_its_hash() -> None:
     for entry in catalogue().values():
-        for published in weights._published(entry).values():
-            assert published.file.endswith(f"-{published.digits}.pth")
+        for published in weights.published_weights(entry).values():
+            assert published.file.endswith(f"-{weights.hash_prefix(published.file)}.pth")
 
 
 @pytest.mark.parametrize("name", ["swin_t", "vit_b_32", "maxvit_t"])
@@ -346,7 +349,7 @@ def test_networks_are_built_whatever_lies_in_memory(name):
     """`trunc_normal_` draws again what is beyond its limits, but nothing is drawn."""
     code = (
         "import torch\n"
-        "from tlcli.backbones.empty_init import uninitialised\n"
+        "from tlcli.backbones.empty_init import skip_init\n"
         "from tlcli.runtime.torchvision_import import torchvision\n"
         "def used(make):\n"
         "    def made(*args, **how):\n"
@@ -354,7 +357,7 @@ def test_networks_are_built_whatever_lies_in_memory(name):
         "        return found.fill_(9e30) if found.is_floating_point() else found\n"
         "    return made\n"
         "torch.empty, torch.empty_like = used(torch.empty), used(torch.empty_like)\n"
-        "with uninitialised():\n"
+        "with skip_init():\n"
         f"    torchvision.models.get_model({name!r}, weights=None)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

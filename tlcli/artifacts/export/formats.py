@@ -17,8 +17,9 @@ from torch.export import Dim
 from tlcli.artifacts.bundle import BundleMeta
 from tlcli.artifacts.export.graph import Graph
 from tlcli.backbones.build import build
+from tlcli.backbones.families import find_family
 from tlcli.backbones.network import Network, build_network
-from tlcli.backbones.state_dict import versioned
+from tlcli.backbones.state_dict import with_version
 from tlcli.errors import UsageError, UserError, choice
 
 IMAGE, PIXELS = "image", "pixels"
@@ -153,15 +154,14 @@ def _write_state_dict(subject: Subject, path: Path) -> None:
     if path.suffix == ".safetensors":
         save_file(tensors, path)
     else:
-        torch.save(versioned(tensors) if _wants_version(subject.meta) else tensors, path)
+        torch.save(with_version(tensors, find_family(subject.meta.backbone)), path)
 
 
 def _open_state_dict(subject: Subject, path: Path) -> Runner:
     """The file's tensors in a newly built network."""
     meta, classes = subject.meta, len(subject.meta.classes)
     if path.suffix == ".safetensors":
-        state = load_file(path)
-        state = versioned(state) if _wants_version(meta) else state
+        state = with_version(load_file(path), find_family(meta.backbone))
     else:
         state = torch.load(path, weights_only=True)
     backbone = build(meta.backbone, n_classes=classes, resolution=meta.preprocessing.crop)
@@ -173,10 +173,6 @@ def _open_state_dict(subject: Subject, path: Path) -> Runner:
     else:
         backbone.model.load_state_dict(state)
     return _graph(subject, network)
-
-
-def _wants_version(meta: BundleMeta) -> bool:
-    return meta.backbone.startswith("mnasnet")
 
 
 # The exported program

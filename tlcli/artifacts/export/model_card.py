@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.artifacts.bundle import BundleMeta
-from tlcli.backbones.weights import licence
+from tlcli.backbones.weights import weights_license
 from tlcli.text import printable
 
 CARD = "MODEL_CARD.md"
@@ -48,7 +48,8 @@ def model_card(meta: BundleMeta, run: Mapping[str, Any]) -> str:
         "## Limits\n",
         _LIMITS,
         "## Licences\n",
-        f"- Pretrained weights ({escaped(meta.weights)}): {licence(meta.backbone, meta.weights)}",
+        f"- Pretrained weights ({escaped(meta.weights)}): "
+        f"{weights_license(meta.backbone, meta.weights)}",
         "- The training images and this model: unknown to tlcli; say here what holds.\n",
         "## Made with\n",
         ", ".join(f"{escaped(k)} {escaped(v)}" for k, v in sorted(meta.versions.items()))

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from tlcli.artifacts.export.formats import ABOUT, PIXELS, Subject
-from tlcli.backbones import catalogue
-from tlcli.backbones.families import FAMILIES
+from tlcli.backbones.families import find_family
 
 _SCRIPT = '''\
 """Names the class of each image that is given, a JSON object a line.
@@ -103,16 +102,18 @@ def run_script(subject: Subject, to: str, file: Path) -> str:
 def _state_dict(subject: Subject, file: Path) -> tuple[str, list[str], str, str]:
     """The parts of a state dict's script: the network is built, the tensors loaded into it."""
     meta = subject.meta
+    family = find_family(meta.backbone)
     imports = ["import numpy as np", "import torch"]
     if file.suffix == ".safetensors":
         imports.insert(1, "import safetensors.torch")
         lines = ["STATE = safetensors.torch.load_file(FILE)"]
-        if meta.backbone.startswith("mnasnet"):
+        if family.state_version is not None:
             imports.insert(0, "from collections import OrderedDict\n")
-            lines += ["STATE = OrderedDict(STATE)", 'STATE._metadata = {"": {"version": 2}}']
+            version = f'{{"": {{"version": {family.state_version}}}}}'
+            lines += ["STATE = OrderedDict(STATE)", f"STATE._metadata = {version}"]
     else:
         lines = ["STATE = torch.load(FILE, weights_only=True)"]
-    own = meta.dropped or meta.backbone in ("efficientnet_lite0", "lenet5")
+    own = meta.dropped or meta.backbone in family.own
     if own:
         imports += [_PIL, "", "from tlcli.backbones.build import build"]
     else:
@@ -144,17 +145,8 @@ def _state_dict(subject: Subject, file: Path) -> tuple[str, list[str], str, str]
 def _torchvision(subject: Subject) -> str:
     """The call that builds the network in plain torchvision."""
     meta = subject.meta
-    family = catalogue.find_entry(meta.backbone).family
+    family = find_family(meta.backbone)
     crop = meta.preprocessing.crop
-    # the two families whose tensors depend on the size of the image
-    sized: dict[str, dict[str, object]] = {
-        "vit": {"image_size": crop},
-        "maxvit": {"input_size": (crop, crop)},
-    }
-    arguments = {
-        "num_classes": len(meta.classes),
-        **FAMILIES[family].arguments,
-        **sized.get(family, {}),
-    }
+    arguments = {"num_classes": len(meta.classes), **family.builder_arguments(crop)}
     listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     return f"torchvision.models.{meta.backbone}({listed})"
