@@ -30,7 +30,7 @@ def test_the_readmes_first_command_installs_and_runs_the_main_job(tmp_path):
     line = next(line for line in shell_lines(ROOT / "README.md") if line.startswith("pip install"))
     assert line == "pip install . && tlcli demo"
     source = tmp_path / "source"
-    skip = shutil.ignore_patterns(".*", "__pycache__", "runs", "tlcli-demo*", "*.egg-info")
+    skip = shutil.ignore_patterns(".*", "__pycache__", "tlcli-demo*", "*.egg-info")
     shutil.copytree(ROOT, source, ignore=skip)
     # A fresh environment that sees this one's packages, so that torch is not fetched anew.
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)

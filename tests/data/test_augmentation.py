@@ -446,7 +446,7 @@ def test_the_sheet_shows_the_views_of_training(flowers, tmp_path, monkeypatch):
 
     rows = []
     monkeypatch.setattr(
-        sheet, "draw", lambda _, given: rows.extend(given) or Image.new("L", (9, 9))
+        sheet, "draw_grid", lambda _, given: rows.extend(given) or Image.new("L", (9, 9))
     )
     sheet.contact_sheet(flowers, tmp_path / "a.png", model="lenet5", seed=5)
     assert [row.name for row in rows] == ["daisy", "lavender", "rose", "sunflower", "tulip"]

@@ -85,14 +85,14 @@ import os, torch, numpy
 from pathlib import Path
 from tlcli.features.cache import FeatureCache, row_id
 cache = FeatureCache(Path({str(tmp_path / "features")!r}))
-shelf = cache.shelf({{"cut": "a"}})
+table = cache.table({{"cut": "a"}})
 def save(file, rows):
     file.write(b"half")
     file.flush()
     os.kill(os.getpid(), 9)
 numpy.save = save
-shelf.add([row_id("image0", "plain")], torch.ones(1, 4))
-shelf.flush()
+table.add([row_id("image0", "plain")], torch.ones(1, 4))
+table.flush()
 """
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -9

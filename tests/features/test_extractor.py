@@ -14,11 +14,11 @@ from tlcli.data.augmentation.presets import parse
 from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import scan
 from tlcli.errors import UsageError
-from tlcli.features import buffer as store
 from tlcli.features import extract as features
 from tlcli.features import extractor as module
 from tlcli.features.cache import FeatureCache
 from tlcli.features.extractor import FeatureExtractor
+from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.sources import CachedFeatures
 from tlcli.inference import load as predict
 from tlcli.runtime import device
@@ -124,7 +124,7 @@ def test_where_bf16_is_too_far_off_it_goes_on_in_fp32(backbone, images, monkeypa
     assert torch.equal(out, made(backbone, choose_device("cpu", "fp32"))(images).bfloat16())
 
 
-def test_what_fell_back_lies_on_a_shelf_of_its_own(two_classes, backbone, monkeypatch, tmp_path):
+def test_what_fell_back_lies_on_a_table_of_its_own(two_classes, backbone, monkeypatch, tmp_path):
     """Whether bf16 is near enough is asked of the data; no row of other numbers is mixed in."""
     samples = scan(two_classes).train
     checks = []
@@ -136,7 +136,7 @@ def test_what_fell_back_lies_on_a_shelf_of_its_own(two_classes, backbone, monkey
             backbone.preprocessing,
             choose_device("cpu", "bf16"),
             origin={"backbone": "b", "weights": "w"},
-            probe=module.probe_of(samples),
+            probe=choose_reference_samples(samples),
         )
         check = forward._check
         monkeypatch.setattr(forward, "_check", lambda x: (checks.append(len(x)), check(x)))
@@ -190,7 +190,7 @@ def test_what_cannot_be_compiled_runs_uncompiled(backbone, images, monkeypatch):
 def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
     backbone, flowers, tmp_path, monkeypatch, precision
 ):
-    monkeypatch.setattr(store, "MAPPED_FROM", 1)
+    monkeypatch.setattr("tlcli.runtime.memory.MAPPED_FROM", 1)
     dataset = scan(flowers)
     samples = dataset.train[:10]
     stages = nn.Sequential(*backbone.stages[:2])
@@ -231,7 +231,7 @@ def smaps():
 
 
 def test_an_unreadable_image_leaves_no_row(backbone, flowers, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "MAPPED_FROM", 1)
+    monkeypatch.setattr("tlcli.runtime.memory.MAPPED_FROM", 1)
     samples = list(scan(flowers).train[:5])
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"nothing")

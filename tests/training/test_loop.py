@@ -425,7 +425,7 @@ def test_remembered_maps_reach_the_suffix_channels_last():
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
-def test_the_quick_depthwise_gradients_are_those_of_fp32(kernel, stride):
+def test_the_fast_depthwise_gradients_are_those_of_fp32(kernel, stride):
     torch.manual_seed(0)
     layer = nn.Conv2d(8, 8, kernel, stride, kernel // 2, groups=8, bias=False)
     x = torch.randn(4, 8, 13, 13, requires_grad=True)
@@ -444,9 +444,9 @@ def test_the_quick_depthwise_gradients_are_those_of_fp32(kernel, stride):
 
 def test_mixed_precision_on_the_cpu_trains_with_them(monkeypatch):
     calls = []
-    right = gradients.quick_depthwise
+    right = gradients.fast_depthwise
     monkeypatch.setattr(
-        gradients, "quick_depthwise", lambda compute: calls.append(compute) or right(compute)
+        gradients, "fast_depthwise", lambda compute: calls.append(compute) or right(compute)
     )
     compute = replace(CPU, dtype=torch.bfloat16)
     _, _, rows = run(replace(PLAIN, epochs=8), compute=compute)
