@@ -99,7 +99,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
 
 def test_a_python_callers_options_are_those_that_differ_from_the_defaults():
     options = replace(Options(), lr=0.5, calibrate=False)
-    assert options.given() == {"lr": 0.5, "calibrate": False}
+    assert options.non_default() == {"lr": 0.5, "calibrate": False}
 
 
 def test_tensorboard_has_each_epoch_once_though_the_run_was_resumed(

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +31,6 @@ from tlcli.runtime.distributed.process_group import is_local_rank0
 _SPELT = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<u2"}
 _TYPES = {np.dtype(spelt): dtype for dtype, spelt in _SPELT.items()}
 
-DEFAULT_LIMIT = 8_000_000_000
-"""Bytes that the cache may take on disk unless told otherwise."""
 SEGMENT_BYTES = 8_000_000
 """Bytes of rows that are gathered in memory before they are written."""
 STALE = 86_400.0
@@ -50,7 +49,7 @@ class FeatureCache:
     """The shelves below a folder; `limit` is in bytes."""
 
     folder: Path
-    limit: int = DEFAULT_LIMIT
+    limit: int = sys.maxsize
     reporter: Reporter = field(default_factory=Reporter)
     broken: bool = False
 

@@ -8,6 +8,8 @@ from tlcli.errors import choice
 
 LARGE_FROM = 10_000
 """Training images from which a dataset counts as large; `--large-from` sets it."""
+SAMPLE = 1000
+"""Training images that are measured at most; `--sample` sets it."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-SAMPLE = 1000
-"""Images that are looked at unless told otherwise."""
 EQUAL = 6
 """Digits of an accuracy; what differs behind them is rounding."""
 

@@ -17,7 +17,8 @@ from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.stage_features import StageFeatures, plain_view_only
 from tlcli.planning import linear_probe as probe
 from tlcli.planning import similarity as familiarity
-from tlcli.planning.evidence import EQUAL, SAMPLE, CurvePoint, Evidence, Pair, StageScore
+from tlcli.planning.cases import SAMPLE
+from tlcli.planning.evidence import EQUAL, CurvePoint, Evidence, Pair, StageScore
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute, torch_threads
 

@@ -61,7 +61,7 @@ def decide(
             augmentation=augmentation,
             mixing=mixing,
         )
-    wish, stages = options.wish(), stage_facts(backbone)
+    wish, stages = options.overrides(), stage_facts(backbone)
 
     def make(wish: Overrides, evidence: Evidence | None) -> Plan:
         return make_plan(

@@ -97,7 +97,7 @@ def finetune(
         KeyboardInterrupt: interrupted before there was anything to save but the run folder, which
             can be resumed.
     """
-    given = {**(options.given() if options else {}), **more}
+    given = {**(options.non_default() if options else {}), **more}
     with process_group(reporter or Reporter()) as reporter:
         if resume is None:
             return _finetune(new_run(data, config, given), reporter)

@@ -1,55 +1,60 @@
-"""Options in a file: every run writes its own, and `--config` reads one."""
+"""Files of options: every run writes its own, and `--config` reads one."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from tlcli.backbones.catalogue import catalogue
 from tlcli.errors import UsageError, UserError, did_you_mean
-from tlcli.runs.options import Options
+from tlcli.runs.options import OPTION_TABLE, Options
 
 DATA = "data"
-PATHS = (DATA, "output", "model", "weights")
-"""What may name a file; relative to the folder of the file that says so."""
+PATHS = (DATA, *(name for name, spec in OPTION_TABLE.items() if spec.names_file))
+"""Entries that may name a file or a folder, relative to the folder of the file of options."""
 _NOT_WRITTEN = ("output",)  # another run needs another folder
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
+_TYPES = {DATA: (str,), **{name: spec.types for name, spec in OPTION_TABLE.items()}}
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text in quotes",
+    Path: "a text in quotes",
+}
 
 
 def to_toml(options: Options, data: Path, chosen: Mapping[str, Any]) -> str:
-    """The options of a run as TOML, what was left to the plan as comments.
+    """Return the options of a run as TOML, and as comments what the plan chose.
 
     Paths are absolute, so that the file may be moved; `output` is left out.
 
     Args:
-        chosen: what the plan chose, by name.
+        chosen: the values that the plan chose, by option name.
     """
-    values = {DATA: data, **{f.name: getattr(options, f.name) for f in fields(options)}}
+    values = {DATA: data, **options.values()}
     lines = ["# The options of this run; tlcli finetune --config reads them."]
     for name, value in values.items():
         if value is not None and name not in _NOT_WRITTEN:
             lines.append(f"{name} = {_toml(absolute(name, value, Path()))}")
     left = {k: v for k, v in chosen.items() if values.get(k, v) is None and v is not None}
     if left:
-        lines += ["", "# left to the plan, which chose:"]
+        lines += ["", "# chosen by the plan:"]
         lines += [f"# {name} = {_toml(value)}" for name, value in left.items()]
     return "\n".join(lines) + "\n"
 
 
 def _toml(value: Any) -> str:
-    """JSON's texts, numbers, truth values and lists are TOML's, but for the delete character."""
+    """Write a value as TOML, whose syntax is that of JSON but for the delete character."""
     plain = str(value) if isinstance(value, Path) else value
     return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The options in a file, by name, and under "data" the folder of images if it says.
+    """Read a file of options: values by name, and under "data" the folder of images if it has one.
 
     Raises:
         UserError: there is no such file, or it is not TOML.
-        UsageError: unknown names, or values of another kind; all of them are told.
+        UsageError: unknown names, or values of the wrong type; all of them are named.
     """
     import tomllib  # takes 0.2 s to import, and few runs read options
 
@@ -60,41 +65,39 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"--config {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(
-            f"--config {path} is not TOML: {error}", 'lines such as: model = "resnet18"'
+            f"--config {path} is not TOML: {error}", 'write lines such as: model = "resnet18"'
         ) from error
-    kinds = {name: _kinds(kind) for name, kind in get_type_hints(Options).items()}
-    kinds[DATA] = (str,)
     problems, hints = [], []
     for name, value in content.items():
-        if name not in kinds:
+        if name not in _TYPES:
             problems.append(f"{name!r} is not an option")
-            hints.append(did_you_mean(name.replace("-", "_"), kinds))
-        elif not _fits(value, kinds[name]):
-            wanted = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds[name])
-            problems.append(f"{name} must be {wanted}, not {_toml_shown(value)}")
+            hints.append(did_you_mean(name.replace("-", "_"), _TYPES))
+        elif not _has_type(value, _TYPES[name]):
+            wanted = " or ".join(_TYPE_NAMES[kind] for kind in _TYPES[name])
+            problems.append(f"{name} must be {wanted}, not {_shown(value)}")
     if problems:
         raise UsageError(f"--config {path}: {'; '.join(problems)}", "; ".join(filter(None, hints)))
     return {name: absolute(name, value, path.parent) for name, value in content.items()}
 
 
-def _kinds(hint: Any) -> tuple[type, ...]:
-    """The types of TOML values that an option takes."""
-    given = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
-    return tuple(dict.fromkeys(str if kind is Path else kind for kind in given))
-
-
-def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+def _has_type(value: Any, types: tuple[type, ...]) -> bool:
+    """Return whether a TOML value is of one of the types; a whole number is a number too."""
     if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+        return bool in types
+    if isinstance(value, str):
+        return str in types or Path in types
+    return isinstance(value, types) or (isinstance(value, int) and float in types)
 
 
-def _toml_shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     return repr(value) if len(repr(value)) < 40 else type(value).__name__
 
 
 def absolute(name: str, value: Any, folder: Path) -> Any:
-    """`value` with a path in it seen from `folder`; names of backbones and weights stay."""
+    """Return `value` with a relative path in it resolved from `folder`.
+
+    Names of backbones and of weights stay as they are.
+    """
     if name not in PATHS or value is None or str(value) in (*catalogue(), "auto", "none"):
         return value
     path = folder / Path(value).expanduser()

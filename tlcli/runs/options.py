@@ -1,128 +1,144 @@
-"""What can be asked of a run."""
+"""The options of a run: one table that flags, files of options, checks and docs are made from.
 
-import math
+A new option is one more field of `Options`. Importing this module imports no torch.
+"""
+
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType, NoneType
+from typing import Any, get_args, get_type_hints
 
-from tlcli.artifacts.run_folder import check_free, find_bundle
 from tlcli.backbones.catalogue import DEFAULT_MODEL, catalogue, find_entry
 from tlcli.data.augmentation import presets
-from tlcli.data.augmentation.mixup import MIXING
-from tlcli.errors import UsageError, choice
-from tlcli.features.cache import DEFAULT_LIMIT
-from tlcli.planning.cases import CASES, LARGE_FROM, Overrides
-from tlcli.planning.evidence import SAMPLE
+from tlcli.planning.cases import CASES, LARGE_FROM, SAMPLE, Overrides
 from tlcli.planning.training_config import CHOICES, FIND, TrainingConfig
-from tlcli.runtime.device import DEVICES, PRECISIONS
+from tlcli.runs.option_spec import OptionSpec, check_values, option
+from tlcli.runtime.choices import DEVICES, PRECISIONS
 
-LOGS = ("tensorboard",)
-
-# Lowest and highest allowed value of each number; the highest is left out where it is infinite.
-_RANGES = {
-    "lr": (1e-12, 1e30),
-    "momentum": (0.0, 0.9999),
-    "weight_decay": (0.0, 1e30),
-    "epochs": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "accumulate": (1, math.inf),
-    "patience": (0, math.inf),
-    "warmup": (0.0, math.inf),
-    "layer_decay": (0.01, 1.0),
-    "label_smoothing": (0.0, 0.99),
-    "dropout": (0.0, 0.99),
-    "views": (1, 64),
-    "val_fraction": (0.01, 0.9),
-    "sample": (20, 1_000_000),
-    "large_from": (1, math.inf),
-    "cache_limit": (0.0, 1e9),
-    "checkpoint_minutes": (0.0, 1e9),
-    "seed": (0, 2**31 - 1),
-}
-_WHOLE = ("epochs", "batch_size", "accumulate", "patience", "views", "seed", "sample", "large_from")
-_NAMES = {
-    "case": CASES,
-    "size": {c.size for c in CASES.values()},
-    "similarity": {c.similarity for c in CASES.values()},
-    **CHOICES,
-    "device": DEVICES,
-    "precision": PRECISIONS,
-    "log": LOGS,
-}
+# The headings of `--help` and of the docs.
+MODEL = "Model"
+CASE = "Case (what is frozen)"
+TRAINING = "Training"
+DATA = "Data and augmentation"
+MACHINE = "Device and cache"
+RUN = "Run"
+GROUPS = (MODEL, CASE, TRAINING, DATA, MACHINE, RUN)
 
 
+# fmt: off
 @dataclass(frozen=True)
 class Options:
-    """All options of a run; None is "as the plan says".
+    """All options of a run. None leaves the choice to the plan.
 
-    Attributes:
-        model: a backbone's name, or a bundle (or run folder) that is trained further.
-        weights: "auto", "none", a weight file, or the name of one of torchvision's weights.
-        case, size, similarity, freeze: which stages are frozen; see `docs/four-cases.md`.
-        optimizer, lr, momentum, weight_decay, epochs, batch_size, accumulate, lr_schedule, warmup,
-            patience, metric, layer_decay, head_first, unfreeze, batchnorm, average,
-            label_smoothing, dropout, balance, init: how the rest is trained; see
-            `tlcli.planning.training_config.TrainingConfig`. `lr` may be "find": a range test.
-        augment: a preset, transforms by name, or both: "light", "standard,vflip,rotate=30"; see
-            `tlcli.data.augmentation.presets`.
-        views: remembered views an image.
-        val_fraction: share of the images held out where the folder has no val of its own.
-        seed: of the split, the new layers, the order and the augmentation.
-        calibrate: learn how sure the answers may be (docs/predict.md); takes a tenth of the
-            training images where more than a linear head is trained.
-        device, precision: where and in which numbers; see `tlcli.runtime.device`.
-        compile: let torch.compile make the training step faster; takes a minute to begin.
-        sample: training images that are measured to decide the case, at most.
-        large_from: training images from which a dataset is large.
-        cache: keep frozen activations on disk for the next run.
-        cache_limit: what they may take, in GB.
-        checkpoint_minutes: how often the state is saved within an epoch.
-        log: "tensorboard": figures of each epoch for TensorBoard too, in the run folder.
-        output: the run folder; None: runs/<date>-<dataset>-<backbone>.
+    Each field carries its description; docs/reference/cli.md shows them all. The papers behind the
+    training options are named in `tlcli.planning.training_config.TrainingConfig`.
     """
 
-    model: str = DEFAULT_MODEL
-    weights: str = "auto"
-    case: str | None = None
-    size: str | None = None
-    similarity: str | None = None
-    freeze: str | None = None
-    optimizer: str | None = None
-    lr: float | str | None = None
-    momentum: float | None = None
-    weight_decay: float | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    accumulate: int | None = None
-    lr_schedule: str | None = None
-    warmup: float | None = None
-    patience: int | None = None
-    metric: str | None = None
-    layer_decay: float | None = None
-    head_first: bool | None = None
-    unfreeze: str | None = None
-    batchnorm: str | None = None
-    average: str | None = None
-    label_smoothing: float | None = None
-    dropout: float | None = None
-    balance: str | None = None
-    init: str | None = None
-    augment: str | None = None
-    views: int | None = None
-    val_fraction: float = 0.2
-    seed: int = 0
-    calibrate: bool = True
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    sample: int = SAMPLE
-    large_from: int = LARGE_FROM
-    cache: bool = True
-    cache_limit: float = DEFAULT_LIMIT / 1e9
-    checkpoint_minutes: float = 5.0
-    log: str | None = None
-    output: Path | None = None
+    model: str = option(
+        DEFAULT_MODEL, "Backbone to fine-tune (`tlcli models` lists them), or a bundle or run "
+        "folder to train further.", MODEL, short="-m", metavar="NAME", names_file=True)
+    weights: str = option(
+        "auto", "Pretrained weights: auto, none (train from scratch), a .safetensors, .pt or .pth "
+        "file, or a name of torchvision's such as IMAGENET1K_V1.", MODEL, metavar="NAME",
+        names_file=True)
+    case: str | None = option(None, "Transfer-learning case.", CASE, choices=CASES)
+    size: str | None = option(
+        None, "Size of the dataset: the first half of a case.", CASE,
+        choices=dict.fromkeys(case.size for case in CASES.values()))
+    similarity: str | None = option(
+        None, "Similarity to the pretraining images: the second half of a case.", CASE,
+        choices=dict.fromkeys(case.similarity for case in CASES.values()))
+    freeze: str | None = option(
+        None, "Last stage to freeze (`tlcli models NAME` lists the stages), or features, "
+        "all-but-head or none.", CASE, metavar="STAGE")
+    optimizer: str | None = option(
+        None, "Optimizer; lbfgs fits a linear head only.", TRAINING, choices=CHOICES["optimizer"])
+    lr: float | str | None = option(
+        None, "Learning rate, or find to measure one with a range test.", TRAINING,
+        low=1e-12, high=1e30, words=(FIND,))
+    momentum: float | None = option(None, "Momentum of SGD.", TRAINING, low=0.0, high=0.9999)
+    weight_decay: float | None = option(
+        None, "Weight decay; biases and norms have none.", TRAINING, low=0.0, high=1e30)
+    epochs: int | None = option(
+        None, "Number of epochs; with --resume, +10 adds ten.", TRAINING, low=1, flag_is_text=True)
+    batch_size: int | None = option(None, "Images per batch.", TRAINING, low=1)
+    accumulate: int | None = option(
+        None, "Batches whose gradients are added up for each step.", TRAINING, low=1)
+    lr_schedule: str | None = option(
+        None, "Learning rate schedule.", TRAINING, choices=CHOICES["lr_schedule"])
+    warmup: float | None = option(
+        None, "Epochs in which the learning rate rises to its full value.", TRAINING, low=0.0)
+    patience: int | None = option(
+        None, "Epochs without a better validation metric before training stops; 0 never stops "
+        "early.", TRAINING, low=0)
+    metric: str | None = option(
+        None, "Metric that selects the best epoch.", TRAINING, choices=CHOICES["metric"])
+    layer_decay: float | None = option(
+        None, "Factor on the learning rate from each stage to the stage before it.", TRAINING,
+        low=0.01, high=1.0)
+    head_first: bool | None = option(
+        None, "Train the head alone on frozen features before the rest.", TRAINING)
+    unfreeze: str | None = option(
+        None, "Train all stages behind the cut from the first epoch, or gradually from the head "
+        "backwards.", TRAINING, choices=CHOICES["unfreeze"])
+    batchnorm: str | None = option(
+        None, "BatchNorm statistics of the trained stages: adapt to the images or stay frozen.",
+        TRAINING, choices=CHOICES["batchnorm"])
+    average: str | None = option(
+        None, "Weight averaging: exponential moving average (ema) or stochastic weight averaging "
+        "(swa).", TRAINING, choices=CHOICES["average"])
+    label_smoothing: float | None = option(
+        None, "Share of each label that is spread over all classes.", TRAINING, low=0.0, high=0.99)
+    dropout: float | None = option(
+        None, "Dropout before the final layer.", TRAINING, low=0.0, high=0.99)
+    balance: str | None = option(
+        None, "Compensation for unequal class sizes: weights in the loss, or a sampler that draws "
+        "every class equally often.", TRAINING, choices=CHOICES["balance"])
+    init: str | None = option(
+        None, "Initialization of new layers: the layer's default, Glorot uniform, or normal with "
+        "standard deviation 0.01.", TRAINING, choices=CHOICES["init"])
+    augment: str | None = option(
+        None, f"Augmentation: a preset ({', '.join(presets.PRESETS)}), transforms by name, or both "
+        "as in light,vflip,rotate=30; docs/augmentation.md lists them.", DATA, metavar="TEXT")
+    views: int | None = option(
+        None, "Number of views cached per image: the plain image, then augmented views.", DATA,
+        low=1, high=64)
+    val_fraction: float = option(
+        0.2, "Share of the images held out for validation if there is no val/ folder.", DATA,
+        low=0.01, high=0.9)
+    seed: int = option(0, "Seed for every random draw.", DATA, low=0, high=2**31 - 1)
+    calibrate: bool = option(
+        True, "Calibrate the probabilities. Unless only a linear head is trained, a tenth of the "
+        "training images is held out for this.", TRAINING)
+    device: str = option("auto", "Device to compute on.", MACHINE, choices=DEVICES)
+    precision: str = option(
+        "auto", "Precision of training and of frozen features; auto is mixed precision on CUDA and "
+        "on CPUs with native bf16, else fp32. All metrics are computed in fp32.", MACHINE,
+        choices=PRECISIONS)
+    compile: bool = option(
+        False, "Speed up with torch.compile after about a minute of compilation. Pays off from "
+        "about 50,000 images; needs a C++ compiler.", MACHINE)
+    sample: int = option(
+        SAMPLE, "Maximum number of training images measured to choose the case.", CASE,
+        low=20, high=1_000_000)
+    large_from: int = option(
+        LARGE_FROM, "Training images from which a dataset counts as large.", CASE, low=1)
+    cache: bool = option(True, "Keep frozen features on disk for later runs.", MACHINE)
+    cache_limit: float = option(
+        8.0, "Size limit of the feature cache in GB; the least recently used features are deleted "
+        "first.", MACHINE, low=0.0, high=1e9)
+    checkpoint_minutes: float = option(
+        5.0, "Minutes between checkpoints within an epoch; every epoch also ends with one.", RUN,
+        low=0.0, high=1e9)
+    log: str | None = option(
+        None, "Also log each epoch for TensorBoard.", RUN, choices=("tensorboard",),
+        default_text="off")
+    output: Path | None = option(
+        None, "Run folder to create.", RUN, short="-o", names_file=True,
+        default_text="runs/<date>-<data>-<model>")
+    # fmt: on
 
     def __post_init__(self) -> None:
         # From Python, a path is often a string and the other way round.
@@ -130,53 +146,57 @@ class Options:
             object.__setattr__(self, "output", Path(self.output))
         for name in ("model", "weights"):
             object.__setattr__(self, name, str(getattr(self, name)))
-        if isinstance(self.lr, str):  # as the command line and files of options have it
+        if isinstance(self.lr, str):  # the command line and files of options have it as text
             with suppress(ValueError):
                 object.__setattr__(self, "lr", float(self.lr))
 
-    def given(self) -> dict[str, Any]:
-        """What differs from the defaults, by name."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+    def values(self) -> dict[str, Any]:
+        """Return all options by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def non_default(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, by name."""
+        return {k: v for k, v in self.values().items() if v != OPTION_TABLE[k].default}
 
     def check(self) -> None:
-        """Make sure of all that can be told without looking at data or weights.
+        """Check everything that can be checked without reading data or weights.
 
         Raises:
             UsageError: an unknown name, or numbers out of range; all of those are named.
-            UserError: `output` holds something already.
+            UserError: `output` is not empty, or `model` is a path without a bundle.
         """
+        from tlcli.artifacts.run_folder import check_free, find_bundle  # imports torch
+
         presets.parse(self.augment or presets.DEFAULT)
         if self.model not in catalogue() and len(Path(self.model).parts) > 1:
             find_bundle(self.model)
         elif self.model in catalogue() or not Path(self.model).exists():
             find_entry(self.model)
-        for name, known in _NAMES.items():
-            value = getattr(self, name)
-            if value is not None:
-                choice(f"--{name.replace('_', '-')}", value, known)
-        if isinstance(self.lr, str) and self.lr != FIND:
-            raise UsageError(f"--lr {self.lr} is neither a number nor {FIND}")
-        wrong = []
-        for name in _WHOLE:
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, int):
-                raise UsageError(f"--{name.replace('_', '-')} {value!r} is not a whole number")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value not in (None, FIND) and not (low <= value <= high and math.isfinite(value)):
-                bounds = f"from {low:g}" + (f" to {high:.10g}" if math.isfinite(high) else "")
-                wrong.append(f"--{name.replace('_', '-')} {value:g} is out of range ({bounds})")
-        if wrong:
-            raise UsageError("; ".join(wrong))
+        check_values(OPTION_TABLE, self.values())
         if self.output is not None:
             check_free(self.output)
 
-    def wish(self) -> Overrides:
-        """The part of it that the plan decides about."""
-        names = {f.name for f in fields(TrainingConfig)} & {f.name for f in fields(self)}
+    def overrides(self) -> Overrides:
+        """Return the options that override parts of the plan."""
+        from tlcli.data.augmentation.mixup import MIXING  # imports torch
+
+        names = {f.name for f in fields(TrainingConfig)} & self.values().keys()
         config = {name: getattr(self, name) for name in sorted(names)}
-        mixing = ",".join(
-            name for name in presets.parse(self.augment or presets.DEFAULT) if name in MIXING
-        )
+        transforms = presets.parse(self.augment or presets.DEFAULT)
+        mixing = ",".join(name for name in transforms if name in MIXING)
         mixing = f"--augment {mixing}" if mixing else ""
         return Overrides(self.case, self.size, self.similarity, self.freeze, config, mixing)
+
+
+def _option_table() -> Mapping[str, OptionSpec]:
+    """Read the descriptions of all options from the fields of `Options`."""
+    hints = get_type_hints(Options)
+    table = {}
+    for f in fields(Options):
+        types = tuple(t for t in get_args(hints[f.name]) or (hints[f.name],) if t is not NoneType)
+        table[f.name] = replace(f.metadata["spec"], name=f.name, types=types)
+    return MappingProxyType(table)
+
+
+OPTION_TABLE: Mapping[str, OptionSpec] = _option_table()
+"""The description of each option by name."""

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from tlcli.errors import UsageError, UserError, choice
+from tlcli.runtime.choices import DEVICES, PRECISIONS
 from tlcli.runtime.distributed.process_group import assign_device
 from tlcli.runtime.memory import keep_memory
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_WORKERS = 8
 """Forward passes that run beside each other on a CPU, at most: each holds a batch's activations."""
