@@ -293,7 +293,7 @@ def test_memory_is_kept_from_batch_to_batch():
     """Each page that the system gives anew is a fault."""
     code = (
         "import resource, torch\n"
-        "from tlcli.runtime.device import choose\n"
+        "from tlcli.runtime.device import choose_device\n"
         "from tlcli.runtime.memory import keep_memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -301,7 +301,7 @@ def test_memory_is_kept_from_batch_to_batch():
         "        torch.ones(16_000_000)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "fresh = faults()\n"
-        "choose('cpu')\n"
+        "choose_device('cpu')\n"
         "faults()\n"
         "print(fresh, faults(), keep_memory())\n"
     )
