@@ -27,6 +27,7 @@ from tlcli.backbones.weights import weights_license
 from tlcli.data.preprocessing import Preprocessing, to_tensor
 from tlcli.errors import UsageError, UserError
 from tlcli.inference.load import load, open_bundle
+from tlcli.metrics.metrics import ClassMetrics, Metrics
 from tlcli.recipes.export import export, find_pictures
 from tlcli.recipes.finetune import finetune
 
@@ -42,7 +43,7 @@ def save_network(path, name, *, cut="none", dropped=False, **changes):
     torch.nn.init.normal_(network.final.weight)
     meta = bundle.BundleMeta(
         backbone=name, cut=cut, dropped=dropped, classes=classes,
-        preprocessing=network.backbone.preprocessing, plan={}, metrics={}, dataset="", seed=0,
+        preprocessing=network.backbone.preprocessing, plan={}, metrics=None, dataset="", seed=0,
         versions={}, weights="none",
     )  # fmt: skip
     bundle.save(path, network.tensors(), replace(meta, **changes))
@@ -370,8 +371,8 @@ def test_the_card_tells_what_is_known(trained):
         json.loads((trained.folder / "run.json").read_text()),
     )
     text = model_card(meta, run)
-    low, high = meta.metrics["top1_low"], meta.metrics["top1_high"]
-    assert f"95% Wilson interval {low:.1%} to {high:.1%}, n = {meta.metrics['n']}" in text
+    low, high = meta.metrics.top1_low, meta.metrics.top1_high
+    assert f"95% Wilson interval {low:.1%} to {high:.1%}, n = {meta.metrics.n}" in text
     assert "# flowers: efficientnet_lite0" in text
     assert str(trained.folder) not in text
     assert run["dataset"]["root"] not in text
@@ -389,7 +390,9 @@ def test_the_card_without_anything_known_says_so(tmp_path):
         text = model_card(meta, run)
         assert "nothing is measured" in text
         assert "unknown" in text
-    damaged = replace(meta, metrics={"top1": 0.5, "per_class": {"a": 1}}, plan={"trained": 1})
+    damaged = replace(
+        meta, metrics=Metrics.from_dict({"top1": 0.5, "per_class": {"a": 1}}), plan={"trained": 1}
+    )
     assert "50.0%" in model_card(damaged, {})
 
 
@@ -397,8 +400,9 @@ def test_names_in_the_card_are_data(tmp_path):
     path = save_network(tmp_path / "model.safetensors", "lenet5", classes=HOSTILE)
     counts = {name: {"train": 1, "val": 0, "test": 0} for name in HOSTILE}
     run = {"dataset": {"root": "/x/<b>bold</b>", "classes": counts}}
-    per_class = {name: {"n": 1, "precision": 1.0, "recall": None, "f1": None} for name in HOSTILE}
-    meta = replace(bundle.read_meta(path), metrics={"top1": 1.0, "n": 3, "per_class": per_class})
+    per_class = {name: ClassMetrics(1, precision=1.0) for name in HOSTILE}
+    metrics = Metrics(n=3, top1=1.0, per_class=per_class)
+    meta = replace(bundle.read_meta(path), metrics=metrics)
     text = model_card(meta, run)
     assert "<" not in text
     assert "\x1b" not in text

@@ -110,7 +110,7 @@ def subject_of(backbone, input_name):
     enliven(network)
     meta = BundleMeta(
         backbone.name, "none", False, ("a", "b", "c"), backbone.preprocessing,
-        plan={}, metrics={}, dataset="", seed=0, versions={}, weights="none",
+        plan={}, metrics=None, dataset="", seed=0, versions={}, weights="none",
     )  # fmt: skip
     return Subject(meta, network, input_name)
 

@@ -134,7 +134,7 @@ def bundle_of(name, path):
         classes=("a", "b", "c"),
         preprocessing=network.backbone.preprocessing,
         plan={},
-        metrics={},
+        metrics=None,
         dataset="",
         seed=0,
         versions={},

@@ -15,7 +15,7 @@ from tlcli.data.dataset import scan
 from tlcli.errors import UserError
 from tlcli.features.sources import CachedFeatures, FeatureSources, RecomputedFeatures
 from tlcli.metrics.calibration_error import calibration_error
-from tlcli.metrics.ood import MIN_IMAGES, OodDetector, fit_ood, fit_ood_held_out, spread
+from tlcli.metrics.ood import MIN_IMAGES, OodDetector, fit_ood_detector, sample_indices
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
 from tlcli.training.calibration import calibrate, fit_temperature, hold_out, is_needed
@@ -89,17 +89,17 @@ def test_calibration_error_by_hand():
     logits = torch.tensor([0.8, 0.2]).log().repeat(10, 1)
     labels = torch.tensor([0] * 6 + [1] * 4)
     found = calibration_error(logits, labels, 2.0)
-    assert found["ece"] == pytest.approx(0.2, abs=1e-6)
+    assert found.ece == pytest.approx(0.2, abs=1e-6)
     raw = 0.8**2 / (0.8**2 + 0.2**2)
-    assert found["raw_ece"] == pytest.approx(raw - 0.6, abs=1e-6)
-    assert found["difference"] == pytest.approx(0.8 - raw, abs=1e-6)
-    assert found["ece_low"] <= found["ece"] <= found["ece_high"]
-    assert calibration_error(logits[:0], labels[:0], 1.0)["ece"] is None
+    assert found.raw_ece == pytest.approx(raw - 0.6, abs=1e-6)
+    assert found.difference == pytest.approx(0.8 - raw, abs=1e-6)
+    assert found.ece_low <= found.ece <= found.ece_high
+    assert calibration_error(logits[:0], labels[:0], 1.0).ece is None
 
 
 def test_novelty_knows_its_own_from_others_and_comes_back_from_json():
     usual = draw(400, 64) * torch.linspace(3, 0.1, 64) + 2
-    found = fit_ood(usual)
+    found = fit_ood_detector(usual)
     again = OodDetector.from_dict(json.loads(json.dumps(found.to_dict())))
     fresh = draw(400, 64, seed=1) * torch.linspace(3, 0.1, 64) + 2
     strange = draw(400, 64, seed=2).flip(1) * torch.linspace(0.1, 3, 64) + 2
@@ -110,19 +110,19 @@ def test_novelty_knows_its_own_from_others_and_comes_back_from_json():
     assert torch.allclose(found.score(fresh * 7), found.score(fresh), atol=1e-3)
     maps = fresh[:, :, None, None].expand(-1, -1, 3, 3)
     assert torch.allclose(found.score(maps), found.score(fresh), atol=1e-3)
-    held_out = fit_ood_held_out(usual, fresh)
+    held_out = fit_ood_detector(usual, fresh)
     assert held_out.threshold == pytest.approx(found.threshold, rel=0.1)
 
 
 def test_too_few_or_equal_images_have_no_novelty():
-    assert fit_ood(draw(MIN_IMAGES - 1, 8)) is None
-    assert fit_ood(torch.ones(50, 8)) is None
-    assert fit_ood_held_out(draw(50, 8), draw(3, 8)) is None
+    assert fit_ood_detector(draw(MIN_IMAGES - 1, 8)) is None
+    assert fit_ood_detector(torch.ones(50, 8)) is None
+    assert fit_ood_detector(draw(50, 8), draw(3, 8)) is None
 
 
 def test_of_many_images_an_even_selection_is_looked_at():
-    assert spread(5).tolist() == [0, 1, 2, 3, 4]
-    chosen = spread(100_000)
+    assert sample_indices(5).tolist() == [0, 1, 2, 3, 4]
+    chosen = sample_indices(100_000)
     assert len(chosen) == len(chosen.unique()) == 2000
     assert chosen[-1] == 99_999
 

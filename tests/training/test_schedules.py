@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tlcli.errors import UsageError
-from tlcli.metrics.classification import by_class
+from tlcli.metrics.classification import macro_metric
 from tlcli.planning.choose_training import choose_training
 from tlcli.planning.explain import describe_training
 from tlcli.planning.training_config import LR_SCHEDULES, TrainingConfig, unfrozen
@@ -129,8 +129,8 @@ def test_a_balanced_order_draws_each_class_as_often_and_each_image_in_turn():
 
 def test_the_metrics_of_classes_by_hand():
     labels, said = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 2, 1])
-    assert by_class("balanced_accuracy", said, labels) == pytest.approx((2 / 3 + 1) / 2)
-    assert by_class("macro_f1", said, labels) == pytest.approx((0.8 + 1) / 2)
+    assert macro_metric("balanced_accuracy", said, labels) == pytest.approx((2 / 3 + 1) / 2)
+    assert macro_metric("macro_f1", said, labels) == pytest.approx((0.8 + 1) / 2)
 
 
 def test_the_range_test_stops_where_the_loss_explodes_and_picks_a_rate_on_the_slope():

@@ -14,6 +14,7 @@ from tlcli.artifacts.atomic import write_tensors
 from tlcli.backbones import catalogue
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UserError
+from tlcli.metrics.metrics import Metrics
 
 FORMAT = 3
 KEY = "tlcli"
@@ -32,7 +33,8 @@ class BundleMeta:
         classes: names in the order of the outputs.
         preprocessing: what an image goes through before the network.
         plan: the whole plan, with what it rests on.
-        metrics: of the validation images (and the test images, where there are any).
+        metrics: of the validation images (and the test images, where there are any); None where
+            nothing was measured.
         calibration: the temperature that the final layer was divided by already, and where it is
             from; None: it was not.
         novelty: how unlike the training images an image is (`tlcli.metrics.ood`), if known.
@@ -52,7 +54,7 @@ class BundleMeta:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     plan: Mapping[str, Any]
-    metrics: Mapping[str, Any]
+    metrics: Metrics | None
     dataset: str
     seed: int
     versions: Mapping[str, str]
@@ -72,6 +74,7 @@ class BundleMeta:
         content = {"format": FORMAT, **self.__dict__}
         content["classes"] = list(self.classes)
         content["preprocessing"] = self.preprocessing.to_dict()
+        content["metrics"] = {} if self.metrics is None else self.metrics.to_dict()
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
@@ -141,6 +144,7 @@ def _checked(meta: BundleMeta) -> BundleMeta:
     changed = {
         "classes": tuple(classes),
         "preprocessing": Preprocessing.from_dict(meta.preprocessing),
+        "metrics": Metrics.from_dict(meta.metrics) if meta.metrics else None,
     }
     return BundleMeta(**{**meta.__dict__, **changed})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.artifacts.atomic import write_text
+from tlcli.metrics.metrics import CalibrationError, ClassMetrics, Metrics
 
 MOST_CLASSES = 40
 """Above this many classes a confusion table says nothing to the eye; the worst pairs do."""
@@ -26,6 +27,7 @@ svg text{font-size:11px;fill:#666}pre{white-space:pre-wrap;background:#f5f5f5;pa
 def write(
     folder: Path,
     run: Mapping[str, Any],
+    metrics: Metrics,
     history: Sequence[Mapping[str, Any]],
     lr_curve: Sequence[tuple[float, float]] = (),
 ) -> None:
@@ -36,11 +38,12 @@ def write(
         history: a row an epoch.
         lr_curve: rates and losses of a learning rate range test.
     """
-    write_text(folder / "report.html", page(run, history, lr_curve))
+    write_text(folder / "report.html", page(run, metrics, history, lr_curve))
 
 
 def page(
     run: Mapping[str, Any],
+    metrics: Metrics,
     history: Sequence[Mapping[str, Any]],
     lr_curve: Sequence[tuple[float, float]] = (),
 ) -> str:
@@ -51,8 +54,8 @@ def page(
         f"<p class=dim>{escape(run['status'])} in {run['seconds']:.0f} s on "
         f"{escape(run['compute'])}, weights {escape(run['weights'])}, "
         f"seed {run['options']['seed']}</p>",
-        *_headline("validation images", run["metrics"]),
-        *(_headline("test images", run["metrics"]["test"]) if "test" in run["metrics"] else []),
+        *_headline("validation images", metrics),
+        *(_headline("test images", metrics.test) if metrics.test else []),
         "<p class=dim>The epoch was chosen by the validation images, so their figure leans to "
         "the bright side; test images, where there are any, had no say.</p>"
         if len(history) > 1
@@ -66,8 +69,8 @@ def page(
             else ""
         )
         + ".</p>",
-        _classes(run["metrics"]["per_class"]),
-        _confusion(run["metrics"]["confusion"], list(run["metrics"]["per_class"])),
+        _classes(metrics.per_class),
+        _confusion(metrics.confusion, metrics.classes),
         _curves(history),
         rate_curve(lr_curve, run["found_lr"]) if lr_curve else "",
         _warnings(run["dataset"]["warnings"]),
@@ -78,31 +81,29 @@ def page(
     )
 
 
-def _headline(what: str, metrics: Mapping[str, Any]) -> list[str]:
-    if metrics["top1"] is None:
+def _headline(what: str, metrics: Metrics) -> list[str]:
+    if metrics.top1 is None:
         return [f"<p>No {what}, so nothing is measured.</p>"]
     return [
-        f"<p class=big>{metrics['top1']:.1%}</p>"
-        f"<p class=dim>of {metrics['n']} {what} are right "
-        f"(95% interval {metrics['top1_low']:.1%} to {metrics['top1_high']:.1%})</p>"
-        f"<p class=dim>{_calibration(metrics['calibration'])}</p>"
+        f"<p class=big>{metrics.top1:.1%}</p>"
+        f"<p class=dim>of {metrics.n} {what} are right "
+        f"(95% interval {metrics.top1_low:.1%} to {metrics.top1_high:.1%})</p>"
+        f"<p class=dim>{_calibration(metrics.calibration)}</p>"
     ]
 
 
-def _calibration(of: Mapping[str, Any]) -> str:
-    text = (
-        f"expected calibration error {of['ece']:.3f} ({of['ece_low']:.3f} to {of['ece_high']:.3f})"
-    )
-    if of["temperature"] == 1:
+def _calibration(of: CalibrationError) -> str:
+    text = f"expected calibration error {of.ece:.3f} ({of.ece_low:.3f} to {of.ece_high:.3f})"
+    if of.temperature == 1:
         return text
-    return f"{text}; {of['raw_ece']:.3f} before the temperature of {of['temperature']:.2f}"
+    return f"{text}; {of.raw_ece:.3f} before the temperature of {of.temperature:.2f}"
 
 
-def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> str:
+def _classes(per_class: Mapping[str, ClassMetrics]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(name)}<td>{m['n']}<td>{_percent(m['precision'])}"
-        f"<td>{_percent(m['recall'])}<td style='text-align:left'>"
-        f"<span class=bar style='width:{(m['recall'] or 0) * 8:.1f}rem'></span>"
+        f"<tr><td>{escape(name)}<td>{m.n}<td>{_percent(m.precision)}"
+        f"<td>{_percent(m.recall)}<td style='text-align:left'>"
+        f"<span class=bar style='width:{(m.recall or 0) * 8:.1f}rem'></span>"
         for name, m in per_class.items()
     )
     return (

@@ -15,13 +15,13 @@ def command(
 ) -> None:
     """The main job on drawn flowers: draw, fine-tune, predict. No network needed."""
     from tlcli.cli.progress import Terminal
-    from tlcli.metrics.classification import accuracy_text
+    from tlcli.metrics.metrics import Metrics, accuracy_text
     from tlcli.recipes.demo import demo
 
     format_name = output.resolve(format_name)
     with Terminal() as terminal:
         shown = demo(directory, terminal)
-    accuracy = accuracy_text(shown.run.metrics)
+    accuracy = accuracy_text(Metrics.from_dict(shown.run.metrics))
     typer.echo(f"val accuracy {accuracy} on drawings, not photographs", err=True)
     rows = [
         {"path": a.path, "label": a.label, "probability": a.probability, "error": a.error}

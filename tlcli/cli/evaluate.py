@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from tlcli.cli import output
 from tlcli.cli.inputs import TTA, WITHOUT_MODEL
 from tlcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tlcli.metrics.metrics import CalibrationError
 
 MOST_CLASSES = 15
 """Above this many classes a confusion table is too wide for a terminal; the pairs tell more."""
@@ -95,17 +98,20 @@ def _write(result: dict[str, Any], format_name: str, out: TextIO) -> None:
 
 def _sections(result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """What a person wants to see, most important first: a title and a table."""
-    yield _share("top-1", result, "top1", result["n"]), []
-    if result["top5"] is not None:
-        yield _share("top-5", result, "top5", result["n"]), []
-    yield f"balanced accuracy {result['balanced_accuracy']:.1%}", []
-    yield _calibration(result["calibration"]), []
+    from tlcli.metrics.metrics import Metrics
+
+    metrics = Metrics.from_dict(result)
+    yield _share("top-1", metrics.top1, metrics.top1_low, metrics.top1_high, metrics.n), []
+    if metrics.top5 is not None:
+        yield _share("top-5", metrics.top5, metrics.top5_low, metrics.top5_high, metrics.n), []
+    yield f"balanced accuracy {metrics.balanced_accuracy:.1%}", []
+    yield _calibration(metrics.calibration), []
     if result["against"]:
         yield _against(result["against"]), []
-    yield "classes", [{"class": name, **of} for name, of in result["per_class"].items()]
-    if len(result["per_class"]) <= MOST_CLASSES:
-        names = list(result["per_class"])
-        rows = zip(names, result["confusion"], strict=True)
+    yield "classes", [{"class": name, **vars(of)} for name, of in metrics.per_class.items()]
+    names = metrics.classes
+    if len(names) <= MOST_CLASSES:
+        rows = zip(names, metrics.confusion, strict=True)
         yield (
             "what is taken for what (rows: the true class)",
             [{"true": name, **dict(zip(names, row, strict=True))} for name, row in rows],
@@ -116,24 +122,26 @@ def _sections(result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]
         yield "worst mistakes", result["mistakes"]
 
 
-def _share(what: str, of: dict[str, Any], name: str, n: int) -> str:
-    low, high = of[f"{name}_low"], of[f"{name}_high"]
-    return f"{what} {of[name]:.1%} (95% interval {low:.1%} to {high:.1%}, n = {n})"
+def _share(what: str, value: Any, low: Any, high: Any, n: int) -> str:
+    return f"{what} {value:.1%} (95% interval {low:.1%} to {high:.1%}, n = {n})"
 
 
-def _calibration(of: dict[str, Any]) -> str:
+def _calibration(of: "CalibrationError") -> str:
     raw = ""
-    if of["temperature"] != 1:
-        raw = f"; {of['raw_ece']:.3f} before the temperature of {of['temperature']:.2f}"
-    interval = f"95% interval {of['ece_low']:.3f} to {of['ece_high']:.3f}"
-    return f"expected calibration error {of['ece']:.3f} ({interval}{raw})"
+    if of.temperature != 1:
+        raw = f"; {of.raw_ece:.3f} before the temperature of {of.temperature:.2f}"
+    interval = f"95% interval {of.ece_low:.3f} to {of.ece_high:.3f}"
+    return f"expected calibration error {of.ece:.3f} ({interval}{raw})"
 
 
 def _against(of: dict[str, Any]) -> str:
-    n = of["n"]
+    this, other = (
+        _share("top-1", of[f"{name}_top1"], of[f"{name}_low"], of[f"{name}_high"], of["n"])
+        for name in ("this", "other")
+    )
     return (
-        f"this: {_share('top-1', of | {'this': of['this_top1']}, 'this', n)}\n"
-        f"other: {_share('top-1', of | {'other': of['other_top1']}, 'other', n)}, "
+        f"this: {this}\n"
+        f"other: {other}, "
         f"{of['model']}\n"
         f"right in this alone: {of['only_this_right']}, in the other alone: "
         f"{of['only_other_right']}; McNemar's exact test: p = {of['p']:.2g}"

@@ -186,7 +186,7 @@ def command(
     """Train a classifier on a folder of images."""
     values = {k: v for k, v in locals().items() if k not in _NOT_OPTIONS}
     from tlcli.cli.progress import Terminal
-    from tlcli.metrics.classification import accuracy_text
+    from tlcli.metrics.metrics import Metrics, accuracy_text
     from tlcli.recipes.finetune import finetune
     from tlcli.runtime.distributed.process_group import launched_as_rank0
     from tlcli.text import printable
@@ -196,9 +196,10 @@ def command(
         run = finetune(data, config=config, resume=resume, reporter=terminal, **given)
     if not launched_as_rank0():
         return
-    typer.echo(f"val accuracy {accuracy_text(run.metrics)}", err=True)
-    if "test" in run.metrics:
-        typer.echo(f"test accuracy {accuracy_text(run.metrics['test'])}", err=True)
+    metrics = Metrics.from_dict(run.metrics)
+    typer.echo(f"val accuracy {accuracy_text(metrics)}", err=True)
+    if metrics.test is not None:
+        typer.echo(f"test accuracy {accuracy_text(metrics.test)}", err=True)
     if run.status == "interrupted":
         where = printable(str(run.folder))
         typer.echo(f"interrupted; the best so far is saved in {where}", err=True)

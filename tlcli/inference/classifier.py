@@ -1,7 +1,7 @@
 """A classifier: one trained network, or an ensemble of several, as a function of images."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from tlcli.data.tta import count
 from tlcli.errors import UsageError, UserError
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.inference.prediction import UNKNOWN, Prediction, PredictionBatch
+from tlcli.metrics.metrics import Agreement
 from tlcli.metrics.ood import OodDetector
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
@@ -41,8 +42,8 @@ class Member:
             has none.
         temperature: the temperature that the bundle's final layer was divided by; 1 where it was
             not calibrated.
-        agreement: how many validation predictions were the same in mixed precision as in fp32
-            ("numbers", "n", "same"), as the bundle records it.
+        agreement: how many validation predictions were the same in mixed precision as in fp32, as
+            the bundle records it.
     """
 
     source: str
@@ -52,7 +53,7 @@ class Member:
     preprocessing: Preprocessing
     ood_detector: OodDetector | None = None
     temperature: float = 1.0
-    agreement: Mapping[str, Any] | None = None
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tlcli.errors import UserError
 from tlcli.inference.classifier import Classifier
 from tlcli.inference.held_out import held_out_images
 from tlcli.inference.load import load
-from tlcli.metrics.classification import score
+from tlcli.metrics.classification import compute_metrics
 from tlcli.metrics.intervals import mcnemar_test, wilson_interval
 from tlcli.reporter import Reporter
 from tlcli.text import printable, shorten_list
@@ -82,8 +82,8 @@ def evaluate(
         worst: how many mistakes to list, the most confident first.
 
     Returns:
-        The result of `tlcli.metrics.classification.score`, and `model`, `data`, `confused` (pairs
-        of classes, most frequent first), `mistakes` (path, true, answer, probability), `skipped`
+        The fields of `tlcli.metrics.metrics.Metrics`, and `model`, `data`, `confused` (pairs of
+        classes, most frequent first), `mistakes` (path, true, answer, probability), `skipped`
         (path, error), `unknown_classes` (folders that the model has no class for; left out),
         `absent_classes` (classes without images) and `against` (None, or the comparison).
 
@@ -111,8 +111,11 @@ def _figures(evaluation: Evaluation, images: Sequence[Labelled], worst: int) -> 
     classifier = evaluation.classifier
     log_probabilities = evaluation.probabilities.clamp_min(MIN_PROBABILITY).log()
     classes, found = set(classifier.classes), {name for _, name in images}
+    metrics = compute_metrics(
+        log_probabilities, evaluation.labels, classifier.classes, classifier.temperature
+    )
     return {
-        **score(log_probabilities, evaluation.labels, classifier.classes, classifier.temperature),
+        **metrics.to_dict(),
         "confused": confused_pairs(evaluation),
         "mistakes": worst_mistakes(evaluation, worst),
         "skipped": [{"path": path, "error": why} for path, why in evaluation.skipped.items()],

@@ -127,12 +127,10 @@ def _agreement(member: Member, compute: Compute) -> float:
 
     A bundle may come from anywhere, so figures that cannot be are not believed.
     """
-    recorded = member.agreement or {}
-    n, same = recorded.get("n"), recorded.get("same")
-    if recorded.get("numbers") != compute.name:
+    agreement = member.agreement
+    if agreement is None or agreement.precision != compute.name:
         return 0.0
-    if not isinstance(n, int) or not isinstance(same, int):
-        return 0.0
+    n, same = agreement.n, agreement.same
     return same / n if n >= MIN_AGREEMENT_IMAGES and same <= n else 0.0
 
 
@@ -151,7 +149,6 @@ def _open_member(model: str, weights: str, reporter: Reporter) -> Member:
     path = run.find_bundle(model)
     network, meta = open_bundle(path)
     *stages, head = network.stages
-    agreement = meta.metrics.get("agreement")
     return Member(
         source=str(path),
         classes=meta.classes,
@@ -160,7 +157,7 @@ def _open_member(model: str, weights: str, reporter: Reporter) -> Member:
         preprocessing=meta.preprocessing,
         ood_detector=_ood_detector(path, meta),
         temperature=(meta.calibration or {}).get("temperature", 1.0),
-        agreement=agreement if isinstance(agreement, dict) else None,
+        agreement=meta.metrics.agreement if meta.metrics else None,
     )
 
 

@@ -1,103 +1,102 @@
-"""What a classifier's answers are worth."""
+"""Accuracy, per-class metrics and the confusion matrix from logits and labels."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tlcli.metrics.calibration_error import calibration_error
 from tlcli.metrics.intervals import wilson_interval
+from tlcli.metrics.metrics import ClassMetrics, Metrics
+
+MACRO_METRICS = ("balanced_accuracy", "macro_f1")
+"""Metrics that are averaged over classes rather than over images."""
 
 
-def score(
-    logits: Tensor, labels: Tensor, classes: tuple[str, ...], temperature: float = 1.0
-) -> dict[str, Any]:
-    """Accuracy with its interval, where the mistakes are, and whether confidence is earned.
+def compute_metrics(
+    logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: float = 1.0
+) -> Metrics:
+    """Compute all metrics of labelled images.
 
     Args:
         logits: float [n, classes].
         labels: int64 [n].
-        classes: their names.
-        temperature: what the logits were divided by already.
-
-    Returns:
-        `n`, `top1`, `top1_low`, `top1_high` (95% Wilson), `top5` with its interval (None for five
-        classes or fewer), `loss` (mean cross entropy, nats), `balanced_accuracy` (mean recall
-        over the classes that have images), `per_class` (name to n, precision, recall, f1),
-        `confusion` (rows: true class, columns: answer) and `calibration_error` (see
-        there).
+        classes: names in the order of the logits.
+        temperature: the number that the logits have been divided by.
     """
-    n, k = len(labels), len(classes)
-    answers = logits.argmax(1)
-    confusion, figures = _figures(answers, labels, k)
-    per_class = dict(zip(classes, figures, strict=True))
-    recalls = [of["recall"] for of in figures if of["recall"] is not None]
-    right = int((answers == labels).sum())
-    top5 = (logits.topk(5, dim=1).indices == labels[:, None]).any(1) if len(classes) > 5 else None
-    return {
-        "n": n,
-        **_share("top1", right, n),
-        **_share("top5", None if top5 is None else int(top5.sum()), n),
-        "loss": torch.nn.functional.cross_entropy(logits, labels).item() if n else None,
-        "balanced_accuracy": sum(recalls) / len(recalls) if recalls else None,
-        "per_class": per_class,
-        "confusion": confusion.tolist(),
-        "calibration": calibration_error(logits, labels, temperature),
-    }
+    n, n_classes = len(labels), len(classes)
+    predictions = logits.argmax(1)
+    confusion, per_class = _per_class(predictions, labels, n_classes)
+    recalls = [of.recall for of in per_class if of.recall is not None]
+    correct = int((predictions == labels).sum())
+    top5, top5_low, top5_high = None, None, None
+    if n_classes > 5:
+        in_top5 = (logits.topk(5, dim=1).indices == labels[:, None]).any(1)
+        top5, top5_low, top5_high = _proportion(int(in_top5.sum()), n)
+    top1, top1_low, top1_high = _proportion(correct, n)
+    return Metrics(
+        n=n,
+        top1=top1,
+        top1_low=top1_low,
+        top1_high=top1_high,
+        top5=top5,
+        top5_low=top5_low,
+        top5_high=top5_high,
+        loss=torch.nn.functional.cross_entropy(logits, labels).item() if n else None,
+        balanced_accuracy=sum(recalls) / len(recalls) if recalls else None,
+        per_class=dict(zip(classes, per_class, strict=True)),
+        confusion=confusion.tolist(),
+        calibration=calibration_error(logits, labels, temperature),
+    )
 
 
-BY_CLASS = ("balanced_accuracy", "macro_f1")
+def metrics_of_no_images(classes: Sequence[str]) -> Metrics:
+    """Return the metrics where nothing was measured."""
+    return compute_metrics(torch.empty(0, len(classes)), torch.empty(0, dtype=torch.int64), classes)
 
 
-def by_class(metric: str, said: Tensor, labels: Tensor) -> float:
-    """One of `BY_CLASS` over the classes that have images: the mean recall, or the mean F1.
+def macro_metric(metric: str, predictions: Tensor, labels: Tensor) -> float:
+    """Compute one of `MACRO_METRICS`, over the classes that have images.
 
     Args:
-        said, labels: answers and true classes, int64 [n], n > 0.
+        metric: "balanced_accuracy" (mean recall) or "macro_f1" (mean F1).
+        predictions: predicted classes, int64 [n], n > 0.
+        labels: true classes, int64 [n].
     """
-    figures = _figures(said, labels, int(max(said.max(), labels.max())) + 1)[1]
+    n_classes = int(max(predictions.max(), labels.max())) + 1
+    per_class = _per_class(predictions, labels, n_classes)[1]
     name = "recall" if metric == "balanced_accuracy" else "f1"
-    of_each = [of[name] or 0.0 for of in figures if of["n"]]
-    return sum(of_each) / len(of_each)
+    values = [getattr(of, name) or 0.0 for of in per_class if of.n]
+    return sum(values) / len(values)
 
 
-def _figures(
-    answers: Tensor, labels: Tensor, k: int
-) -> tuple[Tensor, list[dict[str, float | None]]]:
-    """The confusion matrix (rows: true class), and of each class n, precision, recall and F1."""
+def _per_class(
+    predictions: Tensor, labels: Tensor, n_classes: int
+) -> tuple[Tensor, list[ClassMetrics]]:
+    """Compute the confusion matrix, int64 [classes, classes], and the metrics of each class."""
     # scikit-learn has these too, but importing it takes longer than a run from the cache may.
-    confusion = torch.bincount(labels * k + answers, minlength=k * k).view(k, k)
-    hits, truth, said = (x.tolist() for x in (confusion.diag(), confusion.sum(1), confusion.sum(0)))
-    figures = [
-        {
-            "n": t,
-            "precision": _ratio(hit, s),
-            "recall": _ratio(hit, t),
-            "f1": _ratio(2 * hit, t + s),
-        }
-        for hit, t, s in zip(hits, truth, said, strict=True)
+    pairs = torch.bincount(labels * n_classes + predictions, minlength=n_classes**2)
+    confusion = pairs.view(n_classes, n_classes)
+    counts = zip(
+        confusion.diag().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist(), strict=True
+    )
+    per_class = [
+        ClassMetrics(
+            n=of_class,
+            precision=_ratio(correct, predicted),
+            recall=_ratio(correct, of_class),
+            f1=_ratio(2 * correct, of_class + predicted),
+        )
+        for correct, of_class, predicted in counts
     ]
-    return confusion, figures
+    return confusion, per_class
 
 
-def _share(name: str, right: int | None, n: int) -> dict[str, float | None]:
-    """A proportion with its interval."""
-    if right is None or not n:
-        low, high = (None, None) if right is None else wilson_interval(0, 0)
-        return {name: None, f"{name}_low": low, f"{name}_high": high}
-    low, high = wilson_interval(right, n)
-    return {name: right / n, f"{name}_low": low, f"{name}_high": high}
+def _proportion(part: int, n: int) -> tuple[float | None, float, float]:
+    """Return a proportion and the ends of its interval."""
+    return (_ratio(part, n), *wilson_interval(part, n))
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    """None where there is nothing to divide by."""
-    return part / whole if whole else None
-
-
-def accuracy_text(metrics: Mapping[str, Any]) -> str:
-    """For example "91.3% (95% interval 88.1 to 93.7, n = 400)", of what `score` gave."""
-    if not metrics["n"]:
-        return "unknown (it was not measured)"
-    low, high = metrics["top1_low"] * 100, metrics["top1_high"] * 100
-    return f"{metrics['top1']:.1%} (95% interval {low:.1f} to {high:.1f}, n = {metrics['n']})"
+def _ratio(part: int, total: int) -> float | None:
+    """Divide; None where there is nothing to divide by."""
+    return part / total if total else None

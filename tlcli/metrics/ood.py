@@ -1,44 +1,45 @@
-"""How unlike the training images an image is, from its codes alone."""
+"""Out-of-distribution detection: how unlike the training images an image is, from its features."""
 
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from tlcli.runtime.threads import map_in_order
 
-DIRECTIONS = 32
-"""Directions whose variance is kept one by one; more tell nothing more
-(docs/decisions/calibration-and-ood.md)."""
+MAX_DIRECTIONS = 32
+"""Directions whose variance is kept one by one; more did not help (docs/decisions.md)."""
 PERCENTILE = 95
-"""The operating point that the field compares such measures at (FPR95)."""
+"""The percentile of distances that becomes the threshold, as in the field's usual FPR95."""
 MIN_IMAGES = 20
-"""Fewer images than these say nothing of what is usual."""
+"""With fewer images than these, no detector is fitted."""
 MAX_IMAGES = 2000
-"""Of more images, so many are looked at: enough for the percentile, and quick at any width."""
-FOLDS = 5
+"""Images that a detector is fitted on at most: enough for the percentile, and quick."""
+N_FOLDS = 5
+"""Folds that are left out in turn to find the threshold."""
 
 
 @dataclass(frozen=True)
 class OodDetector:
-    """A Gaussian around the training images' codes, and the distance from it that is unusual.
+    """A Gaussian around the features of the training images, and the distance that is unusual.
 
-    The distance is Mahalanobis' (Lee et al. 2018), of codes scaled to length 1 (Mueller and Hein
-    2025), from the mean of all classes (Kamoi and Kobayashi 2020), under the covariance of
-    probabilistic PCA (Tipping and Bishop 1999): the variance along the `DIRECTIONS` widest
-    directions as it is, one and the same in all others.
+    The distance is Mahalanobis' (Lee et al. 2018), of features scaled to length 1 (Mueller and
+    Hein 2025), from the mean of all classes (Kamoi and Kobayashi 2020), under the covariance of
+    probabilistic PCA (Tipping and Bishop 1999): the widest directions have a variance each, all
+    others share one.
 
     Attributes:
         mean: float32 [d].
-        directions: float32 [k, d], orthonormal.
-        variances: float32 [k], and `rest` that of every other direction.
-        threshold: the distance that 95 of 100 training images stay below, when they are left out
-            of the Gaussian (of that fold).
+        directions: the widest ones, float32 [k, d], orthonormal.
+        variances: along `directions`, float32 [k].
+        rest: the variance along every other direction.
+        threshold: the distance that 95% of the training images stay below when they are left out
+            of the fit.
     """
 
     mean: Tensor
@@ -47,19 +48,26 @@ class OodDetector:
     rest: float
     threshold: float
 
-    def distance(self, codes: Tensor) -> Tensor:
-        """float32 [n, ...] to float32 [n]."""
-        x = unit(codes) - self.mean
+    def distance(self, features: Tensor) -> Tensor:
+        """Compute the Mahalanobis distance of each image.
+
+        Args:
+            features: float [n, d], or maps [n, d, h, w].
+
+        Returns:
+            float32 [n].
+        """
+        x = unit_vectors(features) - self.mean
         along = x @ self.directions.T
         across = (x.square().sum(1) - along.square().sum(1)).clamp_min(0)
         return ((along.square() / self.variances).sum(1) + across / self.rest).sqrt()
 
-    def score(self, codes: Tensor) -> Tensor:
-        """The distance over the threshold: above 1 is unusual. float32 [n, ...] to [n]."""
-        return self.distance(codes) / self.threshold
+    def score(self, features: Tensor) -> Tensor:
+        """Compute distance / threshold, float32 [n]; above 1 is out of distribution."""
+        return self.distance(features) / self.threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: the vectors in half precision, base64; about 80 KB for 1,280 codes."""
+        """Return plain JSON types: vectors in half precision, base64 (80 KB for 1,280 features)."""
         return {
             "method": "mahalanobis, unit-length codes, probabilistic PCA",
             "percentile": PERCENTILE,
@@ -67,92 +75,86 @@ class OodDetector:
             "rest": self.rest,
             "variances": self.variances.tolist(),
             "width": len(self.mean),
-            "mean": _packed(self.mean),
-            "directions": _packed(self.directions),
+            "mean": _encode(self.mean),
+            "directions": _encode(self.directions),
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "OodDetector":
-        """What `to_dict` wrote.
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
 
         Raises:
             ValueError: a field is missing or does not fit the others.
         """
         try:
-            k, d = len(values["variances"]), int(values["width"])
-            found = cls(
-                _unpacked(values["mean"], (d,)),
-                _unpacked(values["directions"], (k, d)),
-                torch.tensor(values["variances"], dtype=torch.float32),
-                float(values["rest"]),
-                float(values["threshold"]),
+            k, d = len(content["variances"]), int(content["width"])
+            detector = cls(
+                _decode(content["mean"], (d,)),
+                _decode(content["directions"], (k, d)),
+                torch.tensor(content["variances"], dtype=torch.float32),
+                float(content["rest"]),
+                float(content["threshold"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(f"novelty is damaged: {error}") from error
-        positive = [found.rest, found.threshold, *found.variances.tolist()]
+        positive = [detector.rest, detector.threshold, *detector.variances.tolist()]
         if not all(math.isfinite(value) and value > 0 for value in positive):
             raise ValueError("novelty is damaged: a variance or the threshold is not positive")
-        return found
+        return detector
 
 
-def unit(codes: Tensor) -> Tensor:
-    """Codes as rows of length 1: of maps [n, c, h, w] the mean over the places."""
-    rows = codes.float() if codes.dim() == 2 else codes.float().flatten(2).mean(2)
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+def fit_ood_detector(features: Tensor, held_out: Tensor | None = None) -> OodDetector | None:
+    """Fit a detector to the features of training images.
 
+    Args:
+        features: float32 [n, d], or maps [n, d, h, w].
+        held_out: features of images that the network was not trained on, where it was trained on
+            those of `features`: the threshold comes from them. None takes it from `features`,
+            each fifth left out of the fit in turn.
 
-def fit_ood(codes: Tensor) -> OodDetector | None:
-    """The Gaussian of the training images' codes, float32 [n, ...], and its threshold.
-
-    The threshold comes from images that are left out, a fifth after the other. None where there
-    are too few images, or they are all alike.
+    Returns:
+        None where there are too few images, or all are alike.
     """
-    n = len(codes)
-    if n < MIN_IMAGES:
+    if len(features) < MIN_IMAGES or (held_out is not None and len(held_out) < MIN_IMAGES):
         return None
-    x = unit(codes)
-    # Every fifth one, so that sorted classes fall into all folds alike.
-    fold = torch.arange(n) % FOLDS
-    parts = [x, *(x[fold != left_out] for left_out in range(FOLDS))]
+    x = unit_vectors(features)
+    if held_out is not None:
+        detector = _fit_gaussian(x)
+        return detector and _with_threshold(detector, detector.distance(held_out))
+    # Every fifth image, so that sorted classes are in all folds.
+    fold = torch.arange(len(x)) % N_FOLDS
+    parts = [x, *(x[fold != left_out] for left_out in range(N_FOLDS))]
     # Each on one thread: on a busy machine several that share one take a hundred times as long.
-    found, *others = map_in_order(_gaussian, parts, first=partial(torch.set_num_threads, 1))
-    distances = [part.distance(x[fold == left_out]) for left_out, part in enumerate(others) if part]
-    return with_threshold(found, torch.cat(distances)) if len(distances) == FOLDS else None
-
-
-def fit_ood_held_out(codes: Tensor, spare: Tensor) -> OodDetector | None:
-    """The same where the network was trained on `codes` itself: the threshold is from `spare`."""
-    if min(len(codes), len(spare)) < MIN_IMAGES:
+    detector, *others = map_in_order(_fit_gaussian, parts, first=partial(torch.set_num_threads, 1))
+    if detector is None or None in others:
         return None
-    found = _gaussian(unit(codes))
-    return None if found is None else with_threshold(found, found.distance(spare))
+    distances = [
+        other.distance(x[fold == left_out]) for left_out, other in enumerate(others) if other
+    ]
+    return _with_threshold(detector, torch.cat(distances))
 
 
-def with_threshold(found: OodDetector | None, distances: Tensor) -> OodDetector | None:
-    """`found` with the percentile of `distances`, as a bundle would hold it."""
-    if found is None:
-        return None
-    threshold = distances.double().quantile(PERCENTILE / 100).item()
-    if not math.isfinite(threshold) or threshold <= 0:
-        return None
-    return OodDetector(**{**found.__dict__, "threshold": threshold})
-
-
-def spread(n: int) -> Tensor:
-    """Indices of at most `MAX_IMAGES` of `n` images, evenly spread."""
+def sample_indices(n: int) -> Tensor:
+    """Return the indices of at most `MAX_IMAGES` of `n` images, evenly spread."""
     return torch.linspace(0, n - 1, min(n, MAX_IMAGES)).round().long()
 
 
-def _gaussian(x: Tensor) -> OodDetector | None:
-    """Of unit rows, float32 [n, d]; its threshold is still to be found."""
+def unit_vectors(features: Tensor) -> Tensor:
+    """Scale features to rows of length 1; maps [n, d, h, w] are averaged over h and w first."""
+    rows = features.float() if features.dim() == 2 else features.float().flatten(2).mean(2)
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def _fit_gaussian(x: Tensor) -> OodDetector | None:
+    """Fit mean and variances to unit vectors, float32 [n, d]; the threshold stays NaN."""
     n, d = x.shape
     x = x.double()
     mean = x.mean(0)
     x -= mean
     # A direction needs some images to be told from chance.
-    k = max(1, min(DIRECTIONS, n // 8, d - 1))
-    # By way of the smaller of the two Gram matrices: a full decomposition of the codes takes ten
-    # times as long. In fp32, since only the directions that vary most are of use.
+    k = max(1, min(MAX_DIRECTIONS, n // 8, d - 1))
+    # By way of the smaller of the two Gram matrices: a full decomposition of the features takes
+    # ten times as long. In fp32, since only the directions that vary most are of use.
     gram = x @ x.T if n < d else x.T @ x
     values, vectors = (found.double() for found in torch.linalg.eigh(gram.float()))
     variances = values.flip(0)[:k].clamp_min(0) / n
@@ -163,19 +165,28 @@ def _gaussian(x: Tensor) -> OodDetector | None:
     rest = (x.square().sum() / n - variances.sum()).item() / max(1, d - k)
     if rest <= 0 or not math.isfinite(rest) or variances[k - 1] <= 0:
         return None
-    # As the bundle will hold them, so that the threshold fits what is read back.
-    kept = (_half(mean), _half(directions[:k]), variances[:k].float())
-    return OodDetector(*kept, rest, math.nan)
+    # Rounded as the bundle holds them, so that the threshold fits what is read back.
+    return OodDetector(
+        _round_to_half(mean), _round_to_half(directions[:k]), variances[:k].float(), rest, math.nan
+    )
 
 
-def _half(values: Tensor) -> Tensor:
+def _with_threshold(detector: OodDetector, distances: Tensor) -> OodDetector | None:
+    """Set the threshold to the percentile of `distances`, if that is a positive number."""
+    threshold = distances.double().quantile(PERCENTILE / 100).item()
+    if not math.isfinite(threshold) or threshold <= 0:
+        return None
+    return replace(detector, threshold=threshold)
+
+
+def _round_to_half(values: Tensor) -> Tensor:
     return values.half().float()
 
 
-def _packed(values: Tensor) -> str:
+def _encode(values: Tensor) -> str:
     return base64.b64encode(values.half().contiguous().numpy().tobytes()).decode("ascii")
 
 
-def _unpacked(text: str, shape: tuple[int, ...]) -> Tensor:
+def _decode(text: str, shape: tuple[int, ...]) -> Tensor:
     raw = bytearray(base64.b64decode(text, validate=True))
     return torch.frombuffer(raw, dtype=torch.float16).reshape(shape).float()

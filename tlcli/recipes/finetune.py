@@ -18,6 +18,7 @@ from tlcli.features.cache import FeatureCache, feature_cache
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.sources import make_sources
+from tlcli.metrics.classification import metrics_of_no_images
 from tlcli.planning.explain import forecast_error_text
 from tlcli.planning.plan import Plan
 from tlcli.planning.planned import Planned
@@ -31,7 +32,7 @@ from tlcli.runs.interruption import resumable
 from tlcli.runs.options import Options
 from tlcli.runs.request import RunRequest, new_run
 from tlcli.runs.resume import check_same, reopen_run
-from tlcli.runs.score import score_network, unscored
+from tlcli.runs.score import score_network
 from tlcli.runs.writer import RunWriter
 from tlcli.runtime import device
 from tlcli.runtime.device import torch_threads
@@ -59,7 +60,8 @@ class Run:
     Attributes:
         folder: the run folder; `bundle` is its model.safetensors.
         plan: what was frozen and trained, and why.
-        metrics: on the validation images; under "test" on the test images, where there are any.
+        metrics: the content of metrics.json: of the validation images, and under "test" of the
+            test images, if there are any.
         status: "finished", or "interrupted": the best so far was saved.
     """
 
@@ -248,13 +250,13 @@ def _train(
             )
         if trained and result.stopped == "interrupted":
             # Measuring may take long, and whoever asked it to stop may not wait.
-            unknown = unscored(dataset.classes)
+            unknown = metrics_of_no_images(dataset.classes)
             run_on_rank0(
                 partial(record.save, dataset, unknown, history, result, sources.remembered)
             )
         temperature = record.confidence.temperature
         metrics = (
-            score_network(part, sources, compute, reporter, temperature, cache) if trained else {}
+            score_network(part, sources, compute, reporter, temperature, cache) if trained else None
         )
     except KeyboardInterrupt:
         # Between phases or while measuring: what was trained is worth more than its score. A run
@@ -262,8 +264,8 @@ def _train(
         if not (trained and result.best):
             raise
         result.stopped = "interrupted"
-        metrics = unscored(dataset.classes)
-    if trained:
+        metrics = metrics_of_no_images(dataset.classes)
+    if metrics is not None:
         run_on_rank0(partial(record.save, dataset, metrics, history, result, sources.remembered))
     elif result.stopped == "interrupted":
         raise KeyboardInterrupt
@@ -279,7 +281,7 @@ def _train(
     if "plan" in planned.forecast_s and result.stopped == "finished":
         took = time.perf_counter() - decided
         reporter.note(f"after the plan: {forecast_error_text(planned.forecast_s['plan'], took)}")
-    return Run(folder, plan, metrics, record.status(result))
+    return Run(folder, plan, metrics.to_dict() if metrics else {}, record.status(result))
 
 
 def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, TrainingConfig]]:

@@ -1,9 +1,8 @@
 """How good a network is that was trained: the score that a run and its bundle hold."""
 
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from tlcli.backbones.network import Network
@@ -13,17 +12,13 @@ from tlcli.features.extract import extract_features
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.sources import CachedFeatures, FeatureSource, FeatureSources, RecomputedFeatures
-from tlcli.metrics.classification import score
+from tlcli.metrics.classification import compute_metrics
+from tlcli.metrics.metrics import Agreement, Metrics
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.collectives import all_gather_dict
 from tlcli.runtime.distributed.sharding import shard
 from tlcli.training.validation import predict_logits
-
-
-def unscored(classes: tuple[str, ...]) -> dict[str, Any]:
-    """The score of no images."""
-    return score(torch.empty(0, len(classes)), torch.empty(0, dtype=torch.int64), classes)
 
 
 def score_network(
@@ -33,11 +28,13 @@ def score_network(
     reporter: Reporter,
     temperature: float,
     cache: FeatureCache | None = None,
-) -> dict[str, Any]:
-    """The score on the validation images, and under "test" on the test images if there are any.
+) -> Metrics:
+    """Compute the metrics on the validation images, and on the test images if there are any.
 
-    In fp32 whatever the training's precision was. `temperature` is what the logits were divided
-    by already.
+    In fp32, whatever the precision of the training was.
+
+    Args:
+        temperature: the number that the logits have been divided by.
     """
     dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
     fp32 = compute.reference()
@@ -54,9 +51,10 @@ def score_network(
     if mixed is not None and not isinstance(val, CachedFeatures):
         val = RecomputedFeatures(dataset.val, forward())
     logits, labels = predict_logits(suffix, val, fp32)
-    metrics = score(logits, labels, dataset.classes, temperature)
+    metrics = compute_metrics(logits, labels, dataset.classes, temperature)
     if mixed is not None:
-        metrics["agreement"] = agreement(logits, predict_logits(suffix, mixed, compute)[0], compute)
+        in_mixed, _ = predict_logits(suffix, mixed, compute)
+        metrics = replace(metrics, agreement=count_agreement(logits, in_mixed, compute))
     if dataset.test:
         test: FeatureSource
         if isinstance(val, CachedFeatures):
@@ -69,15 +67,18 @@ def score_network(
             test = RecomputedFeatures([s for s in dataset.test if s.path not in bad], forward())
         for path, why in bad.items():
             reporter.warn(f"test image left out: {path}: {why}")
-        metrics["test"] = score(*predict_logits(suffix, test, fp32), dataset.classes, temperature)
+        logits, labels = predict_logits(suffix, test, fp32)
+        on_test = compute_metrics(logits, labels, dataset.classes, temperature)
+        metrics = replace(metrics, test=on_test)
     return metrics
 
 
-def agreement(reference: Tensor, mixed: Tensor, compute: Compute) -> dict[str, Any]:
-    """How many of n answers are the same in the run's numbers as in fp32.
+def count_agreement(reference: Tensor, mixed: Tensor, compute: Compute) -> Agreement:
+    """Count the images whose predicted class in the run's precision is the same as in fp32.
 
     Args:
-        reference, mixed: logits, float32 [n, classes].
+        reference: logits in fp32, float32 [n, classes].
+        mixed: logits in the run's precision, float32 [n, classes].
     """
     same = int((reference.argmax(1) == mixed.argmax(1)).sum())
-    return {"numbers": compute.name, "n": len(reference), "same": same}
+    return Agreement(compute.name, len(reference), same)

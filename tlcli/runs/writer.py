@@ -17,6 +17,7 @@ from tlcli.artifacts.bundle import BundleMeta
 from tlcli.backbones.network import Network
 from tlcli.data.augmentation.presets import parse
 from tlcli.data.dataset import Dataset
+from tlcli.metrics.metrics import Metrics
 from tlcli.planning.plan import Plan
 from tlcli.planning.planned import Planned
 from tlcli.reporter import Reporter
@@ -106,7 +107,7 @@ class RunWriter:
         if is_rank0() and now - max(self.best_saved, self.started) >= BEST_EVERY:
             path = self.folder / run.CHECKPOINT / run.BUNDLE
             try:
-                bundle.save(path, self._network.tensors(), self.meta(dataset, {}))
+                bundle.save(path, self._network.tensors(), self.meta(dataset, None))
             except Unwritable as error:
                 self.reporter.warn(f"{error.message}; going on without")
             self.best_saved = now
@@ -159,7 +160,7 @@ class RunWriter:
     def save(
         self,
         dataset: Dataset,
-        metrics: Mapping[str, Any],
+        metrics: Metrics,
         history: Sequence[Mapping[str, Any]],
         result: FitResult,
         remembered: bool,
@@ -171,21 +172,21 @@ class RunWriter:
         meta = self.meta(dataset, metrics)
         bundle.save(self.folder / run.BUNDLE, self._network.tensors(), meta)
         run.write_history(self.folder, history)
-        write_json(self.folder / "metrics.json", metrics)
+        write_json(self.folder / "metrics.json", metrics.to_dict())
         content = {
             "status": self.status(result),
             **self.what_went_in(dataset),
             "remembered": remembered,
             "stopped": result.stopped,
             "best_epoch": result.best_epoch,
-            "metrics": metrics,
+            "metrics": metrics.to_dict(),
             "seconds": round(self.seconds, 2),
         }
         if result.lr_curve:
             content["found_lr"] = result.found_lr
             points = [{"lr": lr, "loss": loss} for lr, loss in result.lr_curve]
             run.write_history(self.folder, points, "lr_find.csv")
-        report.write(self.folder, content, history, result.lr_curve)
+        report.write(self.folder, content, metrics, history, result.lr_curve)
         run.write_run_json(self.folder, content)
         kept = run.state_file(self.folder)
         if kept.exists():
@@ -198,7 +199,7 @@ class RunWriter:
         assert self.network is not None
         return self.network
 
-    def meta(self, dataset: Dataset, metrics: Mapping[str, Any]) -> BundleMeta:
+    def meta(self, dataset: Dataset, metrics: Metrics | None) -> BundleMeta:
         """The bundle's description."""
         assert self.planned is not None
         backbone, plan = self.origin.backbone, self.planned.plan

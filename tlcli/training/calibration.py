@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tlcli.backbones.network import Network
 from tlcli.features.sources import CachedFeatures, FeatureSource, FeatureSources, RecomputedFeatures
-from tlcli.metrics.ood import OodDetector, fit_ood, fit_ood_held_out, spread
+from tlcli.metrics.ood import OodDetector, fit_ood_detector, sample_indices
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.collectives import broadcast_from_first
@@ -96,7 +96,7 @@ def calibrate(
     """
     suffix = network.suffix
     body = nn.Sequential(*suffix[:-1])
-    codes, _ = forward_all(body, plain(train, spread(len(train))), compute)
+    codes, _ = forward_all(body, plain(train, sample_indices(len(train))), compute)
     logits = None
     if strength is not None and isinstance(train, CachedFeatures):
         layer = network.final
@@ -110,10 +110,10 @@ def calibrate(
         unseen = broadcast_from_first(left_out)
         if unseen:
             logits, labels = unseen["logits"], train.labels[unseen["images"]]
-            novelty, method = fit_ood(codes), f"{FOLDS}-fold"
+            novelty, method = fit_ood_detector(codes), f"{FOLDS}-fold"
     elif spare is not None:
         logits, labels = predict_logits(suffix, spare, compute)
-        novelty = fit_ood_held_out(codes, forward_all(body, spare, compute)[0])
+        novelty = fit_ood_detector(codes, forward_all(body, spare, compute)[0])
         method = "held-out"
     if logits is None:
         reporter.note("too few training images to learn how sure to be: plain softmax")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tlcli.backbones.network import Network
 from tlcli.features.buffer import ROWS_AT_ONCE
 from tlcli.features.sources import CachedFeatures, FeatureSource
-from tlcli.metrics.classification import BY_CLASS
+from tlcli.metrics.classification import MACRO_METRICS
 from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
@@ -213,7 +213,7 @@ def _kept_line(result: FitResult, patience: int) -> str:
 
 def _val_text(row: Mapping[str, Any], metric: str) -> str:
     """As "val 91.4% (loss 0.312)", with the metric that counts where it is another."""
-    value = row.get(f"val_{metric}") if metric in BY_CLASS else None
+    value = row.get(f"val_{metric}") if metric in MACRO_METRICS else None
     chosen = "" if value is None else f", {metric.replace('_', ' ')} {value:.1%}"
     return f"val {row['val_top1']:.1%} (loss {row['val_loss']:.3f}{chosen})"
 

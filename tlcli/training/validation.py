@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tlcli.backbones.network import final_layer
 from tlcli.features.sources import FeatureSource
-from tlcli.metrics.classification import BY_CLASS, by_class
+from tlcli.metrics.classification import MACRO_METRICS, macro_metric
 from tlcli.runtime.device import Compute, to_device
 from tlcli.runtime.distributed.sharding import gather_rows, shard_indices
 from tlcli.runtime.memory import BatchLimit
@@ -67,8 +67,8 @@ def validate(
     said = logits.argmax(1)
     figures["val_loss"] = F.cross_entropy(logits, labels).item()
     figures["val_top1"] = (said == labels).float().mean().item()
-    if metric in BY_CLASS:
-        figures[f"val_{metric}"] = by_class(metric, said, labels)
+    if metric in MACRO_METRICS:
+        figures[f"val_{metric}"] = macro_metric(metric, said, labels)
     return figures
 
 

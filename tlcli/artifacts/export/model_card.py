@@ -8,6 +8,7 @@ from typing import Any
 
 from tlcli.artifacts.bundle import BundleMeta
 from tlcli.backbones.weights import weights_license
+from tlcli.metrics.metrics import Metrics
 from tlcli.text import printable
 
 CARD = "MODEL_CARD.md"
@@ -43,7 +44,7 @@ def model_card(meta: BundleMeta, run: Mapping[str, Any]) -> str:
         *_plan(meta),
         "## Metrics\n",
         *_metrics("Validation images", meta.metrics),
-        *(_metrics("Test images", test) if (test := meta.metrics.get("test")) else ()),
+        *(_metrics("Test images", test) if (test := meta.metrics and meta.metrics.test) else ()),
         _probabilities(meta),
         "## Limits\n",
         _LIMITS,
@@ -87,23 +88,20 @@ def _plan(meta: BundleMeta) -> Iterable[str]:
     yield f"- Why: {escaped(plan.get('why', 'unknown'))}\n"
 
 
-def _metrics(what: str, metrics: Any) -> Iterable[str]:
-    if not _number(_at(metrics, "top1")):
+def _metrics(what: str, metrics: Metrics | None) -> Iterable[str]:
+    if metrics is None or metrics.top1 is None:
         yield f"{what}: none, so nothing is measured.\n"
         return
-    low, high = (_percent(_at(metrics, name)) for name in ("top1_low", "top1_high"))
     yield (
-        f"{what}: **{_percent(metrics['top1'])}** right (top-1; 95% Wilson interval {low} to "
-        f"{high}, n = {escaped(_at(metrics, 'n'))}), balanced accuracy "
-        f"{_percent(_at(metrics, 'balanced_accuracy'))}.\n"
+        f"{what}: **{metrics.top1:.1%}** right (top-1; 95% Wilson interval "
+        f"{_percent(metrics.top1_low)} to {_percent(metrics.top1_high)}, n = {metrics.n}), "
+        f"balanced accuracy {_percent(metrics.balanced_accuracy)}.\n"
     )
-    if isinstance(per_class := _at(metrics, "per_class"), Mapping):
-        kinds = ("precision", "recall", "f1")
-        rows = [
-            (name, _at(m, "n"), *(_percent(_at(m, kind)) for kind in kinds))
-            for name, m in per_class.items()
-        ]
-        yield _table(("class", "n", *kinds), rows)
+    rows = [
+        (name, of.n, _percent(of.precision), _percent(of.recall), _percent(of.f1))
+        for name, of in metrics.per_class.items()
+    ]
+    yield _table(("class", "n", "precision", "recall", "f1"), rows)
 
 
 def _probabilities(meta: BundleMeta) -> str:
@@ -124,12 +122,8 @@ def _at(values: Any, name: str) -> Any:
     return values.get(name) if isinstance(values, Mapping) else None
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _percent(value: Any) -> str:
-    return f"{value:.1%}" if _number(value) else "unknown"
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
 
 
 def _yes(value: bool) -> str:
