@@ -40,7 +40,7 @@ def save_network(path, name, *, cut="none", dropped=False, **changes):
     torch.manual_seed(0)
     classes = changes.pop("classes", ("a", "b", "c"))
     network = build_network(build(name), cut=cut, dropped=dropped, n_classes=len(classes))
-    torch.nn.init.normal_(network.final.weight)
+    torch.nn.init.normal_(network.final_layer.weight)
     meta = bundle.BundleMeta(
         backbone=name, cut=cut, dropped=dropped, classes=classes,
         preprocessing=network.backbone.preprocessing, plan={}, metrics=None, dataset="", seed=0,
@@ -285,7 +285,7 @@ def test_a_temperature_is_in_the_export(small, tmp_path, pictures, answers_here)
     network, meta = open_bundle(small)
     warm = tmp_path / "warm.safetensors"
     with torch.no_grad():
-        for parameter in network.final.parameters():
+        for parameter in network.final_layer.parameters():
             parameter.div_(3.0)  # as finetune does
     bundle.save(warm, network.tensors(), replace(meta, calibration={"temperature": 3.0}))
     files = ((small, "a.onnx"), (warm, "b.onnx"), (warm, "b.pt"))

@@ -118,7 +118,7 @@ def subject_of(backbone, input_name):
 @torch.no_grad()
 def enliven(network):
     """Weights and statistics in which the image is not lost on the way, as it is in fresh ones."""
-    whole = network.whole.eval()
+    whole = network.model.eval()
     for module in whole.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
@@ -136,9 +136,9 @@ def enliven(network):
     pixels = torch.cat(batches(side, side)).permute(0, 3, 1, 2)
     whole(network.backbone.preprocessing.normalize(pixels))
     logits = whole.eval()(network.backbone.preprocessing.normalize(pixels))
-    network.final.weight /= logits.std(0).mean()
-    if isinstance(network.final, nn.Linear) and network.final.bias is not None:
-        network.final.bias -= logits.mean(0) / logits.std(0).mean()
+    network.final_layer.weight /= logits.std(0).mean()
+    if isinstance(network.final_layer, nn.Linear) and network.final_layer.bias is not None:
+        network.final_layer.bias -= logits.mean(0) / logits.std(0).mean()
 
 
 def batches(height, width):

@@ -24,7 +24,7 @@ SHORTER_NAMES = {"swin_transformer": "swin", "vision_transformer": "vit"}
 
 
 def rows() -> list[dict[str, Any]]:
-    """Return the catalogue's rows in order of name, each with the fields of `catalogue.Entry`."""
+    """Return the catalogue's rows by name, with the fields of `catalogue.CatalogueEntry`."""
     names = torchvision.models.list_models(module=torchvision.models)
     found = [torchvision_row(name) for name in names]
     for family, entry in FAMILIES.items():

@@ -12,9 +12,9 @@ import torch
 
 from tlcli.backbones import download as fetch
 from tlcli.backbones import weights
-from tlcli.backbones.build import build, load
+from tlcli.backbones.build import build, load_backbone
 from tlcli.backbones.family import PublishedWeights
-from tlcli.backbones.weights import PUBLISHED_AT
+from tlcli.backbones.weights import TORCHVISION_URL
 from tlcli.errors import UserError
 from tlcli.reporter import Reporter
 
@@ -70,7 +70,7 @@ def file(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     server.promised = len(server.content)
     name = f"squeezenet1_1-{hashlib.sha256(server.content).hexdigest()[:8]}.pth"
     preprocessing = build(SMALL).preprocessing
-    entry = PublishedWeights("IMAGENET1K_V1", name, f"{PUBLISHED_AT}/{name}", preprocessing)
+    entry = PublishedWeights("IMAGENET1K_V1", name, f"{TORCHVISION_URL}/{name}", preprocessing)
     monkeypatch.setattr(weights, "published_weights", lambda _: {"DEFAULT": entry})
     return name
 
@@ -78,7 +78,7 @@ def file(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def failed(folder: Path) -> str:
     """The message of the failing load; nothing is left behind."""
     with pytest.raises(UserError) as error:
-        load(SMALL)
+        load_backbone(SMALL)
     assert not folder.exists() or not list(folder.iterdir())
     assert str(folder) in error.value.message
     assert "efficientnet_lite0" in error.value.hint
@@ -87,19 +87,19 @@ def failed(folder: Path) -> str:
 
 def test_download(server, file: str, folder: Path) -> None:
     listener = Listener()
-    assert load(SMALL, reporter=listener).weights == "IMAGENET1K_V1"
+    assert load_backbone(SMALL, reporter=listener).weights == "IMAGENET1K_V1"
     assert server.asked == [f"/mirror/{file}"]
     assert [path.name for path in folder.iterdir()] == [file]
     assert listener.heard[-1] == (f"downloading {file}", server.promised, server.promised)
     assert [done for _, done, _ in listener.heard] == sorted({d for _, d, _ in listener.heard})
-    load(SMALL)
+    load_backbone(SMALL)
     assert len(server.asked) == 1  # at hand now
 
 
 def test_length_not_told(server, file: str, folder: Path) -> None:
     server.promised = None
     listener = Listener()
-    load(SMALL, reporter=listener)
+    load_backbone(SMALL, reporter=listener)
     assert (folder / file).read_bytes() == server.content
     assert [done == total for _, done, total in listener.heard][-2:] == [False, True]
 
@@ -107,13 +107,13 @@ def test_length_not_told(server, file: str, folder: Path) -> None:
 @pytest.mark.usefixtures("file")
 def test_hash_mismatch(server, folder: Path) -> None:
     server.content = server.content[::-1]
-    assert "what came is another file" in failed(folder)
+    assert "it is another file" in failed(folder)
 
 
 def test_not_found(server, file: str, folder: Path) -> None:
     server.status = 404
     message = failed(folder)
-    assert "the server answers 404 Not Found" in message
+    assert "the server returned 404 Not Found" in message
     assert file in message
 
 
@@ -130,7 +130,7 @@ def test_stopped_by_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fetch, "_transfer", stop)
     with pytest.raises(KeyboardInterrupt):
-        load(SMALL)
+        load_backbone(SMALL)
     assert list(folder.iterdir()) == []
 
 
@@ -150,4 +150,4 @@ def test_folder_that_cannot_be(folder: Path) -> None:
     folder.parent.mkdir(parents=True)
     folder.write_text("a file is in the way")
     with pytest.raises(UserError, match="cannot be written to"):
-        load(SMALL)
+        load_backbone(SMALL)

@@ -123,7 +123,7 @@ def bundle_of(name, path):
     torch.manual_seed(0)
     network = build_network(build(name), cut="none", dropped=False, n_classes=3)
     # Running statistics that are not the initial ones, so that they too have to be restored.
-    for module in network.whole.modules():
+    for module in network.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
             module.num_batches_tracked += 7
@@ -161,7 +161,7 @@ def test_a_bundle_loads_into_plain_torchvision(name, tmp_path):
     side = network.backbone.preprocessing.crop
     images = torch.randn(1, 3, side, side)
     with torch.no_grad():
-        assert torch.equal(model.eval()(images), network.whole.eval()(images))
+        assert torch.equal(model.eval()(images), network.model.eval()(images))
 
 
 def test_bundles_reopen_to_the_same_network(tmp_path):

@@ -183,13 +183,13 @@ def check_structure(name: str) -> None:
     entry = catalogue()[name]
     assert structure.parameters == entry.parameters
     assert structure.resolution == entry.resolution
-    assert structure.rows[-1].output == (10 if name == "lenet5" else 1000,)
-    assert all(size > 0 for size in chain.from_iterable(row.output for row in structure.rows))
-    assert [row.name for row in structure.rows][-1] == "head"
+    assert structure.stages[-1].output == (10 if name == "lenet5" else 1000,)
+    assert all(size > 0 for size in chain.from_iterable(row.output for row in structure.stages))
+    assert [row.name for row in structure.stages][-1] == "head"
 
 
 def test_vgg16_structure() -> None:
-    rows = [(row.name, row.part, row.output) for row in describe("vgg16").rows]
+    rows = [(row.name, row.part, row.output) for row in describe("vgg16").stages]
     assert rows == [
         ("block1", "features", (64, 112, 112)),
         ("block2", "features", (128, 56, 56)),
@@ -204,9 +204,9 @@ def test_vgg16_structure() -> None:
 
 
 def test_resolution_that_cannot_be() -> None:
-    with pytest.raises(UsageError, match="vit_b_32 cannot see images of 100 x 100 pixels"):
+    with pytest.raises(UsageError, match="vit_b_32 cannot be built for images of 100 x 100 pixels"):
         build("vit_b_32", resolution=100)
-    with pytest.raises(UsageError, match="maxvit_t cannot see images of 100 x 100 pixels"):
+    with pytest.raises(UsageError, match="maxvit_t cannot be built for images of 100 x 100 pixels"):
         build("maxvit_t", resolution=100)
 
 

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tlcli.backbones import weights
-from tlcli.backbones.build import build, load
+from tlcli.backbones.build import build, load_backbone
 from tlcli.backbones.catalogue import catalogue, find_entry
 from tlcli.backbones.families import find_family
 from tlcli.backbones.family import PublishedWeights
 from tlcli.backbones.state_dict import with_version
-from tlcli.backbones.weights import PUBLISHED_AT
+from tlcli.backbones.weights import TORCHVISION_URL
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError
@@ -49,7 +49,9 @@ def same(model: nn.Module, state: dict[str, Tensor]) -> bool:
 
 
 def test_shared_mobilenet(shared: Path) -> None:
-    backbone = load("mobilenet_v2", str(shared / "weights" / "mobilenet_v2-tf-imagenet.pth"))
+    backbone = load_backbone(
+        "mobilenet_v2", str(shared / "weights" / "mobilenet_v2-tf-imagenet.pth")
+    )
     assert backbone.pretrained == len(backbone.stages)
     assert backbone.weights == "mobilenet_v2-tf-imagenet.pth"
     # of a file of unknown origin torchvision's first entry is believed, not its newest
@@ -59,7 +61,7 @@ def test_shared_mobilenet(shared: Path) -> None:
 
 
 def test_shared_squeezenet(shared: Path) -> None:
-    backbone = load(SMALL, str(shared / "weights" / "squeezenet1_1-caffe-imagenet.pth"))
+    backbone = load_backbone(SMALL, str(shared / "weights" / "squeezenet1_1-caffe-imagenet.pth"))
     assert backbone.pretrained == len(backbone.stages)
     assert backbone.categories is not None
     assert backbone.categories[:2] == ("tench", "goldfish")
@@ -67,7 +69,7 @@ def test_shared_squeezenet(shared: Path) -> None:
 
 def test_shared_vgg16_has_no_classifier(shared: Path) -> None:
     path = shared / "weights" / "vgg16_features-keras-imagenet.pth"
-    backbone = load("vgg16", str(path))
+    backbone = load_backbone("vgg16", str(path))
     assert backbone.stages[backbone.pretrained :] == backbone.classifier
     assert [s.name for s in backbone.classifier] == ["classifier.0", "classifier.3", "head"]
     assert "classifier.0, classifier.3, head" in backbone.notes[0]
@@ -90,17 +92,17 @@ def right(backbone, shared: Path, most: int) -> int:
 
 
 def test_lite0_is_right_about_imagenet(shared: Path) -> None:
-    assert right(load("efficientnet_lite0"), shared, 25) >= 17
+    assert right(load_backbone("efficientnet_lite0"), shared, 25) >= 17
 
 
 @pytest.mark.slow
 def test_lite0_on_all_samples(shared: Path) -> None:
-    assert right(load("efficientnet_lite0"), shared, 1000) >= 850
+    assert right(load_backbone("efficientnet_lite0"), shared, 1000) >= 850
 
 
 def test_lite0_pads_as_tensorflow_does() -> None:
     """Turned image and kernels are TensorFlow's "same" padding, at even sizes and odd ones."""
-    backbone = load("efficientnet_lite0")
+    backbone = load_backbone("efficientnet_lite0")
     assert backbone.weights == "efficientnet-lite0-57934424.pth"
     assert str(backbone.weights_sha256).startswith("57934424")
     assert backbone.family.rotated
@@ -117,8 +119,8 @@ def test_lite0_pads_as_tensorflow_does() -> None:
 
 
 def test_lite0_saved_by_us_loads_as_it_is(tmp_path: Path) -> None:
-    state = load("efficientnet_lite0").model.state_dict()
-    backbone = load("efficientnet_lite0", saved(state, tmp_path / "mine.pth"))
+    state = load_backbone("efficientnet_lite0").model.state_dict()
+    backbone = load_backbone("efficientnet_lite0", saved(state, tmp_path / "mine.pth"))
     assert same(backbone.model, state)
     assert backbone.preprocessing.mean == (0.5, 0.5, 0.5)
 
@@ -127,9 +129,9 @@ def test_lite0_saved_by_us_loads_as_it_is(tmp_path: Path) -> None:
 
 
 def test_none_and_lenet5() -> None:
-    assert load(SMALL, "none").pretrained == 0
-    assert load(SMALL, "none").notes == []
-    lenet = load("lenet5")
+    assert load_backbone(SMALL, "none").pretrained == 0
+    assert load_backbone(SMALL, "none").notes == []
+    lenet = load_backbone("lenet5")
     assert (lenet.weights, lenet.pretrained) == ("none", 0)
     assert "no weights are published for lenet5" in lenet.notes[0]
 
@@ -144,7 +146,7 @@ def test_wrappings(wrap: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     elif wrap == "half":
         content = {name: tensor.half() for name, tensor in state.items()}
         state = {name: tensor.half().float() for name, tensor in state.items()}
-    backbone = load(SMALL, saved(content, tmp_path / "mine.pth"))
+    backbone = load_backbone(SMALL, saved(content, tmp_path / "mine.pth"))
     assert same(backbone.model, state)
     assert backbone.pretrained == len(backbone.stages)
 
@@ -152,12 +154,12 @@ def test_wrappings(wrap: str, state: dict[str, Tensor], tmp_path: Path) -> None:
 def test_file_before_torch_1_6(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
     torch.save(state, path, _use_new_zipfile_serialization=False)
-    assert same(load(SMALL, str(path)).model, state)
+    assert same(load_backbone(SMALL, str(path)).model, state)
 
 
 def test_loaded_tensors_are_free_of_their_file(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"
-    backbone = load(SMALL, saved(state, path))
+    backbone = load_backbone(SMALL, saved(state, path))
     path.write_bytes(bytes(path.stat().st_size))
     assert same(backbone.model, state)
 
@@ -165,7 +167,7 @@ def test_loaded_tensors_are_free_of_their_file(state: dict[str, Tensor], tmp_pat
 def test_safetensors_and_mnasnets_version(tmp_path: Path) -> None:
     state = build("mnasnet0_5").model.state_dict()
     save_file(dict(state), tmp_path / "mine.safetensors")
-    backbone = load("mnasnet0_5", str(tmp_path / "mine.safetensors"))
+    backbone = load_backbone("mnasnet0_5", str(tmp_path / "mine.safetensors"))
     assert same(backbone.model, state)
     versioned = with_version(dict(state), find_family("mnasnet0_5"))
     torchvision.models.mnasnet0_5().load_state_dict(versioned)
@@ -178,12 +180,12 @@ def test_densenets_old_names(tmp_path: Path) -> None:
         for name, tensor in state.items()
     }
     assert old.keys() != state.keys()
-    assert same(load("densenet121", saved(old, tmp_path / "old.pth")).model, state)
+    assert same(load_backbone("densenet121", saved(old, tmp_path / "old.pth")).model, state)
 
 
 def test_googlenets_auxiliary_heads_are_dropped(tmp_path: Path) -> None:
     whole = torchvision.models.googlenet(aux_logits=True, init_weights=False).state_dict()
-    backbone = load("googlenet", saved(whole, tmp_path / "aux.pth"))
+    backbone = load_backbone("googlenet", saved(whole, tmp_path / "aux.pth"))
     assert backbone.pretrained == len(backbone.stages)
     assert "aux1.fc1.weight" in whole
     assert "aux1.fc1.weight" not in backbone.model.state_dict()
@@ -194,7 +196,7 @@ def test_classifier_of_nan_is_no_classifier(tmp_path: Path) -> None:
     for name, tensor in state.items():
         if name.startswith("classifier."):
             tensor.fill_(float("nan"))
-    backbone = load("mobilenet_v3_small", saved(state, tmp_path / "features.pth"))
+    backbone = load_backbone("mobilenet_v3_small", saved(state, tmp_path / "features.pth"))
     assert backbone.stages[backbone.pretrained :] == backbone.classifier
     assert not any(p.isnan().any() for p in backbone.model.parameters())
 
@@ -203,9 +205,9 @@ def test_head_for_other_classes(state: dict[str, Tensor], tmp_path: Path) -> Non
     other = dict(state)
     other["classifier.1.weight"] = torch.ones(37, 512, 1, 1)
     other["classifier.1.bias"] = torch.ones(37)
-    backbone = load(SMALL, saved(other, tmp_path / "pets.pth"))
+    backbone = load_backbone(SMALL, saved(other, tmp_path / "pets.pth"))
     assert backbone.pretrained == backbone.head_index
-    assert "37 classes, squeezenet1_1's 1000" in backbone.notes[0]
+    assert "it has 37 classes, and squeezenet1_1 has 1000" in backbone.notes[0]
     assert backbone.categories is None
     assert backbone.model.get_parameter("classifier.1.weight").std() > 0
 
@@ -215,7 +217,7 @@ def test_head_for_other_classes(state: dict[str, Tensor], tmp_path: Path) -> Non
 
 def refused(path: Path | str, name: str = SMALL) -> str:
     with pytest.raises(UserError) as error:
-        load(name, str(path))
+        load_backbone(name, str(path))
     assert Path(path).name in error.value.message
     assert error.value.hint
     return error.value.message
@@ -224,7 +226,7 @@ def refused(path: Path | str, name: str = SMALL) -> str:
 def test_another_models_weights(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = saved(state, tmp_path / "mine.pth")
     message = refused(path, "resnet18")
-    assert "are not resnet18's: conv1.weight is missing" in message
+    assert "are not for resnet18: conv1.weight is missing" in message
     assert message.endswith(" more")
     wide = dict(state)
     wide["features.0.weight"] = torch.ones(64, 3, 5, 5)
@@ -243,7 +245,7 @@ def test_truncated(state: dict[str, Tensor], tmp_path: Path) -> None:
         for size in (0, 1, 100, len(content) // 2, len(content) - 1):
             cut = tmp_path / f"cut-{whole}"
             cut.write_bytes(content[:size])
-            assert "is damaged or holds no weights" in refused(cut)
+            assert "is damaged or contains no weights" in refused(cut)
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
@@ -254,7 +256,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     for number, content in enumerate((Attack(), {"state_dict": Attack()})):
         path = tmp_path / f"attack{number}.pth"
         torch.save(content, path)
-        assert "holds Python objects (posix.mkdir)" in refused(path)
+        assert "contains Python objects (posix.mkdir)" in refused(path)
         path.write_bytes(pickle.dumps(content, protocol=2))
         refused(path)
     assert not (tmp_path / "harmed").exists()
@@ -273,17 +275,17 @@ def test_other_files(content: bytes, told: str, tmp_path: Path) -> None:
 
 
 def test_other_content(tmp_path: Path) -> None:
-    assert "holds list, not named tensors" in refused(saved([1], tmp_path / "list.pth"))
-    assert "holds int under 'epoch'" in refused(saved({"epoch": 1}, tmp_path / "epoch.pth"))
-    assert "holds dict, not named tensors" in refused(saved({}, tmp_path / "empty.pth"))
+    assert "contains list, not named tensors" in refused(saved([1], tmp_path / "list.pth"))
+    assert "contains int under 'epoch'" in refused(saved({"epoch": 1}, tmp_path / "epoch.pth"))
+    assert "contains dict, not named tensors" in refused(saved({}, tmp_path / "empty.pth"))
 
 
 def test_neither_file_nor_entry(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no such file, and resnet50 has no weights") as error:
-        load("resnet50", "IMAGENET1K_V3")
+        load_backbone("resnet50", "IMAGENET1K_V3")
     assert "IMAGENET1K_V2" in error.value.hint.upper()
     with pytest.raises(UsageError, match="no such file"):
-        load("resnet50", str(tmp_path / "missing.pth"))
+        load_backbone("resnet50", str(tmp_path / "missing.pth"))
 
 
 # published files
@@ -301,7 +303,7 @@ def published(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.Monk
     entry = PublishedWeights(
         "IMAGENET1K_V1",
         path.name,
-        f"{PUBLISHED_AT}/{path.name}",
+        f"{TORCHVISION_URL}/{path.name}",
         Preprocessing(232, 224, "bilinear", *IMAGENET),
     )
     table = {"IMAGENET1K_V1": entry, "DEFAULT": entry}
@@ -313,7 +315,7 @@ def published(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.Monk
     "wanted", ["auto", "DEFAULT", "IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1", "file"]
 )
 def test_published_file_at_hand(wanted: str, published: Path, state: dict[str, Tensor]) -> None:
-    backbone = load(SMALL, str(published) if wanted == "file" else wanted)
+    backbone = load_backbone(SMALL, str(published) if wanted == "file" else wanted)
     assert same(backbone.model, state)
     assert backbone.weights == "IMAGENET1K_V1"
     assert backbone.preprocessing.resize == 232
@@ -324,8 +326,8 @@ def test_published_file_with_a_wrong_hash(wanted: str, published: Path) -> None:
     content = bytearray(published.read_bytes())
     content[len(content) // 2] ^= 1
     published.write_bytes(content)
-    with pytest.raises(UserError, match="its sha256 begins with") as error:
-        load(SMALL, str(published) if wanted == "file" else wanted)
+    with pytest.raises(UserError, match="its SHA-256 begins with") as error:
+        load_backbone(SMALL, str(published) if wanted == "file" else wanted)
     assert str(published) in error.value.message
 
 

@@ -41,7 +41,7 @@ def feature_pass(images: int) -> None:
     torch.set_num_threads(1)
     with distributed.process_group(Reporter()) as reporter:
         samples = scan(SHARED / "data" / "flowers").train[:images]
-        backbone = build.load("efficientnet_lite0")
+        backbone = build.load_backbone("efficientnet_lite0")
         stages = nn.Sequential(*backbone.stages[:-1])
         forward = FeatureExtractor(stages, backbone.preprocessing, choose_device("cpu"))
         extract_features(

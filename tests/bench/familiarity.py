@@ -50,7 +50,7 @@ FEWER = {"vgg16": (range(2), 100)}  # at a few images a second
 
 def load(name: str) -> Backbone:
     file = ALL[name]
-    return build.load(name, str(SHARED / "weights" / file) if file else "auto")
+    return build.load_backbone(name, str(SHARED / "weights" / file) if file else "auto")
 
 
 def table(cache: FeatureCache) -> None:

@@ -71,7 +71,7 @@ def main() -> None:
 
 def forwards(name: str, rounds: int, compiled: bool) -> list[str]:
     """The frozen forward alone, on random pixels."""
-    backbone = build.load(name) if name == "efficientnet_lite0" else build.build(name)
+    backbone = build.load_backbone(name) if name == "efficientnet_lite0" else build.build(name)
     eager = nn.Sequential(*backbone.stages[:-1]).eval()
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, 3, 224, 224), generator=draw, dtype=torch.uint8)
@@ -137,13 +137,13 @@ def _elsewhere(call: str) -> dict[str, Any]:
 
 def build_again(name: str) -> build.Backbone:
     """The stages once more: an engine lays its own in another memory format."""
-    return build.load(name) if name == "efficientnet_lite0" else build.build(name)
+    return build.load_backbone(name) if name == "efficientnet_lite0" else build.build(name)
 
 
 def whole(rounds: int, cores: int) -> list[str]:
     """Decoding alone, the forward alone, both; the bound is what the cores could do of both."""
     samples = scan(FLOWERS).train[:IMAGES]
-    backbone = build.load("efficientnet_lite0")
+    backbone = build.load_backbone("efficientnet_lite0")
     forward = FeatureExtractor(
         nn.Sequential(*backbone.stages[:-1]), backbone.preprocessing, choose_device("cpu")
     )
@@ -259,7 +259,7 @@ def _pass(n: int) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.flatten(1)[:, :1280]
 
-    backbone = build.load("efficientnet_lite0")
+    backbone = build.load_backbone("efficientnet_lite0")
     stages = nn.Sequential(backbone.stages[0], Wide())
     forward = FeatureExtractor(
         stages, backbone.preprocessing, choose_device("cpu"), origin=backbone.origin

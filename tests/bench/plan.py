@@ -32,7 +32,7 @@ def forward_pass() -> float:
     """Seconds of one pass over the images: loading the backbone, decoding, forward."""
     started = time.perf_counter()
     samples = scan(SHARED / "data" / "flowers").train
-    backbone = build.load("efficientnet_lite0")
+    backbone = build.load_backbone("efficientnet_lite0")
     stages = nn.Sequential(*backbone.stages)
     forward = FeatureExtractor(stages, backbone.preprocessing, choose_device("cpu"))
     extract_features(samples, forward, task="pass", reporter=Reporter())

@@ -43,7 +43,7 @@ def speed() -> Iterator[str]:
         draw_sample(Path(folder, "data"), per_class=8)
         run = finetune(Path(folder, "data"), output=Path(folder, "run"))
         classifier = load(run.folder)
-        backbone = build.load("efficientnet_lite0")
+        backbone = build.load_backbone("efficientnet_lite0")
         compute = device.choose_device("cpu", "fp32")
         prefix = torch.nn.Sequential(*backbone.stages[:-1])
 

@@ -106,7 +106,7 @@ def decide(job: Job) -> dict[str, Any]:
         deal(job.data, job.fold, root)
         planned = tlcli.plan(root, model=job.backbone, weights=weights_of(job.backbone))
         samples = planned.dataset.train[:64]
-        backbone = build.load(job.backbone, weights_of(job.backbone))
+        backbone = build.load_backbone(job.backbone, weights_of(job.backbone))
         look = StageFeatures(
             backbone, choose_device("cpu"), FeatureCache(Path(folder, "cache")), Reporter()
         )

@@ -40,13 +40,13 @@ CONTENDERS = {
 
 
 def network(name: str) -> Network:
-    made = build_network(build.load(name), cut="none", dropped=False, n_classes=5)
+    made = build_network(build.load_backbone(name), cut="none", dropped=False, n_classes=5)
     made.freeze()
     return made
 
 
 def plain(name: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
-    model = network(name).whole
+    model = network(name).model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
 

@@ -113,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(0)
-    backbone = build.load(options.model, options.weights)
+    backbone = build.load_backbone(options.model, options.weights)
     parts = loaders(options.data, backbone.preprocessing, options.limit)
     model = backbone.model
     if options.mode == "frozen":

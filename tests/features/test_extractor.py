@@ -29,7 +29,7 @@ from tlcli.runtime.workers import map_in_workers
 
 @pytest.fixture(scope="module")
 def backbone():
-    return build.load("efficientnet_lite0")
+    return build.load_backbone("efficientnet_lite0")
 
 
 @pytest.fixture(scope="module")

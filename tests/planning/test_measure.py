@@ -194,7 +194,7 @@ def test_what_the_pass_keeps_is_what_finetune_would_compute(family, tmp_path, fl
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch, views):
-    backbone = build.load("efficientnet_lite0")
+    backbone = build.load_backbone("efficientnet_lite0")
     monkeypatch.setattr(look, "MAX_SECONDS", 1e-6)
     monkeypatch.setattr(look, "MIN_SAMPLE", 9)
     monkeypatch.setattr(Compute, "batch_size", 8)
@@ -219,7 +219,7 @@ def test_once_a_view_is_known_to_take_too_long_none_is_drawn(tmp_path, flowers, 
     monkeypatch.setattr(look, "FORECAST_AFTER", 1)
     augmentation, samples = make_augmentation(PRESETS["light"]), scan(flowers).train
     pass_ = StageFeatures(
-        build.load("efficientnet_lite0"),
+        build.load_backbone("efficientnet_lite0"),
         choose_device("cpu"),
         FeatureCache(tmp_path),
         RecordingReporter(),

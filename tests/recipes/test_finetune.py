@@ -57,7 +57,7 @@ def test_the_same_run_gives_the_same_bytes(trained, flowers, tmp_path):
 
 
 def test_frozen_tensors_are_those_of_the_pretrained_file(trained):
-    pretrained = build.load("efficientnet_lite0")
+    pretrained = build.load_backbone("efficientnet_lite0")
     network, _ = open_bundle(trained.bundle)
     start, now = pretrained.model.state_dict(), network.backbone.model.state_dict()
     head = {k for k in now if k.startswith(network.backbone.head)}
@@ -101,7 +101,7 @@ def test_large_similar_solves_the_head_then_trains_everything(two_classes, tmp_p
     rows = list(csv.DictReader((worse.folder / "history.csv").open()))
     assert worse.metrics["top1"] == pytest.approx(max(float(r["val_top1"]) for r in rows))
     run = finetune(two_classes, case="large-different", epochs=2, output=tmp_path / "run")
-    pretrained = build.load("efficientnet_lite0")
+    pretrained = build.load_backbone("efficientnet_lite0")
     network, _ = open_bundle(run.bundle)
     start = pretrained.model.state_dict()
     moved = {k for k, v in network.tensors().items() if not torch.equal(v, start[k])}
@@ -247,7 +247,7 @@ def test_the_classic_recipe_trains_the_classifier_of_vgg16(shared, two_classes, 
     )
     assert run.plan.cut == "avgpool"
     assert run.plan.trained == ("classifier.0", "classifier.3", "head")
-    assert any("fresh" in note for note in notes.notes)
+    assert any("untrained" in note for note in notes.notes)
     network, _ = open_bundle(run.bundle)
     loaded = torch.load(weights, weights_only=True)
     tensors = network.tensors()
@@ -322,7 +322,7 @@ def test_an_incomplete_group_of_accumulated_batches_steps_in_full(two_classes, t
     # Eight training images: one batch of eight is one step on all, and so are two of four.
     once = finetune(two_classes, batch_size=8, output=tmp_path / "a", **options)
     grouped = finetune(two_classes, batch_size=4, accumulate=9, output=tmp_path / "b", **options)
-    a, b = (open_bundle(r.bundle)[0].final.weight for r in (once, grouped))
+    a, b = (open_bundle(r.bundle)[0].final_layer.weight for r in (once, grouped))
     # Dropout draws differ, so lengths are compared; divided by nine, b would be a quarter of a.
     assert a.norm().item() == pytest.approx(b.norm().item(), rel=0.3)
 

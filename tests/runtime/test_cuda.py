@@ -42,7 +42,7 @@ def test_frozen_tensors_stay_to_the_bit_on_cuda(flowers, tmp_path):
     run = finetune(flowers, output=tmp_path / "run", device="cuda", freeze="features.5", epochs=1)
     from tlcli.backbones import build
 
-    start = build.load("efficientnet_lite0").model.state_dict()
+    start = build.load_backbone("efficientnet_lite0").model.state_dict()
     network, _ = open_bundle(run.bundle)
     for name, tensor in network.tensors(network.stages[: network.cut]).items():
         assert torch.equal(tensor, start[name]), name

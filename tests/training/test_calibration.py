@@ -56,18 +56,18 @@ def test_the_final_layer_is_divided_by_the_temperature(scale):
     network = build_network(build("lenet5"), cut="classifier.2", dropped=False, n_classes=3)
     codes = draw(600, 1, 84)
     with torch.no_grad():
-        network.final.weight.copy_(draw(3, 84, seed=1) / 3)
-        network.final.bias.zero_()
-        logits = codes[:, 0] @ network.final.weight.T
+        network.final_layer.weight.copy_(draw(3, 84, seed=1) / 3)
+        network.final_layer.bias.zero_()
+        logits = codes[:, 0] @ network.final_layer.weight.T
         labels = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(2))
-        network.final.weight.mul_(scale)
-    was = network.final.weight.clone()
+        network.final_layer.weight.mul_(scale)
+    was = network.final_layer.weight.clone()
     source = CachedFeatures(codes, labels[:, 0])
     found = calibrate(
         network, source, source, None, device.choose_device("cpu"), seed=0, reporter=Reporter()
     )
     assert found.temperature == (1 if scale == 1 else pytest.approx(scale, rel=0.15))
-    assert torch.equal(network.final.weight, was / found.temperature)
+    assert torch.equal(network.final_layer.weight, was / found.temperature)
     assert (found.method, found.n) == ("held-out", 600)
     assert found.novelty.score(codes[:, 0]).median() < 1
 

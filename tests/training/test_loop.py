@@ -61,7 +61,7 @@ def run(config, network=None, source=None, reporter=None, compute=CPU):
 
 
 def state(network):
-    return {k: v.clone() for k, v in network.whole.state_dict().items()}
+    return {k: v.clone() for k, v in network.model.state_dict().items()}
 
 
 def same(a, b):
@@ -191,13 +191,13 @@ def test_averaging_does_not_touch_what_is_trained(monkeypatch):
 @pytest.mark.parametrize("dropout", [None, 0.1])
 def test_dropout_stands_before_the_final_layer_and_no_name_changes(dropout):
     network = toy(dropout)
-    names = {id(t) for t in network.whole.state_dict(keep_vars=True).values()}
+    names = {id(t) for t in network.model.state_dict(keep_vars=True).values()}
     TrainingLoop(network, 18, replace(PLAIN, dropout=0.7), CPU, seed=0)
     kinds = [type(m).__name__ for m in network.stages[-1].steps]
     assert kinds[-2:] == ["Dropout", "Linear"]
     assert kinds.count("Dropout") == 1
     assert network.stages[-1].steps[-2].p == 0.7
-    assert {id(t) for t in network.whole.state_dict(keep_vars=True).values()} == names
+    assert {id(t) for t in network.model.state_dict(keep_vars=True).values()} == names
 
 
 def test_the_range_test_restores_every_byte_and_is_the_same_each_time():
@@ -326,7 +326,7 @@ def test_the_best_epoch_is_the_metrics(metric):
 
 
 def fit_toy(network, source, val, config, compute=CPU):
-    network.tensors = lambda *_: network.whole.state_dict()
+    network.tensors = lambda *_: network.model.state_dict()
     return fit(
         network, source, val, config, compute, phase="", seed=0, reporter=RecordingReporter()
     )
@@ -364,7 +364,7 @@ def test_a_state_taken_between_epochs_or_steps_goes_on_to_the_same_bytes(config)
         later = toy()
         later.freeze()
         steps = TrainingLoop(later, len(source), config, CPU, seed=0)
-        later.whole.load_state_dict(tensors)
+        later.model.load_state_dict(tensors)
         torch.manual_seed(123)
         steps.load_state_dict(copied(held))
         list(steps.epochs(source, "", RecordingReporter()))
@@ -518,7 +518,7 @@ def test_lanes_leave_alone_what_does_not_learn():
     for times in (1, 2):
         gradients.add([(x, y)] * times, 1, scaler, RecordingReporter(), 16)
     assert network.stages[0].steps[0].weight.grad is None
-    assert network.final.weight.grad.abs().sum() > 0
+    assert network.final_layer.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.usefixtures("two_threads")

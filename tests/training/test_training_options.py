@@ -41,7 +41,7 @@ def test_head_first_and_gradual_unfreezing_of_a_part(two_classes, tmp_path):
     )  # fmt: skip
     rows = list(csv.DictReader((run.folder / "history.csv").open()))
     assert [row["phase"] for row in rows] == ["head", "all", "all"]
-    start = build.load("efficientnet_lite0").model.state_dict()
+    start = build.load_backbone("efficientnet_lite0").model.state_dict()
     tensors = open_bundle(run.bundle)[0].tensors()
     running = [k for k in tensors if "running" in k]
     assert running
@@ -75,7 +75,7 @@ def test_dropout_reaches_the_head_of_each_kind_and_bundles_stay_as_they_are(name
     dropouts = [m for m in head.modules() if isinstance(m, torch.nn.Dropout)]
     assert [m.p for m in dropouts] == [0.4]
     layers = list(head.steps)
-    assert layers.index(dropouts[0]) < layers.index(network.final)
+    assert layers.index(dropouts[0]) < layers.index(network.final_layer)
 
 
 def test_weights_balance_the_solved_head():

@@ -1,4 +1,4 @@
-"""Backbones: which there are, their chain of stages, their weights.
+"""Backbones: the catalogue, the families and their stages, building, weights, and cutting.
 
-`catalogue` answers without importing torch; `build` makes them.
+`catalogue` needs no torch; `build` builds and loads a backbone; `network` cuts it for a plan.
 """

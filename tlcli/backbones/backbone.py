@@ -1,4 +1,4 @@
-"""A backbone that is built: its model, its stages, and what is known of its weights."""
+"""The class `Backbone`: a model, its stages, its preprocessing, and the weights it was given."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,16 +15,19 @@ class Backbone:
     """A model and its chain of stages, which share their modules.
 
     Attributes:
-        model: float32 [n, 3, h, w], normalised, to logits [n, classes].
+        name: the model's name in the catalogue.
+        family: the family that the model belongs to.
+        model: float32 [n, 3, h, w], normalized, to logits [n, classes].
         stages: in order; run one after the other they are `model.forward`, bit for bit.
-        preprocessing: what the weights were trained with.
-        categories: ImageNet's names, where the classifier that knows them was loaded.
-        pretrained: how many leading stages hold loaded tensors only.
-        weights: what was loaded: "none", torchvision's "IMAGENET1K_V1", a file's name.
-        weights_sha256: of the whole file.
-        notes: what a person should know of the loading, a sentence each.
-        ends: the last stage of the model that is kept, where the chain ends before the model
-            does: in a pool and a head of its own. None: it is the whole model.
+        preprocessing: the preprocessing that the weights were trained with.
+        categories: ImageNet's class names, if a classifier for them was loaded.
+        pretrained: number of leading stages that hold loaded tensors only.
+        weights: label of the loaded weights: "none", torchvision's "IMAGENET1K_V1", or a file's
+            name.
+        weights_sha256: SHA-256 (hex) of the whole weight file.
+        notes: messages about the loading, a sentence each.
+        truncated_after: name of the last of the model's own stages that are kept, if a pooling
+            stage and a head of their own replace the later ones. None: the model is complete.
     """
 
     name: str
@@ -37,25 +40,12 @@ class Backbone:
     weights: str = "none"
     weights_sha256: str | None = None
     notes: list[str] = field(default_factory=list)
-    ends: str | None = None
+    truncated_after: str | None = None
 
     @property
     def head(self) -> str:
-        """The final classifier layer's path in `model`."""
+        """Path of the final classifier layer in `model`."""
         return self.family.head
-
-    @property
-    def layout(self) -> str:
-        """How the stages' feature maps lie: "nchw", "nhwc" or "tokens"."""
-        return self.family.layout
-
-    @property
-    def origin(self) -> dict[str, str] | None:
-        """Whose tensors the pretrained stages hold: what their outputs depend on beside the
-        image. None where nothing was loaded."""
-        if self.weights_sha256 is None:
-            return None
-        return {"backbone": self.name, "weights": self.weights_sha256}
 
     @property
     def head_index(self) -> int:
@@ -64,13 +54,26 @@ class Backbone:
 
     @property
     def classifier(self) -> tuple[Stage, ...]:
-        """The stages that a features-only state dict does not have; the head is the last."""
+        """The stages that features-only weights do not contain; the head is the last."""
         return tuple(stage for stage in self.stages if stage.part == CLASSIFIER)
 
+    @property
+    def layout(self) -> str:
+        """Memory layout of the stages' feature maps: "nchw", "nhwc" or "tokens"."""
+        return self.family.layout
+
+    @property
+    def origin(self) -> dict[str, str] | None:
+        """Identity of the pretrained tensors, for cache keys; None if nothing was loaded."""
+        if self.weights_sha256 is None:
+            return None
+        return {"backbone": self.name, "weights": self.weights_sha256}
+
     def tensors(self, stages: Iterable[Stage]) -> dict[str, Tensor]:
-        """The parameters and persistent buffers of `stages`, as `model.state_dict()` has them."""
+        """Return the parameters and persistent buffers of `stages`, named as in
+        `model.state_dict()`."""
         owned = {
             id(tensor) for stage in stages for tensor in stage.state_dict(keep_vars=True).values()
         }
-        every = self.model.state_dict(keep_vars=True)
-        return {name: tensor.detach() for name, tensor in every.items() if id(tensor) in owned}
+        state = self.model.state_dict(keep_vars=True)
+        return {name: tensor.detach() for name, tensor in state.items() if id(tensor) in owned}

@@ -1,4 +1,4 @@
-"""Which backbones there are, and what is at hand: answered without importing torch."""
+"""The catalogue of backbones and of the weights that are at hand, which needs no torch."""
 
 import json
 import os
@@ -18,20 +18,20 @@ NEW_HEAD = "new_head"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What is known of a backbone before it is built (`catalogue.json`).
+class CatalogueEntry:
+    """The published facts about a backbone (`catalogue.json`).
 
     Attributes:
         name: torchvision's name of the model.
         family: a key of `families.FAMILIES`.
-        parameters: how many, with the classifier it is published with, without auxiliary heads.
+        parameters: number of parameters, with the published classifier, without auxiliary heads.
         gflops: 10^9 multiply-adds for one image at `resolution`.
-        top1: accuracy on ImageNet's validation images, percent, as published with `weights`.
-        size_mb: of the weight file, in 2^20 bytes.
-        resolution: side of the square input, pixels, that `weights` were trained or measured at.
-        file: name of the weight file that is taken by default.
-        weights: torchvision's name of that entry: "IMAGENET1K_V1".
-        package: import name of the Python package that `file` comes with, if it does.
+        top1: published accuracy of `weights` on ImageNet's validation images, in percent.
+        size_mb: size of the weight file, in 2^20 bytes.
+        resolution: side of the square input in pixels that `top1` was measured at.
+        file: name of the default weight file.
+        weights: torchvision's name of these weights: "IMAGENET1K_V1".
+        package: import name of the Python package that contains `file`, if there is one.
     """
 
     name: str
@@ -47,17 +47,17 @@ class Entry:
 
 
 @cache
-def catalogue() -> Mapping[str, Entry]:
-    """All backbones by name, in order of name."""
+def catalogue() -> Mapping[str, CatalogueEntry]:
+    """Return all backbones by name, in order of name."""
     text = files(__package__).joinpath("catalogue.json").read_text(encoding="utf-8")
-    return MappingProxyType({row["name"]: Entry(**row) for row in json.loads(text)})
+    return MappingProxyType({row["name"]: CatalogueEntry(**row) for row in json.loads(text)})
 
 
-def find_entry(name: str) -> Entry:
-    """The backbone of that name.
+def find_entry(name: str) -> CatalogueEntry:
+    """Return the catalogue's entry for the backbone `name`.
 
     Raises:
-        UsageError: there is none; close matches are named.
+        UsageError: there is no such backbone; the hint names close matches.
     """
     entries = catalogue()
     if name not in entries:
@@ -69,14 +69,14 @@ def find_entry(name: str) -> Entry:
 
 
 def checkpoint_dir() -> Path:
-    """Where torchvision keeps its weight files: `torch.hub`'s folder, found without torch."""
+    """Return the folder of torchvision's weight files, which is `torch.hub`'s."""
     cache_home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     torch_home = Path(os.environ.get("TORCH_HOME", cache_home / "torch"))
     return torch_home.expanduser() / "hub" / "checkpoints"
 
 
 def local_file(file: str, package: str | None = None) -> Path | None:
-    """Return the path of a weight file that `package` holds or torchvision has downloaded.
+    """Return the path of a weight file that `package` contains or torchvision has downloaded.
 
     Returns None if it is in neither place.
     """
@@ -86,6 +86,6 @@ def local_file(file: str, package: str | None = None) -> Path | None:
     return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
-def at_hand(entry: Entry) -> bool:
-    """Return whether `entry` needs no download, which includes having no weights at all."""
+def at_hand(entry: CatalogueEntry) -> bool:
+    """Return whether a backbone needs no download, which is true without weights too."""
     return entry.file is None or local_file(entry.file, entry.package) is not None

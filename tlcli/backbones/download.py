@@ -1,4 +1,4 @@
-"""Downloading a file so that either all of it is there, checked, or nothing is."""
+"""Downloading a file completely and verified, or not at all."""
 
 import hashlib
 import os
@@ -11,19 +11,23 @@ from urllib.request import Request, urlopen
 
 from tlcli.reporter import Reporter
 
-_CHUNK = 1 << 20  # bytes
-_PATIENCE = 30.0  # seconds without a byte
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 30.0  # without receiving a byte
 
 
 class DownloadFailed(Exception):
-    """Why nothing was downloaded, in words."""
+    """A failed download; the message says why."""
 
 
-def download(url: str, target: Path, digits: str, reporter: Reporter) -> None:
-    """Fetches `url` to `target`, beside it first, and renames when its sha256 begins as `digits`.
+def download(url: str, target: Path, hash_prefix: str, reporter: Reporter) -> None:
+    """Download `url` to `target`, through a file beside it that is renamed once it is verified.
+
+    Args:
+        hash_prefix: the first digits that the content's SHA-256 must have.
 
     Raises:
-        Failed: no connection, not found, interrupted, another file, or nowhere to write.
+        DownloadFailed: there is no connection or no such file, the connection broke, the content
+            has another hash, or it cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,12 +38,12 @@ def download(url: str, target: Path, digits: str, reporter: Reporter) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             sha256 = _transfer(url, file, target.name, reporter)
-        if not sha256.startswith(digits):
-            raise DownloadFailed(f"what came is another file: its sha256 begins with {sha256[:8]}")
+        if not sha256.startswith(hash_prefix):
+            raise DownloadFailed(f"it is another file: its SHA-256 begins with {sha256[:8]}")
         part.chmod(0o644)  # mkstemp lets nobody else read it; the folder may be shared
         part.replace(target)
     except HTTPError as error:
-        raise DownloadFailed(f"the server answers {error.code} {error.reason}") from None
+        raise DownloadFailed(f"the server returned {error.code} {error.reason}") from None
     except URLError as error:
         raise DownloadFailed(str(error.reason)) from None
     except (OSError, HTTPException) as error:
@@ -49,20 +53,24 @@ def download(url: str, target: Path, digits: str, reporter: Reporter) -> None:
 
 
 def _transfer(url: str, file: BinaryIO, name: str, reporter: Reporter) -> str:
-    """Copies `url`'s content into `file`; the sha256 of what came, in hex."""
+    """Copy the content at `url` into `file` and return its SHA-256 (hex).
+
+    Raises:
+        DownloadFailed: the connection broke.
+    """
     sha256 = hashlib.sha256()
     done = 0
     request = Request(url, headers={"User-Agent": "tlcli"})
-    with urlopen(request, timeout=_PATIENCE) as response:
+    with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
         total = int(response.headers.get("Content-Length") or 0)
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read(_CHUNK_BYTES):
             file.write(chunk)
             sha256.update(chunk)
             done += len(chunk)
-            # without a length it is told as nearly done all the while
+            # if the server sends no length, the progress shows one byte to go until the end
             reporter.progress(f"downloading {name}", done, max(total, done + (not total)), "bytes")
     if done < total:
-        raise DownloadFailed(f"the connection broke off after {done} of {total} bytes")
+        raise DownloadFailed(f"the connection broke after {done} of {total} bytes")
     if not total:
         reporter.progress(f"downloading {name}", done, done, "bytes")
     return sha256.hexdigest()

@@ -1,14 +1,14 @@
-"""EfficientNet-lite0, built of torchvision's own EfficientNet, and how its weights get into it.
+"""EfficientNet-lite0, built from torchvision's EfficientNet, and the conversion of its weights.
 
 EfficientNet-lite (Google, 2020) is EfficientNet without squeeze-excitation and with ReLU6 in place
-of SiLU, so that it quantises and runs well on phones; stem and head keep their width.
+of SiLU, so that it quantizes well and runs well on phones. Stem and head keep their width.
 
-The weights were trained in TensorFlow, whose "same" padding at stride 2 gives an even-sized map
-its odd row and column of zeros below and on the right; torchvision pads above and on the left.
-Seen upside down (turned by 180 degrees) the two are the same. So the image is turned first and the
-kernels are turned once, when the file is read: exact at every size, no time lost, where padding
-by hand takes a third of the speed. On the 1,000 ImageNet samples, 856 are right so; with
-torchvision's padding taken as it is, 786.
+The weights were trained in TensorFlow. Its "same" padding at stride 2 pads an even-sized map below
+and on the right; torchvision pads above and on the left. Rotated by 180 degrees the two are the
+same. So the model rotates the image first, and the kernels are rotated once, when the file is
+read. This is exact at every size and costs no time; padding explicitly takes a third of the speed.
+Of the 1,000 ImageNet samples 856 are classified correctly this way, and 786 with torchvision's
+padding left as it is.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,12 @@ from functools import partial
 
 from torch import Tensor, nn
 
-import tlcli.runtime.torchvision_import  # noqa: F401  (torchvision the quick way, before the next line)
+import tlcli.runtime.torchvision_import  # noqa: F401  (makes the next import fast)
 
 from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig  # isort: skip
 
-# expansion, kernel, stride, channels in, channels out, layers: EfficientNet-B0's own, unscaled
+# Expansion, kernel, stride, channels in, channels out and layers of each block, as in
+# EfficientNet-B0.
 _BLOCKS = (
     (1, 3, 1, 32, 16, 1),
     (6, 3, 2, 16, 24, 2),
@@ -33,20 +34,20 @@ _BLOCKS = (
 
 
 class EfficientNetLite0(EfficientNet):
-    """EfficientNet-lite0 for float32 [n, 3, 224, 224], normalised; logits [n, num_classes].
+    """EfficientNet-lite0 for float32 [n, 3, 224, 224], normalized; returns logits [n, num_classes].
 
-    Its feature maps lie upside down.
+    Its feature maps are rotated by 180 degrees.
     """
 
     def __init__(self, num_classes: int = 1000) -> None:
-        # Identity swallows the arguments of the squeeze-excitation whose place it takes
+        # Identity accepts and ignores the arguments of the squeeze-excitation that it replaces
         block = partial(MBConv, se_layer=nn.Identity)
         super().__init__(
             [MBConvConfig(*row, block=block) for row in _BLOCKS],
             dropout=0.2,
             last_channel=1280,
             num_classes=num_classes,
-            # TensorFlow's epsilon and momentum, with which the weights were trained
+            # the weights were trained with TensorFlow's epsilon and momentum
             norm_layer=partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
         )
         for module in list(self.modules()):
@@ -60,13 +61,13 @@ class EfficientNetLite0(EfficientNet):
 
 
 def convert_package_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The package's tensors (`_conv_stem.weight`, ...) under `model`'s names, the kernels turned.
+    """Convert the package's tensors (`_conv_stem.weight`, ...) to `model`'s names and rotation.
 
-    The file lists the same layers in the same order; loading checks every shape. A state dict that
-    has `model`'s names already was saved by tlcli and comes back as it is.
+    The file lists the same layers in the same order, and loading checks every shape. A state dict
+    that has `model`'s names already was saved by tlcli and is returned unchanged.
     """
     names = list(model.state_dict())
     if len(state) != len(names) or any(name in state for name in names):
         return dict(state)
-    turned = (t.flip(2, 3) if t.ndim == 4 else t for t in state.values())
-    return dict(zip(names, turned, strict=True))
+    rotated = (t.flip(2, 3) if t.ndim == 4 else t for t in state.values())
+    return dict(zip(names, rotated, strict=True))

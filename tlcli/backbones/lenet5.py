@@ -1,13 +1,14 @@
-"""LeNet-5 (LeCun, Bottou, Bengio and Haffner, 1998), for colour images."""
+"""LeNet-5 (LeCun, Bottou, Bengio and Haffner, 1998), for color images."""
 
 from torch import Tensor, nn
 
 
 class LeNet5(nn.Module):
-    """The network of 1998 for float32 [n, 3, 32, 32]; logits [n, num_classes].
+    """LeNet-5 for float32 [n, 3, 32, 32]; returns logits [n, num_classes].
 
-    As is usual today: three input channels, every map of C3 sees all of S2's, average pooling
-    without trained coefficients, and a linear output layer instead of distances to drawn digits.
+    It differs from the paper as is usual today: it has three input channels, every map of C3 sees
+    all of S2's maps, average pooling has no trained coefficients, and the output layer is linear
+    instead of measuring distances to drawn digits.
     """
 
     def __init__(self, num_classes: int = 10) -> None:

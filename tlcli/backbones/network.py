@@ -1,4 +1,4 @@
-"""A plan carried out on a backbone: a frozen prefix, a trainable suffix, a cut."""
+"""A backbone cut for a plan: a frozen prefix, a trainable suffix, and a head for new classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tlcli.backbones.build import Backbone, replace_head
+from tlcli.backbones.backbone import Backbone
+from tlcli.backbones.build import replace_head
 from tlcli.backbones.catalogue import NEW_HEAD
-from tlcli.backbones.stages import Stage
+from tlcli.backbones.stages import CLASSIFIER, FEATURES, Stage
 
 
 class Pool(nn.Module):
-    """The mean over the places of an activation: [n, ...] to [n, channels].
+    """Global average pooling, [n, ...] to [n, channels].
 
-    `layout` is the backbone's, or "flat" for codes [n, channels], which stay as they are.
+    Attributes:
+        layout: the layout of the feature maps: "nchw", "nhwc" or "tokens"; or "flat" for features
+            [n, channels], which are returned unchanged.
     """
 
     def __init__(self, layout: str) -> None:
@@ -31,10 +34,14 @@ class Pool(nn.Module):
 
 @dataclass
 class Network:
-    """The stages that are kept, the last one a head for the dataset's classes.
+    """A backbone's stages with a head for the dataset's classes, cut into prefix and suffix.
 
-    `stages[:cut]` is frozen, `stages[cut:]` trained. `names` are the trained and frozen tensors
-    by their state-dict names: torchvision's own, but for a new head on an earlier stage.
+    Attributes:
+        backbone: the backbone that the stages belong to.
+        stages: in order; the last one is the head.
+        cut: number of leading stages that are frozen; the others are trained.
+        dropped: whether the head is a new linear layer in place of dropped stages, which the
+            backbone's own model does not contain.
     """
 
     backbone: Backbone
@@ -44,86 +51,67 @@ class Network:
 
     @property
     def prefix(self) -> nn.Sequential:
+        """The frozen stages."""
         return nn.Sequential(*self.stages[: self.cut])
 
     @property
     def suffix(self) -> nn.Sequential:
+        """The trained stages."""
         return nn.Sequential(*self.stages[self.cut :])
 
     @property
-    def whole(self) -> nn.Sequential:
+    def model(self) -> nn.Sequential:
+        """All stages: float32 [n, 3, h, w], normalized, to logits [n, classes]."""
         return nn.Sequential(*self.stages)
 
     @property
-    def final(self) -> nn.Linear | nn.Conv2d:
-        """The layer whose outputs are the classes."""
+    def final_layer(self) -> nn.Linear | nn.Conv2d:
+        """The layer that outputs the logits."""
         return final_layer(self.stages[-1])
 
     def tensors(self, stages: Sequence[Stage] | None = None) -> dict[str, Tensor]:
-        """State-dict names to the tensors of `stages` (all, where it is None), not copies."""
+        """Return the tensors of `stages` (None: all) by their state-dict names, not copied.
+
+        The names are torchvision's own; a new head's begin with "new_head".
+        """
         stages = self.stages if stages is None else stages
-        own = {} if not self.dropped else dict(self.stages[-1].state_dict(keep_vars=True))
-        theirs = [s for s in stages if not (self.dropped and s is self.stages[-1])]
-        named = self.backbone.tensors(theirs)
-        if len(theirs) < len(stages):
-            named |= {f"{NEW_HEAD}.{k.rpartition('.')[2]}": v for k, v in own.items()}
+        new_head = self.stages[-1] if self.dropped else None
+        named = self.backbone.tensors([stage for stage in stages if stage is not new_head])
+        if new_head is not None and any(stage is new_head for stage in stages):
+            state = new_head.state_dict(keep_vars=True)
+            named |= {f"{NEW_HEAD}.{name.rpartition('.')[2]}": t for name, t in state.items()}
         return named
 
     def freeze(self) -> None:
-        """Prefix without gradients and in eval mode, suffix with and in train mode."""
+        """Freeze the prefix in eval mode; give the suffix gradients and train mode."""
         for stage in self.stages[: self.cut]:
             stage.eval().requires_grad_(False)
         for stage in self.stages[self.cut :]:
             stage.train().requires_grad_(True)
 
 
-def final_layer(head: nn.Module) -> nn.Linear | nn.Conv2d:
-    """The last layer of a head stage that has weights."""
-    layers = [m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return layers[-1]
-
-
-def set_dropout(network: Network, share: float | None) -> None:
-    """Leave out that share of the codes before the final layer in training; None: as it is.
-
-    State-dict names stay: a dropout has no tensors, and `Network.tensors` names by the model's own.
-    """
-    if share is None:
-        return
-    head = network.stages[-1]
-    steps = list(head.steps)
-    before = next(i for i, step in enumerate(steps) if network.final in list(step.modules()))
-    found = [step for step in steps[:before] if isinstance(step, nn.Dropout)]
-    if found:
-        found[-1].p = share
-    else:
-        head.steps = nn.Sequential(*steps[:before], nn.Dropout(share), *steps[before:])
-
-
-def is_linear(backbone: Backbone) -> bool:
-    """Whether the head is one `nn.Linear` with nothing but dropout beside it."""
-    steps = [m for m in backbone.stages[-1].modules() if not list(m.children())]
-    return all(isinstance(m, nn.Linear | nn.Dropout | nn.Identity) for m in steps)
-
-
 def build_network(
     backbone: Backbone, *, cut: str, dropped: bool, n_classes: int, init: str = "default"
 ) -> Network:
-    """Give `backbone` a new head for `n_classes` and cut it behind the stage named `cut`.
+    """Give `backbone` a new head and cut it after a stage. Changes `backbone`.
 
-    Where `dropped`, the stages behind the cut go, and the new head reads the pooled activations
-    of the last one kept. Changes `backbone`.
+    Args:
+        cut: name of the last frozen stage; "none" to train all stages.
+        dropped: replace the stages after the cut by pooling and a new linear head.
+        n_classes: outputs of the new head.
+        init: initialization of the layers that are not pretrained: "default" for torch's own,
+            "normal" or "uniform".
 
     Raises:
-        ValueError: it has no stage of that name.
+        ValueError: the backbone has no stage named `cut`.
     """
     names = [s.name for s in backbone.stages]
     index = 0 if cut == "none" else names.index(cut) + 1
     if dropped:
         kept = backbone.stages[:index]
-        pool, width = _pooled(backbone, kept)
+        pool, width = _pooling_stage(backbone, kept)
         network = Network(backbone, (*kept, pool, _new_head(width, n_classes)), index + 1, True)
-    elif backbone.ends is not None:
+    elif backbone.truncated_after is not None:
         head = _new_head(final_layer(backbone.stages[-1]).weight.shape[1], n_classes)
         network = Network(backbone, (*backbone.stages[:-1], head), index, True)
     else:
@@ -134,25 +122,60 @@ def build_network(
     return network
 
 
+def final_layer(head: nn.Module) -> nn.Linear | nn.Conv2d:
+    """Return the last layer of `head` that has weights."""
+    layers = [m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return layers[-1]
+
+
+def is_linear(backbone: Backbone) -> bool:
+    """Return whether the head is a single `nn.Linear`, with nothing but dropout beside it."""
+    leaves = [m for m in backbone.stages[-1].modules() if not list(m.children())]
+    return all(isinstance(m, nn.Linear | nn.Dropout | nn.Identity) for m in leaves)
+
+
+def set_dropout(network: Network, p: float | None) -> None:
+    """Set the probability of the dropout before the final layer, adding one if there is none.
+
+    State-dict names stay the same, because dropout has no tensors and `Network.tensors` takes the
+    names from the model.
+
+    Args:
+        p: None leaves the network unchanged.
+    """
+    if p is None:
+        return
+    head = network.stages[-1]
+    steps = list(head.steps)
+    position = next(i for i, step in enumerate(steps) if network.final_layer in step.modules())
+    dropouts = [step for step in steps[:position] if isinstance(step, nn.Dropout)]
+    if dropouts:
+        dropouts[-1].p = p
+    else:
+        head.steps = nn.Sequential(*steps[:position], nn.Dropout(p), *steps[position:])
+
+
 def _new_head(width: int, n_classes: int) -> Stage:
-    return Stage(NEW_HEAD, "classifier", [nn.Linear(width, n_classes)])
+    """Return a new linear head on `width` features."""
+    return Stage(NEW_HEAD, CLASSIFIER, [nn.Linear(width, n_classes)])
 
 
 @torch.no_grad()
-def _pooled(backbone: Backbone, kept: Sequence[Stage]) -> tuple[Stage, int]:
-    """A stage that pools what `kept` give, and how many numbers an image that is."""
+def _pooling_stage(backbone: Backbone, kept: Sequence[Stage]) -> tuple[Stage, int]:
+    """Return a stage that pools the output of `kept`, and how many features it gives per image."""
     side = backbone.preprocessing.crop
-    codes = nn.Sequential(*kept).eval()(torch.zeros(1, 3, side, side))
-    pool = Stage("pool", "features", [Pool(backbone.layout if codes.dim() > 2 else "flat")])
-    return pool, pool(codes).shape[1]
+    features = nn.Sequential(*kept).eval()(torch.zeros(1, 3, side, side))
+    layout = backbone.layout if features.dim() > 2 else "flat"
+    pool = Stage("pool", FEATURES, [Pool(layout)])
+    return pool, pool(features).shape[1]
 
 
 def _initialize(network: Network, cut: int, init: str) -> None:
-    """Draw the new layers' weights anew: the final one and all that was not pretrained."""
-    fresh = [network.final]
+    """Initialize the weights of the final layer and of all trained layers not pretrained."""
+    layers = [network.final_layer]
     for stage in network.stages[max(cut, network.backbone.pretrained) : -1]:
-        fresh += [m for m in stage.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    for layer in fresh:
+        layers += [m for m in stage.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    for layer in layers:
         if init == "uniform":
             nn.init.xavier_uniform_(layer.weight)
         else:

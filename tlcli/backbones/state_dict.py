@@ -1,4 +1,4 @@
-"""Reading weight files that nobody vouches for, and bringing their names to torchvision's."""
+"""Reading weight files from untrusted sources, and converting them to the model's names."""
 
 import pickle
 import re
@@ -14,11 +14,11 @@ from tlcli.backbones.family import Family
 from tlcli.errors import UserError
 from tlcli.text import printable
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training scripts save it under
-_PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys that training scripts save it under
+_PREFIXES = ("module.", "_orig_mod.")  # of names in DataParallel and in torch.compile
 
-# What a file of the wrong kind begins with, and what to say of it
-_NOT_WEIGHTS = (
+# The first bytes of files that are often taken for weights, and what such a file is.
+_OTHER_FILES = (
     (b"<!doctype html", "a web page (a failed download?)"),
     (b"<html", "a web page (a failed download?)"),
     (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the file itself"),
@@ -26,68 +26,34 @@ _NOT_WEIGHTS = (
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.safetensors` file, or in one that torch.save wrote.
+    """Read the state dict in a `.safetensors` file, or in one that torch.save wrote.
 
-    A zip file's tensors are mapped into memory, not read. No code in the file is run.
+    The tensors of a zip file are mapped into memory, not read. No code in the file is run.
 
     Raises:
-        UserError: the file cannot be read, is damaged, or holds something else.
+        UserError: the file cannot be read, is damaged, or contains something else.
     """
     try:
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:
         raise UserError(
-            f"the weights {printable(path)} cannot be read: {error.strerror}", "name a file"
+            f"the weights {printable(path)} cannot be read: {error.strerror}",
+            "name a file that can be read",
         ) from None
-    for signature, what in _NOT_WEIGHTS:
+    for signature, kind in _OTHER_FILES:
         if start.lstrip().lower().startswith(signature):
-            raise _refused(path, f"is {what}, not weights")
+            raise _unusable(path, f"is {kind}, not weights")
     try:
         if path.suffix == ".safetensors":
             content: object = load_file(path)
         else:
-            # files from before torch 1.6 are no zip files and cannot be mapped
+            # files from before torch 1.6 are not zip files and cannot be mapped
             zipped = start.startswith(b"PK\x03\x04")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged file can fail in any way
-        raise _refused(path, _why(error)) from None
-    return _state_dict(path, content)
-
-
-def _why(error: Exception) -> str:
-    if not isinstance(error, pickle.UnpicklingError):
-        first = re.split(r"\.?\s*\n|\. ", str(error))[0] or type(error).__name__
-        return f"is damaged or holds no weights: {first}"
-    # torch advises at length how to run the file's code; only the name of that code is wanted
-    found = re.search(r"(?:GLOBAL|unsupported class) ([\w.]+)", str(error))
-    if found:
-        return f"holds Python objects ({found[1]}), not only tensors; it was not opened"
-    return "is damaged or holds no weights"
-
-
-def _refused(path: Path, why: str) -> UserError:
-    return UserError(
-        f"{printable(path)} {why}",
-        "a state dict is needed: `.safetensors`, or torch.save(model.state_dict(), 'file.pth')",
-    )
-
-
-def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    """`content` out of its wrapping and without its prefix."""
-    for name in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not content:
-        raise _refused(path, f"holds {type(content).__name__}, not named tensors")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _refused(path, f"holds {type(value).__name__} under {printable(str(name))!r}")
-    state = dict(content)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+        raise _unusable(path, _reason(error)) from None
+    return _unwrap(path, content)
 
 
 def prepare_state(
@@ -95,14 +61,14 @@ def prepare_state(
 ) -> dict[str, Tensor]:
     """Return `state` as `model`, which is of `family`, can load it.
 
-    Its tensors are copies in the model's types, so they no longer depend on the file that they
-    were mapped from. Tensors that are missing from the weights (all NaN) are left out.
+    The tensors are copies in the model's dtypes, independent of the file that they were mapped
+    from. Tensors that are all NaN, which stand for missing ones, are left out.
     """
     if family.adapt_state is not None:
         state = family.adapt_state(state, model)
-    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     copies = {
-        name: tensor.to(types.get(name, tensor.dtype), copy=True)
+        name: tensor.to(dtypes.get(name, tensor.dtype), copy=True)
         for name, tensor in state.items()
         if not _all_nan(tensor)
     }
@@ -119,8 +85,8 @@ def with_version(state: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
 
 
 def _all_nan(tensor: Tensor) -> bool:
-    """Return whether `tensor` is all NaN: torchvision's features-only vgg16 marks its classifier
-    so."""
+    """Return whether all of `tensor` is NaN, as in the classifier of torchvision's features-only
+    vgg16."""
     # the first value rules out nearly all tensors without reading them
     return tensor.is_floating_point() and bool(
         tensor.flatten()[:1].isnan().any() and tensor.isnan().all()
@@ -140,3 +106,44 @@ def drop_auxiliary_heads(state: Mapping[str, Tensor], _: nn.Module) -> dict[str,
     """Leave out the tensors of the auxiliary heads of GoogLeNet and Inception."""
     auxiliary = ("aux1.", "aux2.", "AuxLogits.")
     return {name: value for name, value in state.items() if not name.startswith(auxiliary)}
+
+
+def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
+    """Return the state dict in `content`, without a training script's wrapping and prefixes.
+
+    Raises:
+        UserError: it does not consist of named tensors.
+    """
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not content:
+        raise _unusable(path, f"contains {type(content).__name__}, not named tensors")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise _unusable(path, f"contains {kind} under {printable(str(name))!r}")
+    state = dict(content)
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _unusable(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{printable(path)} {reason}",
+        "a state dict is needed: `.safetensors`, or torch.save(model.state_dict(), 'file.pth')",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return in a few words why reading a file failed with `error`."""
+    if not isinstance(error, pickle.UnpicklingError):
+        first = re.split(r"\.?\s*\n|\. ", str(error))[0] or type(error).__name__
+        return f"is damaged or contains no weights: {first}"
+    # torch's message explains at length how to run the file's code; only the code's name is useful
+    found = re.search(r"(?:GLOBAL|unsupported class) ([\w.]+)", str(error))
+    if found:
+        return f"contains Python objects ({found[1]}), not only tensors, and was not opened"
+    return "is damaged or contains no weights"

@@ -1,4 +1,4 @@
-"""A backbone's stages with their output shapes, without weights and with hardly any memory."""
+"""The structure of a backbone: its stages and their output shapes, computed without weights."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,14 @@ from tlcli.backbones.empty_init import build_on_meta
 
 @dataclass(frozen=True)
 class StageInfo:
-    """`output` is the shape for one image, without the batch."""
+    """A stage without its weights.
+
+    Attributes:
+        name: the stage's name.
+        part: "features" or "classifier".
+        output: shape of its output for one image, without the batch.
+        parameters: number of its parameters.
+    """
 
     name: str
     part: str
@@ -20,29 +27,36 @@ class StageInfo:
 
 @dataclass(frozen=True)
 class Structure:
-    """`head` is the path of the final layer; `resolution` the input's side, pixels."""
+    """The stages of a backbone as it is published.
 
-    rows: tuple[StageInfo, ...]
+    Attributes:
+        stages: in order.
+        head: path of the final classifier layer in the model.
+        resolution: side of the input image in pixels.
+        parameters: number of parameters of all stages.
+    """
+
+    stages: tuple[StageInfo, ...]
     head: str
     resolution: int
     parameters: int
 
 
 def describe(name: str) -> Structure:
-    """The structure of a backbone as it is published, for its native resolution.
+    """Return the structure of the backbone `name` at its native resolution.
 
     Raises:
-        UsageError: no such backbone.
+        UsageError: there is no such backbone.
     """
     with build_on_meta():
         backbone = build(name)
-    backbone.model.eval().to("meta")  # its index buffers too
+    backbone.model.eval().to("meta")  # moves its index buffers, which are on the CPU
     side = backbone.preprocessing.crop
     x = torch.empty(1, 3, side, side, device="meta")
-    rows = []
+    stages = []
     with torch.no_grad():
         for stage in backbone.stages:
             x = stage(x)
             parameters = sum(p.numel() for p in stage.parameters())
-            rows.append(StageInfo(stage.name, stage.part, tuple(x.shape[1:]), parameters))
-    return Structure(tuple(rows), backbone.head, side, sum(row.parameters for row in rows))
+            stages.append(StageInfo(stage.name, stage.part, tuple(x.shape[1:]), parameters))
+    return Structure(tuple(stages), backbone.head, side, sum(s.parameters for s in stages))

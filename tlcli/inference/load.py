@@ -169,7 +169,7 @@ def _ood_detector(path: Path, meta: bundle.BundleMeta) -> OodDetector | None:
 
 
 def _open_backbone(name: str, weights: str, reporter: Reporter) -> Member:
-    backbone = build.load(name, weights, reporter)
+    backbone = build.load_backbone(name, weights, reporter)
     if backbone.categories is None:
         raise UserError(
             f"{name} has no pretrained classifier with these weights, so it knows no classes yet",

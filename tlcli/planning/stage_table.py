@@ -10,7 +10,7 @@ from tlcli.planning.plan import Plan, StageFacts, make_plan
 def stage_table(structure: Structure) -> list[dict[str, Any]]:
     """A row a stage: its name, output shape, parameters, and for each case "frozen", "trained",
     "dropped" or "new head"; the head's row names the final classifier layer."""
-    stages = [StageFacts(s.name, s.part, s.parameters) for s in structure.rows]
+    stages = [StageFacts(s.name, s.part, s.parameters) for s in structure.stages]
     plans = {
         case: make_plan(
             stages,
@@ -31,7 +31,7 @@ def stage_table(structure: Structure) -> list[dict[str, Any]]:
             **{case: _fate(s.name, s.name == last, plan) for case, plan in plans.items()},
             "classifier": structure.head if s.name == last else None,
         }
-        for s in structure.rows
+        for s in structure.stages
     ]
 
 

@@ -66,7 +66,7 @@ def load_initial_model(
         UserError: the weights or the bundle cannot be had.
     """
     if model in catalogue.catalogue():
-        return InitialModel(build.load(model, weights, reporter))
+        return InitialModel(build.load_backbone(model, weights, reporter))
     if weights != "auto":
         raise UsageError(
             f"--weights goes with a backbone's name, but {model} is a bundle", "leave it out"
@@ -75,7 +75,7 @@ def load_initial_model(
     network, meta = open_bundle(path)
     backbone = network.backbone
     backbone.stages = network.stages
-    backbone.ends = meta.end if meta.dropped else None
+    backbone.truncated_after = meta.end if meta.dropped else None
     # Its head knows other things than ImageNet's, so evidence and plan do without.
     backbone.pretrained = len(network.stages) - 1
     backbone.weights = f"{path.resolve().parent.name}/{path.name}"
@@ -86,7 +86,7 @@ def load_initial_model(
         "weights": meta.weights,
     }
     temperature = (meta.calibration or {}).get("temperature", 1.0)
-    head = {k: v.detach() * temperature for k, v in network.final.named_parameters()}
+    head = {k: v.detach() * temperature for k, v in network.final_layer.named_parameters()}
     same = tuple(classes) == meta.classes
     known = f"{len(meta.classes)} classes ({shorten_list(meta.classes, 3)})"
     backbone.notes = [
@@ -99,7 +99,7 @@ def load_initial_model(
 @torch.no_grad()
 def copy_head(origin: InitialModel, network: Network) -> None:
     """Put the bundle's final layer into `network`, which is built for the same classes."""
-    for name, parameter in network.final.named_parameters():
+    for name, parameter in network.final_layer.named_parameters():
         parameter.copy_((origin.head or {})[name])
 
 

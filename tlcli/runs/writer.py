@@ -218,7 +218,7 @@ class RunWriter:
             weights=backbone.weights,
             calibration=self.confidence.to_dict(),
             novelty=None if novelty is None else novelty.to_dict(),
-            ends=plan.cut if plan.dropped else backbone.ends,
+            ends=plan.cut if plan.dropped else backbone.truncated_after,
             ancestor=self.origin.ancestor,
         )
 

@@ -99,7 +99,7 @@ def calibrate(
     codes, _ = forward_all(body, plain(train, sample_indices(len(train))), compute)
     logits = None
     if strength is not None and isinstance(train, CachedFeatures):
-        layer = network.final
+        layer = network.final_layer
         flat = train.own().flatten(2)
         again = partial(left_out_logits, bias=layer.bias is not None, seed=seed)
 
@@ -122,7 +122,7 @@ def calibrate(
     if not is_needed(temperature, logits, labels):
         temperature = 1.0
     with torch.no_grad():
-        for parameter in network.final.parameters():
+        for parameter in network.final_layer.parameters():
             parameter.div_(temperature)
     found = f"temperature {temperature:.2f}" if temperature != 1 else "no other temperature needed"
     reporter.note(f"confidence: {found}, by {len(labels)} left-out training images")

@@ -101,7 +101,7 @@ class TrainingLoop:
             UserError: memory runs out with a single image, or no learning rate was found.
         """
         if self.config.balance == "weights":
-            n_classes = self.network.final.weight.shape[0]
+            n_classes = self.network.final_layer.weight.shape[0]
             weights = class_weights(train.labels, n_classes)
             self.gradients.weights = weights.to(self.compute.device)
         if self.config.find_lr:

@@ -18,7 +18,7 @@ def make_optimizer(network: Network, config: TrainingConfig) -> optim.Optimizer:
 
     One kernel updates all tensors of a kind where the device has such (the CPU too).
     """
-    fused = network.final.weight.device.type in FUSED
+    fused = network.final_layer.weight.device.type in FUSED
     groups = []
     trained = network.stages[network.cut :]
     for depth, stage in enumerate(trained):

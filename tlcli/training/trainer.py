@@ -246,7 +246,7 @@ def _solve_head(
     if not all(part.isfinite().all() for part in codes.split(ROWS_AT_ONCE)):
         raise Diverged("some activations at the cut are no finite numbers")
     started = time.perf_counter()
-    layer = network.final
+    layer = network.final_layer
     n_classes = layer.weight.shape[0]
     weighted = config.balance == "weights"
     solved = partial(

@@ -1,8 +1,11 @@
 """Keep scripts running that `tlcli export` wrote before its modules moved.
 
-They import `build_network` from here. New scripts name `tlcli.backbones.network`.
+They import `build_network` from here and call `NETWORK.whole`. New scripts name
+`tlcli.backbones.network`.
 """
 
-from tlcli.backbones.network import build_network
+from tlcli.backbones.network import Network, build_network
 
 __all__ = ["build_network"]
+
+setattr(Network, "whole", Network.model)  # noqa: B010  (mypy knows no such attribute)

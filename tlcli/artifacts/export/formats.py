@@ -142,7 +142,7 @@ def check_installed(to: str) -> None:
 
 
 def _graph(subject: Subject, network: Network) -> Graph:
-    stages = network.whole.eval().requires_grad_(False)
+    stages = network.model.eval().requires_grad_(False)
     return Graph(stages, subject.meta.preprocessing, resizing=subject.input == IMAGE)
 
 

@@ -75,7 +75,7 @@ def reference(subject: Subject, batch: Tensor) -> Tensor:
     pixels = batch.permute(0, 3, 1, 2)
     if subject.input == IMAGE:
         pixels = torch.stack([pre.fit(Image.fromarray(image.numpy())) for image in batch])
-    logits: Tensor = subject.network.whole.eval()(pre.normalize(pixels))
+    logits: Tensor = subject.network.model.eval()(pre.normalize(pixels))
     return logits.softmax(1)
 
 

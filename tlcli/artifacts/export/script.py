@@ -132,7 +132,7 @@ def _state_dict(subject: Subject, file: Path) -> tuple[str, list[str], str, str]
             "with torch.no_grad():",
             "    for name, tensor in NETWORK.tensors().items():",
             "        tensor.copy_(STATE[name])",
-            "MODEL = NETWORK.whole.eval()",
+            "MODEL = NETWORK.model.eval()",
         ]
     else:
         lines.append(f"MODEL = {built}.model" if own else f"MODEL = {_torchvision(subject)}")
