@@ -1,0 +1,1 @@
+"""The documentation: guide pages, and the code that generates what is made from the program."""

@@ -1,6 +1,6 @@
-"""Draws the pictures of docs/augmentation.md: `python -m docs.pictures`.
+"""The pictures of docs/augmentation.md: `python -m docs.pictures` draws them.
 
-Of the flowers that tlcli itself draws, so that nobody's photographs are needed.
+They show the flowers that tlcli itself draws, so that no photographs are needed.
 """
 
 import random
@@ -22,15 +22,16 @@ from tlcli.data.dataset import scan
 from tlcli.data.drawings.sample import draw_flower, draw_sample
 from tlcli.recipes.contact_sheet import contact_sheet, mixed_row, picture
 
-IMAGES = Path(__file__).parent / "images"
-QUALITY = 82
-VIEWS = 7
-STRONGER = {"pca": 1, "mixup": 1, "hue": 0.1, "grey": 0.5, "erase": 0.7}
-"""Strengths other than the usual ones, so that a few views show what happens."""
+FOLDER = Path(__file__).parent / "images"
+JPEG_QUALITY = 82
+N_VIEWS = 7
+"""Views of the same image in each row."""
+VISIBLE_STRENGTHS = {"pca": 1, "mixup": 1, "hue": 0.1, "grey": 0.5, "erase": 0.7}
+"""Strengths above the usual ones, so that a few views show the effect."""
 
 
-def transforms(flowers: Path) -> Image.Image:
-    """A row for each transform alone."""
+def draw_transforms(flowers: Path) -> Image.Image:
+    """Draw one row of views for each transform alone."""
     pre = native_preprocessing(catalogue.find_entry(catalogue.DEFAULT_MODEL))
     colours = principal_colors(scan(flowers).train)
     sunflower = draw_flower("sunflower", 320, random.Random(5))
@@ -38,34 +39,35 @@ def transforms(flowers: Path) -> Image.Image:
     plain = [pre.fit(image) for image in (sunflower, *others)]
     rows = []
     for name, of in TRANSFORMS.items():
-        text = f"{name}={STRONGER.get(name, of.usual):g}"
+        text = f"{name}={VISIBLE_STRENGTHS.get(name, of.usual):g}"
         if name in MIXING:
             classes = ["sunflower", "rose", "tulip", "daisy"]
             batch = torch.stack(plain), torch.arange(4)
-            mixed = mixed_row(*batch, classes, make_mixing(parse(text)), 4, VIEWS)
+            mixed = mixed_row(*batch, classes, make_mixing(parse(text)), 4, N_VIEWS)
             rows.append(GridRow(text, mixed.pictures, mixed.captions))
             continue
         aug = make_augmentation(parse(text), colours)
-        draws = [random.Random(f"{name} {i}") for i in range(VIEWS)]
+        draws = [random.Random(f"{name} {i}") for i in range(N_VIEWS)]
         views = [picture(augment_image(sunflower, pre, aug, rng)) for rng in draws]
         rows.append(GridRow(text, views))
     return draw_grid("each transform alone, seven views of one image", rows, tile=100)
 
 
 def main() -> None:
-    IMAGES.mkdir(exist_ok=True)
+    """Draw every picture and write it below docs/images/."""
+    FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         flowers = Path(folder, "flowers")
         draw_sample(flowers, per_class=20, size=320)
-        pictures = {"transforms": transforms(flowers)}
+        pictures = {"transforms": draw_transforms(flowers)}
         for preset in PRESETS:
             if preset != "none":
                 sheet = contact_sheet(flowers, Path(folder, f"{preset}.png"), augment=preset)
                 pictures[preset] = Image.open(sheet).convert("RGB")
     for name, image in pictures.items():
-        path = IMAGES / f"augment-{name}.jpg"
-        image.save(path, quality=QUALITY, optimize=True)
-        print(f"{path.relative_to(IMAGES.parent.parent)}: {path.stat().st_size // 1000} KB")
+        path = FOLDER / f"augment-{name}.jpg"
+        image.save(path, quality=JPEG_QUALITY, optimize=True)
+        print(f"{path.relative_to(FOLDER.parent.parent)}: {path.stat().st_size // 1000} KB")
 
 
 if __name__ == "__main__":

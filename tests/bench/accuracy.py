@@ -1,4 +1,4 @@
-"""What the main job reaches on real photographs: `python -m tests.bench.accuracy`.
+"""The accuracy of the main job on real photographs: `python -m tests.bench.accuracy`.
 
 Runs whole commands on the data and weights in ../shared and writes docs/measured/accuracy.md, one
 row per command with its target. `--only WORD` runs the rows whose name contains WORD and prints
@@ -27,7 +27,7 @@ SHARED = ROOT.parent / "shared"
 
 @dataclass(frozen=True)
 class Row:
-    """A command, and the share of right answers that it is to reach."""
+    """A command, and the accuracy that it should reach."""
 
     name: str
     command: str
@@ -36,18 +36,18 @@ class Row:
 
 ROWS = (
     Row(
-        "CNN codes, default backbone",
+        "head on the last features, default backbone",
         "finetune {shared}/data/flowers --case small-similar",
         0.88,
     ),
     Row(
-        "CNN codes, MobileNetV2",
+        "head on the last features, MobileNetV2",
         "finetune {shared}/data/flowers --case small-similar --model mobilenet_v2 "
         "--weights {shared}/weights/mobilenet_v2-tf-imagenet.pth",
         0.825,
     ),
     Row(
-        "digits, mid-level cut",
+        "digits, head on a middle stage",
         "finetune {shared}/data/digits --case small-different",
         0.90,
     ),
@@ -67,7 +67,7 @@ ROWS = (
 
 
 def measure(row: Row) -> tuple[int, int, float]:
-    """Right answers, all answers, seconds of the whole command."""
+    """Run a command: correct predictions, all predictions, seconds of the whole command."""
     arguments = shlex.split(row.command.format(shared=SHARED))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -94,7 +94,7 @@ def measure(row: Row) -> tuple[int, int, float]:
 def main() -> None:
     only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
     lines = [
-        "| what | command | right | 95% interval | target | seconds |",
+        "| what | command | accuracy | 95% interval | target | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for row in ROWS:
@@ -110,8 +110,8 @@ def main() -> None:
     if not only:
         text = (
             "# Accuracy on real photographs\n\n"
-            "Made by `python -m tests.bench.accuracy`. Seconds are those of the whole command, "
-            f"starting Python included, on {os.cpu_count()} cores ({platform.machine()}, torch "
+            "Made by `python -m tests.bench.accuracy`. Seconds are for the whole command, Python's "
+            f"start included, on {os.cpu_count()} cores ({platform.machine()}, torch "
             f"{torch.__version__}, torchvision {torchvision.__version__}); the machine is shared "
             "and noisy, so take them as an order of magnitude.\n\n" + "\n".join(lines) + "\n"
         )

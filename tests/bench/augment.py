@@ -26,14 +26,14 @@ ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"
 FLOWERS = SHARED / "data" / "flowers"
 MOBILENET = SHARED / "weights" / "mobilenet_v2-tf-imagenet.pth"
-HEAD = "| what | right | 95% interval | against the first row | McNemar's p | seconds |\n" + (
+HEAD = "| what | accuracy | 95% interval | against the first row | McNemar's p | seconds |\n" + (
     "|---|---|---|---|---|---|"
 )
 PRESETS = ("light", "none", "standard", "strong", "light,vflip", "light,pca", "light,pca=1")
 
 
 def trained(folder: Path, augment: str = "light", **more: object) -> tuple[Run, float]:
-    """A new head on the last codes, and the seconds that it took."""
+    """Train a new head on the last features; return the seconds that it took too."""
     started = time.perf_counter()
     output = folder / f"run-{len(list(folder.iterdir()))}"
     run = finetune(FLOWERS, case="small-similar", augment=augment, output=output, **more)
@@ -41,7 +41,7 @@ def trained(folder: Path, augment: str = "light", **more: object) -> tuple[Run, 
 
 
 def judged(runs: Sequence[Run], tta: str = "none") -> tuple[Evaluation, float]:
-    """The answers to the val images, and the seconds that they took."""
+    """Predict the val images; return the seconds that it took too."""
     classifier = load([run.folder for run in runs], tta=tta)
     _, images = labelled(FLOWERS)
     started = time.perf_counter()
@@ -61,7 +61,7 @@ def row(name: str, mine: Evaluation, first: Evaluation, seconds: float) -> str:
 
 
 def presets(folder: Path) -> Iterator[str]:
-    """Presets, for a new head on the last codes of a plain and an augmented view."""
+    """Presets, for a new head on the last features of one plain and one augmented view."""
     yield HEAD
     first = None
     for augment in PRESETS:
@@ -105,8 +105,8 @@ def main() -> None:
         text = (
             "# Augmentation, measured\n\n"
             "Made by `python -m tests.bench.augment` on the 400 val images of "
-            "../shared/data/flowers (1,000 training images). Seconds are those of training "
-            f"(presets) and of judging all images (views), on {os.cpu_count()} cores "
+            "../shared/data/flowers (1,000 training images). Seconds are for training "
+            f"(presets) and for predicting all images (views), on {os.cpu_count()} cores "
             f"({platform.machine()}, torch {torch.__version__}, torchvision "
             f"{torchvision.__version__}), shared and noisy.\n" + "\n".join(lines) + "\n"
         )

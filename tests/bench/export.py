@@ -35,11 +35,11 @@ INTRODUCTION = (
     "Made by `python -m tests.bench.export`, over all val images of the shared flowers.\n\n"
 )
 SAME = {PIXELS: 1.0, IMAGE: 0.995}
-"""The share of answers that must be the same; LIMITS are the differences allowed."""
+"""The share of predictions that must be the same; LIMITS are the allowed differences."""
 COLD = 1.0
 """Seconds that the ONNX script may take for one image, starting Python included."""
 HEAD = (
-    "| format | input | same answers | largest difference | limit | images/s | MB |\n"
+    "| format | input | same predictions | largest difference | limit | images/s | MB |\n"
     "|---|---|---|---|---|---|---|"
 )
 
@@ -102,8 +102,8 @@ def main() -> int:
     lines.append(
         f"\nThe script beside the ONNX file, for one image, from a cold start: {seconds:.2f} s "
         f"(median of 9; target {COLD:g} s).\n\n`efficientnet_lite0`, {len(paths)} val images "
-        f"({top1:.1%} right), one image at a time, {torch.get_num_threads()} thread(s) of torch, "
-        f"{os.cpu_count()} cores ({platform.machine()}), shared and noisy; "
+        f"({top1:.1%} accuracy), one image at a time, {torch.get_num_threads()} thread(s) of "
+        f"torch, {os.cpu_count()} cores ({platform.machine()}), shared and noisy; "
         + ", ".join(f"{name} {version(name)}" for name in names)
         + "."
     )

@@ -153,7 +153,7 @@ def main() -> None:
     rows = [(name, *row) for name in ALL for row in scores(name, cache)]
     lines = [
         "| backbone | set | it is | measured by | score, mean of the draws (lowest to highest) "
-        "| line from the other sets | decided by that line |",
+        "| threshold from the other sets | decided by that threshold |",
         "|---|---|---|---|---|---|---|",
     ]
     wrong = 0
@@ -168,26 +168,26 @@ def main() -> None:
         lines.append(
             f"| {name} | {data} | {KIND[data]} | {by} | {sum(values) / len(values):.2f} "
             f"({min(values):.2f} to {max(values):.2f}) | {line:.2f} "
-            f"| {right} of {len(values)} right |"
+            f"| {right} of {len(values)} correct |"
         )
     text = (
-        "# Familiarity: how the lines were set\n\n"
+        "# Familiarity: how the thresholds were set\n\n"
         f"Made by `python -m tests.bench.familiarity` (torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}): five draws of {DRAWN} images from each shared set (VGG16: "
-        "two of 100). The line of a row is set from the other three sets alone, all backbones "
-        "together, halfway between the highest different and the lowest similar score; its own "
-        "set is then decided by it. "
-        f"The program's own lines are {LEVEL_LINE} for `level` and {SELF_LINE} for `self`. "
-        f"Wrong decisions, the casting vote of the sweep aside: {wrong} of "
+        "two of 100). The threshold of a row is set from the other three sets alone, all "
+        "backbones together, halfway between the highest different and the lowest similar score; "
+        "its own set is then decided by it. "
+        f"The program's own thresholds are {LEVEL_LINE} for `level` and {SELF_LINE} for `self`. "
+        f"Wrong decisions, without the casting vote of the sweep: {wrong} of "
         f"{sum(len(r[3]) for r in rows)}.\n\n"
     )
     parts = [
         text + "\n".join(lines),
         "## Folders of a few classes",
-        f"What the program says of folders of some of a set's classes (at most {FOLDERS} choices, "
-        f"of {MOST} images), without the sweep's vote. Not all that is counted as wrong is: "
-        "ImageNet has classes for some of these things and none for others, and where a folder "
-        "holds two that it has none for, a person might call it different too.",
+        f"The program's decisions on folders of some of a set's classes (at most {FOLDERS} "
+        f"choices, of {MOST} images), without the sweep's vote. Not every decision counted as "
+        "wrong is wrong: ImageNet has classes for some of these things and none for others, and a "
+        "person might also call a folder different that holds two things without a class.",
         "\n".join(few_classes(cache)),
     ]
     (ROOT / "docs" / "measured" / "familiarity.md").write_text("\n\n".join(parts) + "\n")

@@ -54,8 +54,8 @@ def main() -> None:
         "",
         f"Made by `python -m tests.bench.forward {asked.rounds}` on {cores} cores ({_cpu()}, torch "
         f"{torch.__version__}, bf16 {'native' if native_bf16() else 'emulated'}): medians of "
-        f"{asked.rounds} rounds in which every contender ran once; load of the machine at the end "
-        f"{{load}}.",
+        f"{asked.rounds} rounds in which every contender ran once. The machine's load at the end "
+        f"was {{load}}.",
     ]
     for name in BATCHES:
         lines += ["", f"## `{name}`, images/s", "", *forwards(name, asked.rounds, asked.compile)]
@@ -177,14 +177,14 @@ def whole(rounds: int, cores: int) -> list[str]:
     return [
         *_table(rates, "images/s", ratios=False),
         "",
-        f"The whole pass ({forward.compute.name}) reaches **{share:.0%}** of the bound: cores over "
-        "the core-seconds that decoding and forward take alone, an image (target 85%).",
+        f"The whole pass ({forward.compute.name}) reaches **{share:.0%}** of the bound: the cores "
+        "over the core-seconds per image that decoding and forward take alone (target 85%).",
     ]
 
 
 def heads() -> list[str]:
-    """The solved head, on codes with some signal."""
-    lines = ["| images x codes | classes | seconds |", "|---|---|---|"]
+    """Time the solved head, on features with some signal."""
+    lines = ["| images x features | classes | seconds |", "|---|---|---|"]
     for n, d, classes in (
         (1000, 1280, 5),
         (10_000, 1280, 2),
@@ -225,7 +225,7 @@ def starts(rounds: int) -> list[str]:
                 subprocess.run(here, env=env, check=True, capture_output=True)
                 seconds[label].append(time.perf_counter() - started)
     first = next(iter(commands))
-    lines = ["| process | seconds | over the first |", "|---|---|---|"]
+    lines = ["| process | seconds | against the first |", "|---|---|---|"]
     for label, all_of in seconds.items():
         pairs = list(zip(all_of, seconds[first], strict=True))
         ratio = statistics.median(mine / base for mine, base in pairs)

@@ -160,8 +160,8 @@ def where(records: Sequence[Record]) -> str:
     loads = sorted(r["load"] for r in records)
     return (
         f"Measured on {'; '.join(machines)}, on {' and '.join(days)}. The machine's load in the "
-        f"minute before each measurement was {loads[len(loads) // 2]} in the middle and "
-        f"{loads[-1]} at most: it includes what the measurement before left."
+        f"minute before each measurement was {loads[len(loads) // 2]} (median), {loads[-1]} at "
+        "most; it includes the rest of the previous measurement."
     )
 
 

@@ -66,8 +66,8 @@ def main() -> None:
     text = (
         "# What measuring a folder costs\n\n"
         f"Made by `python -m tests.bench.plan` on {os.cpu_count()} cores ({platform.machine()}, "
-        f"torch {torch.__version__}): medians of {ROUNDS} rounds, each part once a round, on a "
-        "machine that is shared and noisy.\n\n"
+        f"torch {torch.__version__}): medians of {ROUNDS} rounds, each part once per round, on a "
+        "shared and noisy machine.\n\n"
         "| what | seconds | target |\n|---|---|---|\n"
         f"| one frozen forward pass over 1,000 flowers | {statistics.median(passes):.1f} | |\n"
         f"| `tlcli.plan` on the same, nothing cached | {statistics.median(plans):.1f} | |\n"

@@ -1,12 +1,13 @@
-"""Whether bf16 is near enough to fp32, and from where it is not: `python -m tests.bench.precision`.
+"""How close bf16 features have to be to fp32: `python -m tests.bench.precision`.
 
-Looks at up to 1,000 images of each shared set through each backbone at hand, in fp32 and in bf16
-with the guard of the frozen pass wide open. How far off bf16 is, is measured as the guard does, on
-its own four images. On the last codes a head is solved as `finetune` does it, on four fifths in
-bf16, and judged on the last one in fp32, as `metrics.json` does, against one solved in fp32. And of
-the pooled output of every stage that could be cut at, a linear probe tells how many images are
-right in either, left out in five folds. Differences are bf16 less fp32, image by image, in points,
-with 95% intervals. Writes docs/measured/precision.md.
+It runs up to 1,000 images of each shared set through each available backbone, in fp32 and in bf16,
+with the guard of the frozen pass wide open. The distance of bf16 from fp32 is measured as the guard
+measures it, on the same four images. On the last features a head is solved as `finetune` solves it,
+on four fifths of the images in bf16, evaluated on the last fifth in fp32, as in `metrics.json`, and
+compared with a head solved in fp32. On the pooled output of every stage that could be cut at, a
+linear probe counts the correct predictions in either precision, held out in five folds. Differences
+are bf16 less fp32, image by image, in points, with 95% intervals. Writes
+docs/measured/precision.md.
 """
 
 import tempfile
@@ -117,11 +118,11 @@ def page(stages: list[Stage], solved: list[Stage]) -> str:
         " Writes docs/measured/precision.md."
     )
     lines = [
-        "# How near bf16 has to be to fp32\n",
+        "# How close bf16 has to be to fp32\n",
         f"Made by `python -m tests.bench.precision` (torch {torch.__version__}, CPU). {told}\n",
-        f"The guard lets {LIMIT:.2f} pass.\n",
-        "## Heads on the last codes\n",
-        "| backbone, set | off | images | right, fp32 | difference |",
+        f"The guard accepts a distance of {LIMIT:.2f}.\n",
+        "## Heads on the last features\n",
+        "| backbone, set | distance | images | accuracy, fp32 | difference |",
         "|---|---|---|---|---|",
     ]
     for s in sorted(solved, key=lambda s: s.off):
@@ -131,7 +132,7 @@ def page(stages: list[Stage], solved: list[Stage]) -> str:
         )
     lines += [
         f"\n## Probes on the stages within {100 * NEAR:.0f} points of the best\n",
-        "| off | stages | images | difference | worst stage |",
+        "| distance | stages | images | difference | worst stage |",
         "|---|---|---|---|---|",
     ]
     for low, high in pairwise((*BOUNDS, float("inf"))):

@@ -57,12 +57,12 @@ def speed() -> Iterator[str]:
         seconds = [(timed(features), timed(predictions)) for _ in range(ROUNDS)]
     rates = [len(paths) / statistics.median(column) for column in zip(*seconds, strict=True)]
     ratio = statistics.median(a / b for a, b in seconds)
-    yield "| pass | images a second |\n|---|---|"
+    yield "| pass | images/s |\n|---|---|"
     yield f"| features, as in training | {rates[0]:.0f} |"
-    yield f"| `predict`, decoding to answers | {rates[1]:.0f} |"
+    yield f"| `predict`, from decoding to predictions | {rates[1]:.0f} |"
     yield (
         f"\n`predict` runs at **{ratio:.0%}** of the feature pass's speed (median of {ROUNDS} "
-        f"rounds in turn over {len(paths):,} flower photographs; the target is 85%)."
+        f"alternating rounds over {len(paths):,} flower photographs; the target is 85%)."
     )
 
 
@@ -113,7 +113,7 @@ MOBILENET = {
 CASES = (
     Case("flowers", "flowers", {}, ("digits/val", "eurosat", "caltech")),
     Case("flowers, MobileNetV2", "flowers", MOBILENET, ("digits/val", "eurosat", "caltech")),
-    Case("digits, mid-level cut", "digits", {"case": "small-different"},
+    Case("digits, head on a middle stage", "digits", {"case": "small-different"},
          ("flowers/val", "eurosat")),
     Case("eurosat", "eurosat", {}),
     Case("caltech", "caltech", {}),
@@ -124,7 +124,7 @@ CASES = (
 
 
 def calibration() -> Iterator[str]:
-    """Calibration on validation images, which had no part in it; and unlike images found."""
+    """Measure calibration on validation images that had no part in it, and ood on unlike images."""
     rows, outside = [], []
     with tempfile.TemporaryDirectory() as folder:
         for part in ("train", "val"):
@@ -159,7 +159,7 @@ def calibration() -> Iterator[str]:
     )
     yield from rows
     yield (
-        "\n| run | images from | AUROC | of those `ood` > 1 | of its own val images |\n"
+        "\n| run | images from | AUROC | share with `ood` > 1 | the same of its own val images |\n"
         "|---|---|---|---|---|"
     )
     yield from outside
@@ -182,7 +182,7 @@ def interval(found: dict[str, float], name: str) -> str:
     return f"{found[name]:.3f} ({found[f'{name}_low']:.3f} to {found[f'{name}_high']:.3f})"
 
 
-PARTS = {"Speed": speed, "Memory": memory, "Calibration and novelty": calibration}
+PARTS = {"Speed": speed, "Memory": memory, "Calibration and ood": calibration}
 
 
 def main() -> None:
@@ -191,7 +191,7 @@ def main() -> None:
         "# Predictions, measured\n\nMade by `python -m tests.bench.predict` on "
         f"{os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}); the machine is shared and noisy, so compare within a table. "
-        "[predict.md](../predict.md) says what the figures mean."
+        "[predict.md](../predict.md) explains the figures."
     ]
     for title, part in PARTS.items():
         if only in title.lower():

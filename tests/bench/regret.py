@@ -1,10 +1,10 @@
-"""What the measured plan gives away, and what it saves: `python -m tests.bench.regret`.
+"""The accuracy that the plan gives away, and the time it saves: `python -m tests.bench.regret`.
 
 Each shared set is dealt into five folds. On each fold, with each of three backbones, all four
-cases are forced in turn, and `tlcli plan` decides on the other four folds. Its regret is how much
-lower the accuracy of the case it takes is than that of the best of the four. Outcomes are kept in
-tests/bench/regret.jsonl, a line each, so that the benchmark can be stopped and goes on where it
-was; docs/measured/regret.md is made of them, and says how many folds there are.
+cases are forced in turn, and `tlcli plan` decides on the other four folds. Its regret is the
+accuracy of the best of the four cases less the accuracy of the case that it takes. Outcomes are
+kept in tests/bench/regret.jsonl, one line each, so that the benchmark can be stopped and resumed;
+docs/measured/regret.md is made from them, and says how many folds there are.
 
 `--only WORD` takes runs whose name holds WORD; `--worker I/N` every Nth run, for several processes;
 `--table` only writes the page. Everything runs on one thread, and seconds are the processor's, so
@@ -205,11 +205,11 @@ def page(outcomes: list[dict[str, Any]]) -> str:
         )
     head = __doc__.split("\n\n")[1].replace("\n", " ")
     return (
-        "# Regret: what the measured plan gives away\n\n"
+        "# Regret: the accuracy that the measured plan gives away\n\n"
         f"Made by `python -m tests.bench.regret` (torch {torch.__version__}). {head}\n\n"
         f"Over {len(regrets)} folds on which all four cases have been run: "
         f"**{interval([100 * r for r in regrets])} points** on average (95% interval), "
-        f"{100 * max(regrets):.1f} at most. The best of four is in part the luckiest of four; "
+        f"{100 * max(regrets):.1f} at most. The best of four is partly the luckiest of four; "
         "against the one case that is best over all folds of its set and backbone it is "
         f"{interval([100 * r for r in steady])} points. The plan's case takes "
         f"{sum(taken_s) / sum(best_s):.0%} of that case's seconds. Between the two small cases "

@@ -16,12 +16,11 @@ FASTAI, TUTORIAL = "fastai, frozen, mobilenet_v2", "tutorial, frozen"
 
 INTRODUCTION = """\
 All on the shared flowers (1,000 to train on, 400 to validate), each contender a process of its own
-from start to end, with the same weights. What is quick is measured several times over, in turns,
-and its median counts; what is slow once. Cold is with an empty feature cache, warm the same command
-once more. The tutorial is PyTorch's transfer-learning tutorial written out
+from start to end, with the same weights. Quick commands are measured several times, in turns, and
+their median counts; slow ones once. Cold means with an empty feature cache, warm means the same
+command again. The tutorial is PyTorch's transfer-learning tutorial written out
 (`tests/bench/tutorial.py`), frozen or with everything trained; fastai is its `vision_learner` with
-its own defaults (`tests/bench/fastai_contender.py`). Rates of training are of training alone,
-validation not counted."""
+its own defaults (`tests/bench/fastai_contender.py`). Training rates do not count validation."""
 
 
 def latest(outcomes: list[Record]) -> dict[str, list[Record]]:
@@ -102,7 +101,7 @@ TARGETS = (
         at_most=True,
     ),
     Target(
-        "full fine-tuning, `efficientnet_lite0`: images a second against the tutorial's full loop",
+        "full fine-tuning, `efficientnet_lite0`: images/s against the tutorial's full loop",
         lambda t: t.ratio("tlcli large-similar, bf16", "tutorial, full", "images_per_s"),
         2.5,
     ),
@@ -159,11 +158,11 @@ def section(outcomes: list[Record]) -> str:
         INTRODUCTION,
         where(shown),
         "| what | runs | seconds, median | all runs | CPU seconds "
-        "| right (95% interval) | |\n|---|---|---|---|---|---|---|\n"
+        "| accuracy (95% interval) | |\n|---|---|---|---|---|---|---|\n"
         + "\n".join(part_row(name, records) for name, records in table.parts.items()),
         *(["\n".join(failed)] if failed else []),
-        "Ratios are of these medians. An accuracy is no lower than another where that lies within "
-        "or below its 95% interval.",
+        "Ratios are of these medians. An accuracy counts as no lower than another one if the other "
+        "lies within or below its 95% interval.",
         "| target | measured | at least | met |\n|---|---|---|---|\n"
         + "\n".join(target_row(target, table) for target in TARGETS),
         "The parts of a run (decoding, the frozen forward pass against plain fp32, the head, "

@@ -15,12 +15,12 @@ DIGITS = "digits"
 INTRODUCTION = """\
 All 1,400 shared flowers are dealt into five folds. On each fold, each way is trained on nine tenths
 of the other four (1,008 images), chooses its epoch, if it does, on the last tenth (112), and
-answers on the fold (280 images), which it has not seen. Every image's outcome is kept, so that two
+predicts the fold (280 images), which it has not seen. Every image's outcome is kept, so that two
 ways are compared image by image: the interval is that of the mean of their differences (95%,
-normal). It knows of the chance in the images, not of that in training again, so the folds' own
-differences stand beside it. Ways that train everything do so for the same number of epochs;
-fastai's `fine_tune` has a frozen one before them, tlcli solves its head, and keeps that where no
-epoch of everything is better on the 112 ("head"). Without `--model` it is
+normal). It covers chance in the images but not in training again, so the differences of the single
+folds are shown beside it. Ways that train everything do so for the same number of epochs; fastai's
+`fine_tune` has a frozen one before them, tlcli solves its head, and keeps that if no epoch of
+everything is better on the 112 ("head"). Without `--model` it is
 `efficientnet_lite0`."""
 
 
@@ -89,7 +89,7 @@ class Comparison:
 COMPARISONS = (
     Comparison(
         "`efficientnet_lite0`: everything trained, as `large-similar` has it (8 epochs), against "
-        "the last codes (`small-similar`)",
+        "a head on the last features (`small-similar`)",
         PLANNED,
         SMALL,
         1.5,
@@ -128,7 +128,7 @@ def comparison_row(wanted: Comparison, found: dict[tuple[int, str], Record]) -> 
             for way in (wanted.first, wanted.second)
         ]
         met &= walls[0] <= walls[1]
-        seconds = f", {walls[0]:.0f} s against {walls[1]:.0f} s a fold"
+        seconds = f", {walls[0]:.0f} s against {walls[1]:.0f} s per fold"
     each = ", ".join(f"{d:+.1f}" for d in pair.folds())
     shown = "" if mean - half <= wanted.least <= mean + half else ", beyond chance"
     return (
@@ -164,8 +164,8 @@ def section(outcomes: list[Record]) -> str:
             "## Ways of training",
             INTRODUCTION,
             where(list(found.values())) + " " + conditions(list(found.values())),
-            "| way | options | folds | right (95% interval) | seconds a fold | CPU seconds "
-            "| epoch kept |\n|---|---|---|---|---|---|---|\n" + "\n".join(ways),
+            "| way | options | folds | accuracy (95% interval) | seconds per fold "
+            "| CPU seconds | epoch kept |\n|---|---|---|---|---|---|---|\n" + "\n".join(ways),
             *(["\n".join(failed)] if failed else []),
             "| difference, points | measured | images | each fold | at least | met |\n"
             "|---|---|---|---|---|---|\n" + "\n".join(rows),
@@ -189,5 +189,6 @@ def digits_text(found: Record) -> str:
     return (
         f"`large-different` on the shared digits (1,000 to train on, {found['epochs']} epochs, "
         f"{found['wall_s']:.0f} s): **{accuracy(right, n)}** of its own validation images, on "
-        f"which the best epoch was chosen too, so it flatters a little. The target of 97% is {met}."
+        f"which the best epoch was also chosen, so it is slightly optimistic. The target of 97% is "
+        f"{met}."
     )
