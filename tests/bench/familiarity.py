@@ -64,7 +64,9 @@ def table(cache: FeatureCache) -> None:
     ]
     for name, published in PUBLISHED.items():
         backbone = load(name)
-        outputs, _ = StageFeatures(backbone, choose_device("cpu"), cache, Reporter()).at(samples)
+        outputs, _ = StageFeatures(backbone, choose_device("cpu"), cache, Reporter()).extract(
+            samples
+        )
         probabilities = outputs["head"].softmax(1)
         right = (probabilities.argmax(1) == torch.arange(len(samples))).float().mean().item()
         confidence = probabilities.amax(1).mean().item()
@@ -93,9 +95,9 @@ def scores(name: str, cache: FeatureCache) -> Iterable[tuple[str, str, list[Fami
             seeds, drawn = FEWER.get(name, (SEEDS, DRAWN))
             for seed in seeds:
                 chosen = draw(dataset.train, drawn, seed)
-                outputs, _ = look.at(chosen)
+                outputs, _ = look.extract(chosen)
                 measured = familiarity.measure_familiarity(
-                    chosen, weights, outputs, look.last, look.changed
+                    chosen, weights, outputs, look.last_stage, look.extract_transformed
                 )
                 assert measured is not None
                 found.append(measured)
@@ -114,7 +116,7 @@ def few_classes(cache: FeatureCache) -> list[str]:
         for data, kind in KIND.items():
             dataset = scan(SHARED / "data" / data)
             samples = draw(dataset.train, MOST, 0)
-            outputs, _ = look.at(samples)
+            outputs, _ = look.extract(samples)
             of = torch.tensor([s.label for s in samples])
             cells = []
             for n in FEW:
@@ -126,8 +128,8 @@ def few_classes(cache: FeatureCache) -> list[str]:
                         [samples[row] for row in rows],
                         backbone.weights_sha256,
                         some,
-                        look.last,
-                        look.changed,
+                        look.last_stage,
+                        look.extract_transformed,
                     )
                     evidence = Evidence(len(rows), n, 1, 1, len(rows), n, found)
                     verdict = judge_similarity(evidence)

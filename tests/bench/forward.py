@@ -252,6 +252,7 @@ def _pass(n: int) -> None:
     from tlcli.data.augmentation.presets import parse
     from tlcli.data.augmentation.spec import make_augmentation
     from tlcli.features.cache import FeatureCache
+    from tlcli.features.views import Views
 
     class Wide(nn.Module):
         name = "wide"
@@ -278,7 +279,7 @@ def _pass(n: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache, light = FeatureCache(Path(folder)), make_augmentation(parse("light"))
         codes, *_ = extract_features(
-            samples, forward, task="x", views=2, augmentation=light, cache=cache,
+            samples, forward, task="x", views=Views(2, light), cache=cache,
             reporter=Watching(),
         )  # fmt: skip
     print(json.dumps({"peak": highest / 1000, "mapped": codes.nbytes / 1e6}))

@@ -21,8 +21,9 @@ from torch import Tensor
 from tests.bench.familiarity import ALL, load
 from tests.bench.regret import SETS, SHARED
 from tlcli.data.dataset import Sample, scan
-from tlcli.features import extractor as forward
+from tlcli.features import precision_check
 from tlcli.features.cache import FeatureCache
+from tlcli.features.reference_images import N_REFERENCE_IMAGES
 from tlcli.features.stage_features import HEAD, StageFeatures
 from tlcli.planning import linear_probe as probe
 from tlcli.planning.measure import choose_sample as draw
@@ -37,7 +38,7 @@ BOUNDS = (0.0, 0.02, 0.05, 0.08, 0.12, 0.16, 0.2)
 NEAR = 0.05
 """How far behind the best stage one may be that could be cut at."""
 SEED = 0
-LIMIT = forward.PARITY[torch.bfloat16]
+LIMIT = precision_check.MAX_RELATIVE_ERROR[torch.bfloat16]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def off(plain: Tensor, other: Tensor) -> float:
 def guarded(samples: list[Sample]) -> list[int]:
     """Where the images stand that the guard would compare."""
     order = sorted(range(len(samples)), key=lambda i: samples[i].digest)
-    return order[: forward.CHECKED]
+    return order[:N_REFERENCE_IMAGES]
 
 
 def heads(plain: Tensor, other: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,8 +92,8 @@ def measure(name: str, data: str) -> tuple[list[Stage], Stage]:
         for precision in ("fp32", "bf16"):
             cache = FeatureCache(Path(folder, precision))
             look = StageFeatures(backbone, choose_device("cpu", precision), cache, Reporter())
-            found, unreadable = look.at(samples)
-            assert look.seen == len(samples)
+            found, unreadable = look.extract(samples)
+            assert look.n_measured == len(samples)
             assert not unreadable
             outputs.append(found)
     plain, other = outputs
@@ -104,9 +105,9 @@ def measure(name: str, data: str) -> tuple[list[Stage], Stage]:
             a, b = (probe.probe(o[stage], labels, fold).right for o in outputs)
             distance = off(plain[stage][four], other[stage][four])
             stages.append(Stage(f"{name}, {data}, {stage}", distance, a, b))
-    assert look.last is not None
-    a, b = heads(plain[look.last], other[look.last], labels)
-    compared = HEAD if HEAD in plain else look.last
+    assert look.last_stage is not None
+    a, b = heads(plain[look.last_stage], other[look.last_stage], labels)
+    compared = HEAD if HEAD in plain else look.last_stage
     solved = Stage(f"{name}, {data}", off(plain[compared][four], other[compared][four]), a, b)
     best = max(s.fp32.mean() for s in stages)
     return [s for s in stages if s.fp32.mean() > best - NEAR], solved
@@ -149,7 +150,8 @@ def page(stages: list[Stage], solved: list[Stage]) -> str:
 
 
 def main() -> None:
-    forward.PARITY = dict.fromkeys(forward.PARITY, float("inf"))
+    limits = precision_check.MAX_RELATIVE_ERROR
+    precision_check.MAX_RELATIVE_ERROR = dict.fromkeys(limits, float("inf"))
     stages: list[Stage] = []
     solved: list[Stage] = []
     for name in ALL:

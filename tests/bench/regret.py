@@ -111,7 +111,7 @@ def decide(job: Job) -> dict[str, Any]:
             backbone, choose_device("cpu"), FeatureCache(Path(folder, "cache")), Reporter()
         )
         cpu = time.process_time()
-        look.at(samples)
+        look.extract(samples)
         image = (time.process_time() - cpu) / len(samples)
     known = planned.plan.evidence and planned.plan.evidence.familiarity
     return {

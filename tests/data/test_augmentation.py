@@ -380,7 +380,7 @@ def test_a_run_with_mixing_and_colours_says_so(two_classes, tmp_path):
     )
     assert run.plan.training.optimizer == "adamw"
     assert "--augment mixup asks for training in steps" in run.plan.why
-    assert any("mixed, so activations are computed again" in note for note in heard.notes)
+    assert any("mixed, so features are computed again" in note for note in heard.notes)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["augmentation"]["transforms"] == parse("standard,mixup=0.4")
     assert len(record["augmentation"]["colours"]) == 3

@@ -12,9 +12,11 @@ import torch
 from tests.fakes import RecordingReporter
 from tlcli.data.dataset import scan
 from tlcli.data.drawings.sample import draw_sample
-from tlcli.features import cache as caching
-from tlcli.features.cache import FeatureCache, default_cache_dir, row_id
+from tlcli.features import cache_table
+from tlcli.features.cache import FeatureCache, default_cache_dir
+from tlcli.features.cache_table import row_id
 from tlcli.features.extract import FeatureExtractor, extract_features
+from tlcli.features.views import Views
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_the_same_picture_twice_is_filed_once_and_moves_no_other_row(cache):
 
 
 def test_long_passes_are_written_on_the_way(cache, monkeypatch):
-    monkeypatch.setattr(caching, "SEGMENT_BYTES", 1280)
+    monkeypatch.setattr(cache_table, "SEGMENT_BYTES", 1280)
     table = cache.table({"cut": "a"})
     for start in range(0, 100, 10):
         table.add(rows(start, 10), torch.ones(10, 16))
@@ -83,7 +85,8 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(cache, tmp_path)
     code = f"""
 import os, torch, numpy
 from pathlib import Path
-from tlcli.features.cache import FeatureCache, row_id
+from tlcli.features.cache import FeatureCache
+from tlcli.features.cache_table import row_id
 cache = FeatureCache(Path({str(tmp_path / "features")!r}))
 table = cache.table({{"cut": "a"}})
 def save(file, rows):
@@ -147,7 +150,7 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_not_the_run(tmp_path):
     table.flush()
     assert torch.equal(table.fetch(rows(0, 2)), torch.ones(2, 3))
     assert len(cache.reporter.warnings) == 1
-    assert "going on without" in cache.reporter.warnings[0]
+    assert "continuing without it" in cache.reporter.warnings[0]
 
 
 def test_clear_and_show(tlcli, tmp_path, monkeypatch):
@@ -244,15 +247,15 @@ def test_each_view_and_seed_has_its_own_row(tmp_path, cache, counted):
 
     folder = tmp_path / "flowers"
     draw_sample(folder, per_class=2)
-    light = {"augmentation": make_augmentation(PRESETS["light"])}
+    light = make_augmentation(PRESETS["light"])
     get(folder, cache)
     counted.clear()
-    two, _ = get(folder, cache, views=2, **light)
+    two, _ = get(folder, cache, views=Views(2, light))
     assert len(counted) == 1  # the plain view was there
-    three, _ = get(folder, cache, views=3, **light)
+    three, _ = get(folder, cache, views=Views(3, light))
     assert len(counted) == 2
     assert torch.equal(three[:, :2], two)
-    other, _ = get(folder, cache, views=2, seed=1, **light)
+    other, _ = get(folder, cache, views=Views(2, light, seed=1))
     assert len(counted) == 3
     assert torch.equal(other[:, 0], two[:, 0])
     assert not torch.equal(other[:, 1], two[:, 1])

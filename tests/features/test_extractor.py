@@ -15,14 +15,15 @@ from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import scan
 from tlcli.errors import UsageError
 from tlcli.features import extract as features
-from tlcli.features import extractor as module
+from tlcli.features import fast_stages, precision_check
 from tlcli.features.cache import FeatureCache
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.sources import CachedFeatures
+from tlcli.features.views import Views
 from tlcli.inference import load as predict
 from tlcli.metrics.metrics import Agreement
-from tlcli.runtime import device
+from tlcli.runtime import device, memory
 from tlcli.runtime.device import Compute, choose_device, native_bf16
 from tlcli.runtime.workers import map_in_workers
 
@@ -84,7 +85,7 @@ def test_fp16_is_not_for_a_cpu():
 def test_bf16_stays_near_fp32_and_its_reference_is_fp32(backbone, images):
     forward = made(backbone, choose_device("cpu", "bf16"))
     assert features.bytes_per_view(forward) == 1280 * 2
-    assert forward.unchecked  # a black image is no check
+    assert forward.forward.pending  # a black image is no check
     exact = forward.reference()
     assert exact.compute.dtype is None
     assert exact.reference() is exact
@@ -94,29 +95,25 @@ def test_bf16_stays_near_fp32_and_its_reference_is_fp32(backbone, images):
 
 @pytest.mark.parametrize(("precision", "scale"), [("fp32", 1.01), ("bf16", 2.0)])
 def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, scale, monkeypatch):
-    from tlcli.features import extractor as module
-
-    fast = module._fast
+    fast = fast_stages.build_fast_stage
     monkeypatch.setattr(
-        module, "_fast", lambda stage, compute: nn.Sequential(fast(stage, compute), Scaled(scale))
+        fast_stages,
+        "build_fast_stage",
+        lambda stage, compute: nn.Sequential(fast(stage, compute), Scaled(scale)),
     )
     reporter = RecordingReporter()
     forward = made(backbone, choose_device("cpu", precision), reporter)
     out = forward(images)
     assert len(reporter.warnings) == (1 if precision == "fp32" else 2)
-    assert (
-        "the quickest forward pass for these images, cpu fp32, is off by" in reporter.warnings[-1]
-    )
+    assert "the forward pass in cpu fp32 differs from plain fp32 by" in reporter.warnings[-1]
     plain = FeatureExtractor(
-        forward.plain, backbone.preprocessing, choose_device("cpu", "fp32"), fold=False
+        forward.stages, backbone.preprocessing, choose_device("cpu", "fp32"), optimize=False
     )
     assert torch.equal(out, plain(images).to(out.dtype))
 
 
 def test_where_bf16_is_too_far_off_it_goes_on_in_fp32(backbone, images, monkeypatch):
-    from tlcli.features import extractor as module
-
-    monkeypatch.setitem(module.PARITY, torch.bfloat16, 1e-4)
+    monkeypatch.setitem(precision_check.MAX_RELATIVE_ERROR, torch.bfloat16, 1e-4)
     reporter = RecordingReporter()
     forward = made(backbone, choose_device("cpu", "bf16"), reporter)
     out = forward(images)
@@ -131,16 +128,18 @@ def test_what_fell_back_lies_on_a_table_of_its_own(two_classes, backbone, monkey
     checks = []
 
     def run(limit, folder=tmp_path / "cache"):
-        monkeypatch.setitem(module.PARITY, torch.bfloat16, limit)
+        monkeypatch.setitem(precision_check.MAX_RELATIVE_ERROR, torch.bfloat16, limit)
         forward = FeatureExtractor(
             nn.Sequential(*backbone.stages[:2]),
             backbone.preprocessing,
             choose_device("cpu", "bf16"),
             origin={"backbone": "b", "weights": "w"},
-            probe=choose_reference_samples(samples),
+            reference_samples=choose_reference_samples(samples),
         )
-        check = forward._check
-        monkeypatch.setattr(forward, "_check", lambda x: (checks.append(len(x)), check(x)))
+        compare = forward.forward._compare
+        monkeypatch.setattr(
+            forward.forward, "_compare", lambda x: (checks.append(len(x)), compare(x))
+        )
         codes, *_ = features.extract_features(
             samples, forward, task="x", cache=FeatureCache(folder), reporter=RecordingReporter()
         )
@@ -191,11 +190,11 @@ def test_what_cannot_be_compiled_runs_uncompiled(backbone, images, monkeypatch):
 def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
     backbone, flowers, tmp_path, monkeypatch, precision
 ):
-    monkeypatch.setattr("tlcli.runtime.memory.MAPPED_FROM", 1)
+    monkeypatch.setattr(memory, "MAPPED_FROM", 1)
     dataset = scan(flowers)
     samples = dataset.train[:10]
     stages = nn.Sequential(*backbone.stages[:2])
-    more = {"views": 2, "augmentation": make_augmentation(parse("light")), "task": "x"}
+    more = {"views": Views(2, make_augmentation(parse("light"))), "task": "x"}
 
     def get(cache):
         forward = FeatureExtractor(
@@ -232,7 +231,7 @@ def smaps():
 
 
 def test_an_unreadable_image_leaves_no_row(backbone, flowers, tmp_path, monkeypatch):
-    monkeypatch.setattr("tlcli.runtime.memory.MAPPED_FROM", 1)
+    monkeypatch.setattr(memory, "MAPPED_FROM", 1)
     samples = list(scan(flowers).train[:5])
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"nothing")
@@ -255,11 +254,11 @@ def test_a_part_of_remembered_codes_copies_none():
     codes = torch.arange(24.0).view(6, 2, 2).bfloat16()
     part = (
         CachedFeatures(codes, torch.arange(6))
-        .part(torch.tensor([4, 1, 3]))
-        .part(torch.tensor([2, 0]))
+        .subset(torch.tensor([4, 1, 3]))
+        .subset(torch.tensor([2, 0]))
     )
-    assert part.codes is codes
-    [(x, y)] = part.plain(torch.arange(2)).batches(torch.arange(2), 8)
+    assert part.features is codes
+    [(x, y)] = part.plain_subset(torch.arange(2)).batches(torch.arange(2), 8)
     assert y.tolist() == [3, 4]
     assert torch.equal(x, codes[[3, 4], 0].float())
 

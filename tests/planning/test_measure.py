@@ -24,8 +24,9 @@ from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import Sample, scan
 from tlcli.features import stage_features as look
 from tlcli.features.cache import FeatureCache
-from tlcli.features.extract import FeatureExtractor, extract_features, view_id
+from tlcli.features.extract import FeatureExtractor, extract_features
 from tlcli.features.stage_features import StageFeatures
+from tlcli.features.views import Views
 from tlcli.planning import similarity as familiarity
 from tlcli.planning.measure import choose_sample as draw
 from tlcli.planning.measure import measure_folder, probe_stages
@@ -158,15 +159,15 @@ def test_what_the_pass_keeps_is_what_finetune_would_compute(family, tmp_path, fl
     cache, compute = FeatureCache(tmp_path), choose_device("cpu")
     samples = scan(flowers).train[:3]
     seen = StageFeatures(backbone, compute, cache, RecordingReporter())
-    light = {"augmentation": make_augmentation(PRESETS["light"]), "seed": 3}
-    outputs, unreadable = seen.at(samples, views=lambda _: 2, **light)
+    views = Views(2, make_augmentation(PRESETS["light"]), seed=3)
+    outputs, unreadable = seen.extract(samples, views)
     assert not unreadable
     assert outputs["head"].shape == (3, 1000)
     assert all(o.dim() == 2 and len(o) == 3 and o.isfinite().all() for o in outputs.values())
     widths = [o.shape[1] for o in outputs.values()]
     # Both of the small cases read rows that the pass has written, and the same numbers.
     middle = list(outputs)[len(outputs) // 2]
-    for cut, dropped in ((seen.last, False), (middle, True)):
+    for cut, dropped in ((seen.last_stage, False), (middle, True)):
         names = [s.name for s in backbone.stages]
         if dropped and names.index(cut) >= len(names) - 2:
             continue
@@ -179,15 +180,15 @@ def test_what_the_pass_keeps_is_what_finetune_would_compute(family, tmp_path, fl
             origin=backbone.origin,
         )
         fresh, _, _ = extract_features(
-            samples, prefix, task="x", views=2, reporter=RecordingReporter(), **light
+            samples, prefix, task="x", views=views, reporter=RecordingReporter()
         )
         if fresh.dim() > 3:
             continue  # a map behind which the head pools itself (SqueezeNet)
         assert torch.equal(fresh[:, 0], outputs[cut]), cut
         notes = RecordingReporter()
-        again = light | {"views": 2, "cache": cache, "reporter": notes}
+        again = {"views": views, "cache": cache, "reporter": notes}
         cached, _, _ = extract_features(samples, prefix, task="x", **again)
-        assert notes.notes == ["x: 6 of 6 views are in the cache"]
+        assert notes.notes == ["x: 6 of 6 views read from the cache"]
         assert torch.equal(cached, fresh)
     assert widths[-1] == 1000
 
@@ -198,7 +199,7 @@ def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch, v
     monkeypatch.setattr(look, "MAX_SECONDS", 1e-6)
     monkeypatch.setattr(look, "MIN_SAMPLE", 9)
     monkeypatch.setattr(Compute, "batch_size", 8)
-    monkeypatch.setattr(look, "FORECAST_AFTER", 1)
+    monkeypatch.setattr(look, "FORECAST_AFTER_BATCHES", 1)
     dataset, notes = scan(flowers), RecordingReporter()
     found = measure_folder(
         dataset.train,
@@ -206,29 +207,26 @@ def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch, v
         backbone,
         choose_device("cpu"),
         FeatureCache(tmp_path),
-        views=lambda _: views,
-        augmentation=make_augmentation(PRESETS["light"]),
+        views=Views(views, make_augmentation(PRESETS["light"])),
         reporter=notes,
     )
     assert found.evidence.sampled == 9
-    assert "is slow here" in notes.notes[0]
+    assert "is slow on this machine" in notes.notes[0]
 
 
 def test_once_a_view_is_known_to_take_too_long_none_is_drawn(tmp_path, flowers, monkeypatch):
     monkeypatch.setattr(Compute, "batch_size", 4)
-    monkeypatch.setattr(look, "FORECAST_AFTER", 1)
-    augmentation, samples = make_augmentation(PRESETS["light"]), scan(flowers).train
+    monkeypatch.setattr(look, "FORECAST_AFTER_BATCHES", 1)
+    views, samples = Views(2, make_augmentation(PRESETS["light"])), scan(flowers).train
     pass_ = StageFeatures(
         build.load_backbone("efficientnet_lite0"),
         choose_device("cpu"),
         FeatureCache(tmp_path),
         RecordingReporter(),
     )
-    outputs, _ = pass_.at(
-        samples, views=lambda view_s: 1 if view_s else 2, augmentation=augmentation
-    )
+    outputs, _ = pass_.extract(samples, views, lambda view_seconds: 1 if view_seconds else 2)
     assert {len(output) for output in outputs.values()} == {len(samples)}
-    drawn = [view_id(s, augmentation, 0, 1) in pass_.tables[0] for s in samples]
+    drawn = [views.view_id(s, 1) in pass_.tables[0] for s in samples]
     assert drawn[:2] == [True, True]
     assert not drawn[-1]
 
@@ -239,17 +237,16 @@ def test_views_that_no_head_would_read_are_not_computed(family, kept, tmp_path, 
     """SqueezeNet's head pools the last maps itself, and only pooled ones are kept."""
     backbone = build.build(SMALL[family])
     backbone.weights_sha256, backbone.pretrained = "made up", len(backbone.stages)
-    dataset = scan(two_classes)
+    dataset, views = scan(two_classes), Views(2, make_augmentation(PRESETS["light"]))
     found = measure_folder(
         dataset.train,
         dataset.classes,
         backbone,
         choose_device("cpu"),
         FeatureCache(tmp_path),
-        views=lambda _: 2,
-        augmentation=make_augmentation(PRESETS["light"]),
+        views=views,
     )
-    drawn = [view_id(s, make_augmentation(PRESETS["light"]), 0, 1) for s in dataset.train]
+    drawn = [views.view_id(s, 1) for s in dataset.train]
     for table in found.tables.values():
         assert sum(row in table for row in drawn) == (kept - 1) * len(dataset.train)
 
@@ -285,7 +282,7 @@ def test_a_fresh_run_decodes_no_image_twice(tmp_path, flowers, monkeypatch, simi
     notes = RecordingReporter()
     more = {"model": str(run.folder), "similarity": similarity, "reporter": notes}
     finetune(flowers, cache=False, output=tmp_path / "again", **more)
-    assert "features: 68 of 68 views are in the cache" in notes.notes
+    assert "features: 68 of 68 views read from the cache" in notes.notes
 
 
 def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flowers, monkeypatch):
@@ -312,7 +309,7 @@ def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flo
     done = tlcli("finetune", flowers, "--output", "run")
     assert done.exit_code == 0
     n = told["evidence"]["sampled"]
-    assert f"features: {n} of {2 * n} views are in the cache" in done.stderr
+    assert f"features: {n} of {2 * n} views read from the cache" in done.stderr
     assert "plan: " in done.stderr
     assert "why: " in done.stderr
     assert "after the plan: took" in done.stderr
@@ -325,9 +322,9 @@ def test_the_plan_of_a_folder_and_the_finetune_that_follows(tlcli, tmp_path, flo
     warm = tlcli("finetune", flowers, "--output", "warm")
     again = json.loads((tmp_path / "warm" / "run.json").read_text())
     assert again["forecast_s"]["plan"] < 4  # nothing is left to compute but the head
-    assert f"features: {2 * n} of {2 * n} views are in the cache" in warm.stderr
+    assert f"features: {2 * n} of {2 * n} views read from the cache" in warm.stderr
     alone = tlcli("finetune", flowers, "--output", "alone", "--no-cache")
-    assert "in the cache" in alone.stderr  # what the pass saw, from a folder that is gone
+    assert "read from the cache" in alone.stderr  # what the pass saw, from a folder that is gone
     assert (
         (tmp_path / "run" / "model.safetensors").read_bytes()
         == (tmp_path / "warm" / "model.safetensors").read_bytes()

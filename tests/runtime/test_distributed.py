@@ -73,7 +73,7 @@ def test_two_processes_give_the_bytes_of_one(trained, flowers, tmp_path):
     told = [line for line in said if line.startswith(("plan:", "head solved", "val accuracy"))]
     assert len(told) == 3, done.stderr
     # The first measures alone, in the plain view; the others are shared.
-    assert "features, 1 of 2 shares: 17 of 34 views are in the cache" in said
+    assert "features, 1 of 2 shares: 17 of 34 views read from the cache" in said
     # What each computed of the features is, bit for bit, what one process computes of them all.
     mine, theirs = rows(tmp_path / "cache"), rows(os.environ["TLCLI_CACHE"])
     assert len(mine) > 100

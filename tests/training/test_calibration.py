@@ -187,7 +187,7 @@ def test_the_images_kept_aside_are_not_trained_on(two_classes, shared):
     labels = torch.tensor([s.label for s in dataset.train])
     val = CachedFeatures(codes[:0], labels[:0])
     left, spare = hold_out(FeatureSources(CachedFeatures(codes, labels), val, dataset, True))
-    assert (len(left.train), len(spare), spare.codes.shape[1]) == (n - n // 10, n // 10, 1)
+    assert (len(left.train), len(spare), spare.features.shape[1]) == (n - n // 10, n // 10, 1)
     kept, aside = (codes[source.rows, 0].flatten().tolist() for source in (left.train, spare))
     assert len({*kept, *aside}) == n
     again, same = hold_out(

@@ -115,7 +115,7 @@ def test_labels_may_be_shares_of_classes_with_smoothing_and_weights():
     config = replace(PLAIN, label_smoothing=0.1, balance="weights")
     source = data()
     source.labels = torch.tensor([0] * 9 + [1] * 6 + [2] * 3)
-    soft = Soft(source.codes, source.labels)
+    soft = Soft(source.features, source.labels)
     hard, mixed = (run(config, source=s)[0] for s in (source, soft))
     for a, b in zip(state(hard).values(), state(mixed).values(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
@@ -140,7 +140,7 @@ def test_the_sampler_draws_the_rare_class_as_often():
             return super().batches(order, batch_size, epoch)
 
     labels = torch.tensor([0] * 12 + [1] * 4 + [2] * 2)
-    source = Watched(data().codes, labels)
+    source = Watched(data().features, labels)
     run(replace(PLAIN, balance="sampler"), source=source)
     assert [torch.bincount(labels[o]).tolist() for o in seen] == [[6, 6, 6]] * 3
     assert not torch.equal(seen[0], seen[1])
@@ -221,7 +221,7 @@ def test_the_range_test_restores_every_byte_and_is_the_same_each_time():
 
 def test_a_range_test_without_an_answer_says_so():
     source = data()
-    source.codes[:] = math.nan
+    source.features[:] = math.nan
     with pytest.raises(UserError, match="--lr find"):
         run(replace(PLAIN, find_lr=True), source=source)
 

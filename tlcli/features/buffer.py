@@ -1,4 +1,4 @@
-"""Where remembered activations lie: in memory, or where they are many in a file that is mapped."""
+"""A buffer for features in memory, or in a mapped file where they are large."""
 
 from collections.abc import Sequence
 
@@ -8,35 +8,42 @@ from torch import Tensor
 from tlcli.features.cache import FeatureCache
 from tlcli.runtime.memory import empty_or_mapped
 
-ROWS_AT_ONCE = 256
-"""Rows that are moved at once."""
+ROWS_PER_COPY = 256
+"""Rows that are copied at a time."""
 
 
 class FeatureBuffer:
-    """Rows [n, ...] that are put in any order: in memory, or of many in a mapped file."""
+    """A buffer of n rows that arrive in any order.
+
+    Attributes:
+        rows: [n, ...], in memory or mapped from a file in the cache's folder; None before the
+            first rows, which set the shape and type.
+    """
 
     def __init__(self, n: int, cache: FeatureCache | None) -> None:
         self.n = n
         self.cache = cache
         self.rows: Tensor | None = None
 
-    def put(self, where: Sequence[int], values: Tensor) -> None:
-        """Keep `values`, [len(where), ...]; the first say what shape and type all have."""
+    def put(self, indices: Sequence[int], values: Tensor) -> None:
+        """Store `values`, [len(indices), ...], as the rows at `indices`."""
         if self.rows is None:
             self.rows = empty_or_mapped((self.n, *values.shape[1:]), values.dtype, self.cache)
-        self.rows[torch.tensor(where)] = values
+        self.rows[torch.tensor(indices)] = values
 
     def tensor(self, n: int, views: int, kept: Tensor) -> Tensor:
-        """The rows of the images that are `kept`, a bool [n], as [kept, views, ...]."""
+        """Return the rows of the images where `kept`, bool [n], is true: [n kept, views, ...].
+
+        The rows move within the buffer, so call this once, when it is full.
+        """
         if self.rows is None:
             return torch.empty(0, views, 0)
-        codes = self.rows.view(n, views, *self.rows.shape[1:])
+        features = self.rows.view(n, views, *self.rows.shape[1:])
         if kept.all():
-            return codes
+            return features
         done = 0
-        for some in kept.nonzero()[:, 0].split(
-            ROWS_AT_ONCE
-        ):  # within the mapped file, not beside it
-            codes[done : done + len(some)] = codes[some]
-            done += len(some)
-        return codes[:done]
+        # In chunks: one assignment would build a second copy in memory beside the mapped file.
+        for chunk in kept.nonzero()[:, 0].split(ROWS_PER_COPY):
+            features[done : done + len(chunk)] = features[chunk]
+            done += len(chunk)
+        return features[:done]

@@ -1,12 +1,10 @@
-"""A chain of frozen stages as one fast function from images to activations."""
+"""A chain of frozen stages as one function from images to features."""
 
-import copy
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,230 +14,149 @@ from tlcli.backbones.network import Pool
 from tlcli.data.dataset import Sample
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.features.cache import FeatureCache
+from tlcli.features.precision_check import CheckedForward
 from tlcli.features.reference_images import N_REFERENCE_IMAGES, load_reference_images
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import Compute, cannot_compile
+from tlcli.runtime.device import Compute
 
-PARITY = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.12}
-"""How far from plain fp32 the fast forward may be in these numbers: the length of the difference of
-some images' activations over the length of the plain ones. Up to 0.14, heads that are trained on
-bf16 were found to be as good, from 0.24 on worse (docs/measured/precision.md)."""
-PLAIN_STAGES = "plain"
-_KEY_VERSION = 4  # to be raised when the same key would come to mean other numbers
+_KEY_VERSION = 4  # Raise it when an equal key would come to mean other features.
 
 
+@dataclass(eq=False)
 class FeatureExtractor:
-    """A chain of frozen stages as one fast function from uint8 images to activations.
+    """A chain of frozen stages as one fast function from uint8 images to features.
 
-    Eval mode, BatchNorm folded into the convolutions (on a copy), channels-last, in the numbers of
-    `compute`; compiled where it says so. The first batch is compared with the plain stages in
-    fp32; where they differ by more than `PARITY`, the fast forward in fp32 takes over, and where
-    that differs, the plain stages; and it is said.
+    The stages run in eval mode and channels-last, in the precision of `compute`, with BatchNorm
+    folded into the convolutions (on a copy), and compiled where `compute` says so. They are first
+    compared with the plain stages in fp32; where they differ too much, a slower forward pass is
+    used, and a warning says so. See `CheckedForward`.
 
-    `fold` False leaves the stages as they are, where making them fast takes longer than it saves.
-    `probe` are the images that are compared instead of the first batch, so that the outcome
-    depends neither on what is cached nor on which thread or process was first;
-    see `choose_precision`.
-    `origin` says whose stages these are ("backbone", "weights"), for the cache; None: unknown.
+    Attributes:
+        stages: The plain stages.
+        compute: The device and precision.
+        optimize: Whether to fold, cast and compile; False where that takes longer than it saves.
+        origin: Whose stages these are ("backbone", "weights"), for the cache; None: unknown.
+        reference_samples: The images to compare on, so that the outcome depends neither on what is
+            cached nor on which thread or process comes first. Without any: the first batch.
+        forward: The forward pass that is used.
+        dtype: The type of the features.
+        stage_seconds: Time spent in each stage by `pooled_outputs`.
     """
 
-    def __init__(
-        self,
-        stages: nn.Sequential,
-        preprocessing: Preprocessing,
-        compute: Compute,
-        reporter: Reporter | None = None,
-        fold: bool = True,
-        origin: Mapping[str, str] | None = None,
-        probe: Sequence[Sample] = (),
-    ) -> None:
-        self.plain = stages.eval().to(compute.device).to(memory_format=torch.channels_last)
-        self.preprocessing = preprocessing
-        self.compute = compute
-        self.reporter = reporter or Reporter()
-        self.origin = origin
-        self.probe = probe
-        self.seconds = [0.0] * len(self.plain)
-        self.dtype = compute.stored if len(self.plain) else torch.float32
-        self.fold = fold
-        self.autocast = compute.autocast
-        self.unchecked = fold and len(self.plain) > 0
-        self.verdict: str | None = None
-        # Made when the first image comes: where all activations are cached, none does.
-        self.links: list[nn.Module] = list(self.plain)
-        self._checking = threading.Lock()
+    stages: nn.Sequential
+    preprocessing: Preprocessing
+    compute: Compute
+    reporter: Reporter = field(default_factory=Reporter)
+    optimize: bool = True
+    origin: Mapping[str, str] | None = None
+    reference_samples: Sequence[Sample] = ()
+
+    def __post_init__(self) -> None:
+        self.stages.eval().to(self.compute.device).to(memory_format=torch.channels_last)
+        self.forward = CheckedForward(self.stages, self.compute, self.reporter, self.optimize)
+        self.dtype = self.compute.stored if len(self.stages) else torch.float32
+        self.stage_seconds = [0.0] * len(self.stages)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [n, 3, h, w] to [n, ...] of type `dtype`, on the device; may be called by several
-        threads at once."""
+        """Compute the features of uint8 images, [n, 3, h, w]: [n, ...] of `dtype`, on the device.
+
+        Several threads may call this at once.
+        """
         with torch.inference_mode():
-            x = self._normalized(images)
-            with self.autocast():
-                for link in self.links:
-                    x = link(x)
-        # A copy, made outside: autograd takes no tensor of inference mode.
-        return x.to(self.dtype, copy=True)
+            features = self.forward(self._prepare(images))
+        # Copied outside of inference mode, whose tensors autograd refuses.
+        return features.to(self.dtype, copy=True)
 
-    def every(self, images: Tensor, pools: Sequence[nn.Module]) -> list[Tensor]:
-        """uint8 [n, 3, h, w] to the output of each stage through its pool, on the device.
+    def pooled_outputs(self, images: Tensor, pools: Sequence[nn.Module]) -> list[Tensor]:
+        """Compute the output of each stage through its pool, of uint8 images, [n, 3, h, w].
 
-        What the next stage reads is what `__call__` would give it, so that a pooled activation
-        is the same number whichever of the two computed it. Adds to `seconds`, by stage.
+        Each stage reads the input that `__call__` would give it, so a pooled output is the same
+        to the bit whichever of the two computed it. Adds to `stage_seconds`.
         """
         outputs = []
         with torch.inference_mode():
-            x = self._normalized(images)
-            for index, (link, pool) in enumerate(zip(self.links, pools, strict=True)):
+            x = self._prepare(images)
+            for index, (stage, pool) in enumerate(zip(self.forward.stages, pools, strict=True)):
                 started = time.perf_counter()
-                with self.autocast():
-                    x = link(x)
-                    # Pooling keeps what an in-place ReLU in the next stage would overwrite.
+                with self.forward.autocast():
+                    x = stage(x)
+                    # Copied now: an in-place ReLU of the next stage would overwrite it.
                     outputs.append(pool(x).to(self.dtype, copy=True))
-                self.seconds[index] += time.perf_counter() - started
+                self.stage_seconds[index] += time.perf_counter() - started
         return outputs
 
     def reference(self) -> "FeatureExtractor":
-        """The same in fp32, which metrics are of; itself where it is that already."""
+        """Return this extractor in fp32, which metrics are computed in; itself if it is."""
         if self.compute.dtype is None:
             return self
-        fp32 = self.compute.reference()
-        return FeatureExtractor(
-            self.plain,
-            self.preprocessing,
-            fp32,
-            self.reporter,
-            origin=self.origin,
-            probe=self.probe,
-        )
+        return replace(self, compute=self.compute.reference(), optimize=True)
 
     def key(self, cut: str | None = None) -> dict[str, Any] | None:
-        """What the activations behind the stage named `cut` (the last one) depend on.
+        """Return what the features at `cut` (default: the last stage) depend on besides the image.
 
-        Beside the image and its view; plain JSON types. None where the origin is unknown.
+        Plain JSON types; None where the origin is unknown.
         """
-        if self.origin is None or not len(self.plain):
+        if self.origin is None or not len(self.stages):
             return None
+        compute, choice = self.compute, self.forward.choice
+        # The names of the fields are part of what tables are found by.
         return {
             **self.origin,
-            "cut": cut or cut_name(self.plain),
+            "cut": cut or cut_name(self.stages),
             "preprocessing": self.preprocessing.to_dict(),
-            "numbers": self.compute.name,
-            **({} if self.verdict in (None, self.compute.name) else {"fallen": self.verdict}),
-            "machine": torch.backends.cpu.get_cpu_capability()
-            if self.compute.device.type == "cpu"
-            else torch.cuda.get_device_name()
-            if self.compute.device.type == "cuda"
-            else self.compute.device.type,
-            "threads": self.compute.threads,
-            "batch": self.compute.batch_size,
+            "numbers": compute.name,
+            **({} if choice in (None, compute.name) else {"fallen": choice}),
+            "machine": _machine(compute.device),
+            "threads": compute.threads,
+            "batch": compute.batch_size,
             "torch": torch.__version__,
             "version": _KEY_VERSION,
         }
 
     def choose_precision(self, cache: FeatureCache | None) -> None:
-        """Decide now, on the images of `probe`, in which numbers it is computed.
+        """Choose the forward pass now, on the reference images, not at the first batch.
 
-        Before `key` is asked for, since rows of different numbers lie on different shelves. What
-        was decided before on the same images is known to `cache`.
+        Call it before `key`, because features of different precision have cache tables of their
+        own. A choice that was made before on the same images is read from `cache`.
         """
-        if not self.unchecked or self.verdict or not self.probe or self.compute.compiled:
+        if not self.reference_samples or self.compute.compiled:
             return
-        about = [self.key(), sorted(sample.digest for sample in self.probe)]
+        about = [self.key(), sorted(sample.digest for sample in self.reference_samples)]
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-        known = cache.verdicts().get(name) if cache is not None and about[0] else None
-        if known in self._candidates():
-            self.verdict = known
-            return
-        images = load_reference_images(self.probe, self.preprocessing)
-        if len(images):
-            with torch.inference_mode(), self._checking:
-                self._check(self._ready(images))
-            if cache is not None and about[0] and self.verdict:
-                cache.note_verdict(name, self.verdict)
+        self.forward.choose(self._reference_batch, cache if about[0] else None, name)
 
-    def _normalized(self, images: Tensor) -> Tensor:
-        x = self._ready(images)
-        with self._checking:
-            if self.unchecked and self.verdict:
-                self._take(self.verdict)
-            elif self.unchecked:
-                # Compiled kernels are made for a whole batch.
-                compared = () if self.compute.compiled else self.probe
-                probe = load_reference_images(compared, self.preprocessing)
-                self._check(self._ready(probe) if len(probe) else x)
+    def _prepare(self, images: Tensor) -> Tensor:
+        """Normalize uint8 images on the device, and make the forward pass ready for them."""
+        x = self._normalize(images)
+
+        def images_to_compare() -> Tensor:
+            if self.compute.compiled:  # Compiled kernels are made for a whole batch.
+                return x
+            reference = self._reference_batch()
+            return reference if len(reference) else x[:N_REFERENCE_IMAGES]
+
+        self.forward.build(images_to_compare)
         return x
 
-    def _ready(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         images = images.to(self.compute.device, non_blocking=True)
         return self.preprocessing.normalize(images).contiguous(memory_format=torch.channels_last)
 
-    def _check(self, x: Tensor) -> None:
-        """Take the first that is near enough to the plain stages in fp32: as asked, fp32, plain."""
-        # Compiled kernels are made for a whole batch.
-        plain = x = x if self.compute.compiled else x[:N_REFERENCE_IMAGES]
-        for stage in self.plain:
-            plain = stage(plain)
-        for name, compute in self._candidates().items():
-            self._take(name)
-            why = "" if compute is None else self._problem(x, plain, PARITY[compute.stored])
-            if not why:
-                break
-            self.reporter.warn(
-                f"the quickest forward pass for these images, {name}, {why}; "
-                "a slower one is taken, and the results are as good"
-            )
-
-    def _candidates(self) -> dict[str, Compute | None]:
-        """From quick to safe, by name; None: the stages as they are."""
-        fp32 = self.compute.reference()
-        every = (self.compute, fp32, replace(fp32, compiled=False))
-        return {**{compute.name: compute for compute in every}, PLAIN_STAGES: None}
-
-    def _take(self, name: str) -> None:
-        compute = self._candidates()[name]
-        self.links = [_fast(s, compute) if compute else s for s in self.plain]
-        self.autocast = (compute or self.compute.reference()).autocast
-        self.verdict, self.unchecked = name, False
-
-    def _problem(self, x: Tensor, plain: Tensor, limit: float) -> str:
-        try:
-            with self.autocast():
-                for link in self.links:
-                    x = link(x)
-        except RuntimeError as error:
-            if not self.compute.compiled:
-                raise
-            return cannot_compile(error)
-        difference = ((plain - x.float()).norm() / plain.norm().clamp_min(1e-6)).item()
-        if difference <= limit or not plain.isfinite().all():  # damaged weights: others tell
-            return ""
-        return f"is off by {difference:.2%} (limit {limit:.1%})"
+    def _reference_batch(self) -> Tensor:
+        """Load the reference images that are still readable, normalized."""
+        images = load_reference_images(self.reference_samples, self.preprocessing)
+        return self._normalize(images[:N_REFERENCE_IMAGES])
 
 
-def _fast(stage: nn.Module, compute: Compute) -> nn.Module:
-    """The stage for inference; itself where nothing is to be gained."""
-    made = stage
-    if any(isinstance(m, nn.BatchNorm2d) for m in stage.modules()):
-        from torch.fx.experimental.optimization import fuse
-
-        made = fuse(stage).to(memory_format=torch.channels_last)
-    layers = (nn.Conv2d, nn.Linear)
-    if compute.dtype is not None and any(isinstance(m, layers) for m in stage.modules()):
-        # Autocast would cast these for every batch anew.
-        made = copy.deepcopy(stage) if made is stage else made
-        for module in made.modules():
-            if isinstance(module, layers):
-                module.to(compute.dtype)
-    if compute.compiled:
-        # The code of a stage's `forward` is that of all stages, and each is compiled for itself.
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        options: dict[str, Any] = {"freezing": True}
-        made = torch.compile(made, dynamic=False, options=options)  # type: ignore[assignment]
-    return made
+def _machine(device: torch.device) -> str:
+    """Return the kind of processor that computes."""
+    if device.type == "cpu":
+        return torch.backends.cpu.get_cpu_capability()
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
 
 
 def cut_name(stages: nn.Sequential) -> str:
-    """The last stage's name; "NAME+pool" where the maps of stage NAME are pooled by ours."""
+    """Return the last stage's name; "NAME+pool" where our own pool follows the maps of NAME."""
     names = [str(stage.name) for stage in stages]
     pools = [m for m in stages[-1].modules() if isinstance(m, Pool)]
     if not pools:

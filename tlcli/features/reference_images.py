@@ -1,4 +1,4 @@
-"""TODO"""
+"""The reference images that forward passes of different precision are compared on."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -11,26 +11,26 @@ from tlcli.data.decode import Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
 
 N_REFERENCE_IMAGES = 4
-"""Images that are compared."""
+"""Images that forward passes are compared on."""
 
 
 def choose_reference_samples(samples: Iterable[Sample]) -> list[Sample]:
-    """The images to compare: the `N_REFERENCE_IMAGES` of lowest digest that are readable."""
-    found: list[Sample] = []
+    """Choose the `N_REFERENCE_IMAGES` readable images with the lowest digests."""
+    chosen: list[Sample] = []
     for sample in sorted(samples, key=lambda sample: sample.digest):
         with suppress(Unreadable):
             decode(sample.path, least=1)
-            found.append(sample)
-        if len(found) == N_REFERENCE_IMAGES:
+            chosen.append(sample)
+        if len(chosen) == N_REFERENCE_IMAGES:
             break
-    return found
+    return chosen
 
 
 def load_reference_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
-    """uint8 [n, 3, h, w]; those that are gone meanwhile are left out."""
-    found: list[Tensor] = []
+    """Load the images that can still be read, uint8 [n, 3, h, w]."""
+    images: list[Tensor] = []
     for sample in samples:
         with suppress(Unreadable):
-            found.append(preprocessing.fit(decode(sample.path, preprocessing.least)))
+            images.append(preprocessing.fit(decode(sample.path, preprocessing.least)))
     side = preprocessing.crop
-    return torch.stack(found) if found else torch.empty(0, 3, side, side, dtype=torch.uint8)
+    return torch.stack(images) if images else torch.empty(0, 3, side, side, dtype=torch.uint8)

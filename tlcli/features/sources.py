@@ -1,4 +1,4 @@
-"""Where training takes its activations from: remembered ones, or computed again each epoch."""
+"""Where training reads its features: from the cache, or computed again in every epoch."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,7 @@ from tlcli.features.extract import (
     features_memory_limit,
 )
 from tlcli.features.extractor import FeatureExtractor
+from tlcli.features.views import Views
 from tlcli.reporter import Reporter
 from tlcli.runtime.distributed.collectives import all_gather_dict, smallest_share
 from tlcli.runtime.distributed.sharding import shard
@@ -27,15 +28,16 @@ from tlcli.runtime.distributed.sharding import shard
 
 @dataclass
 class CachedFeatures:
-    """Activations at the cut of n images.
+    """Features of n images, kept for the whole training.
 
     Attributes:
-        codes: [m, views, ...] in the type that they were computed in, perhaps mapped from a file.
+        features: [m, views, ...] in the type they were computed in, possibly mapped from a file.
         labels: int64 [n].
-        rows: which of the codes they are, int64 [n]; None: all.
+        seed: Seed for drawing a view per image and epoch.
+        rows: The n rows of `features` that belong to these images, int64 [n]; None: all of them.
     """
 
-    codes: Tensor
+    features: Tensor
     labels: Tensor
     seed: int = 0
     rows: Tensor | None = None
@@ -46,44 +48,44 @@ class CachedFeatures:
     def batches(
         self, order: Tensor, batch_size: int, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images in `order`, each by a view drawn anew for the epoch: (codes, labels).
+        """Yield (features, labels) of the images in `order`, one random view of each.
 
-        The codes are float32 [batch_size, ...].
+        The features are float32 [batch_size, ...]. The views are drawn again for every epoch.
         """
-        n, views = len(self), self.codes.shape[1]
+        n, views = len(self), self.features.shape[1]
         draw = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         view = torch.randint(views, (n,), generator=draw)
         for indices in order.split(batch_size):
-            # Indexing copies, so that an in-place ReLU behind the cut cannot reach the codes.
+            # Indexing copies, so an in-place ReLU after the cut cannot overwrite the cached rows.
             rows = indices if self.rows is None else self.rows[indices]
-            yield self.codes[rows, view[indices]].float(), self.labels[indices]
+            yield self.features[rows, view[indices]].float(), self.labels[indices]
 
-    def own(self) -> Tensor:
-        """The activations of its images, [n, views, ...]; a copy where they are not all."""
-        return self.codes if self.rows is None else self.codes[self.rows]
+    def selected(self) -> Tensor:
+        """Return the features of these images, [n, views, ...]; a copy unless they are all."""
+        return self.features if self.rows is None else self.features[self.rows]
 
-    def part(self, chosen: Tensor) -> "CachedFeatures":
-        """Some of the images, int64 [k], without a copy of their codes."""
-        rows = chosen if self.rows is None else self.rows[chosen]
-        return CachedFeatures(self.codes, self.labels[chosen], self.seed, rows)
+    def subset(self, indices: Tensor) -> "CachedFeatures":
+        """Return the images at `indices`, int64 [k], without copying their features."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return CachedFeatures(self.features, self.labels[indices], self.seed, rows)
 
-    def plain(self, chosen: Tensor) -> "CachedFeatures":
-        """The same with the plain view alone."""
-        part = self.part(chosen)
-        part.codes = part.codes[:, :1]
-        return part
+    def plain_subset(self, indices: Tensor) -> "CachedFeatures":
+        """Return the images at `indices`, int64 [k], in their plain view only."""
+        subset = self.subset(indices)
+        subset.features = subset.features[:, :1]
+        return subset
 
 
 @dataclass
 class RecomputedFeatures:
-    """Activations at the cut, computed from the images each time they are asked for.
+    """Features that are computed from the images whenever they are read.
 
-    The images must be readable; see `find_unreadable`. With `mixing` those of a batch are mixed,
-    and the labels are shares of `n_classes` classes, float32 [n, n_classes].
+    The images must be readable; see `find_unreadable`. With `mixing`, the images of a batch are
+    mixed, and a label is a probability per class, float32 [n, n_classes].
     """
 
     samples: Sequence[Sample]
-    forward: FeatureExtractor
+    extractor: FeatureExtractor
     augmentation: Augmentation | None = None
     seed: int = 0
     mixing: Mixing | None = None
@@ -94,20 +96,20 @@ class RecomputedFeatures:
 
     @property
     def labels(self) -> Tensor:
-        """Of the samples, int64 [n]."""
+        """The samples' labels, int64 [n]."""
         return torch.tensor([s.label for s in self.samples], dtype=torch.int64)
 
     def batches(
         self, order: Tensor, batch_size: int, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images in `order`, augmented anew for the epoch: (activations, labels)."""
+        """Yield (features, labels) of the images in `order`, augmented anew for every epoch."""
         samples = [self.samples[i] for i in order.tolist()]
-        # Of all images and not of these: what is left of an epoch takes its batches as they were.
+        # Limited by all images, not by `order`: the rest of an epoch keeps its batches.
         batch_size = min(batch_size, max(1, len(self.samples)))
         labels = self.labels[order].split(batch_size)
         loaded = load_batches(
             [s.path for s in samples],
-            self.forward.preprocessing,
+            self.extractor.preprocessing,
             batch=batch_size,
             augmentation=self.augmentation,
             keys=[f"{self.seed}:{s.digest}:{epoch}" for s in samples],
@@ -115,11 +117,11 @@ class RecomputedFeatures:
         for step, ((images, _), y) in enumerate(zip(loaded, labels, strict=True)):
             n = len(y)
             if self.mixing is not None:
-                # by its first image and not its place: an epoch may begin in its middle
+                # By the batch's first image, not its position: an epoch may resume in its middle.
                 first = samples[step * batch_size].digest
                 rng = random.Random(f"{self.seed}:mixed:{first}:{epoch}")
                 images[:n], y = mix(images[:n], y, self.n_classes, self.mixing, rng)
-            yield self.forward(images)[:n].float(), y
+            yield self.extractor(images)[:n].float(), y
 
 
 FeatureSource = CachedFeatures | RecomputedFeatures
@@ -127,123 +129,121 @@ FeatureSource = CachedFeatures | RecomputedFeatures
 
 @dataclass(frozen=True)
 class FeatureSources:
-    """The training and validation activations, and the dataset without what cannot be read.
+    """The training and validation features, and the dataset without its unreadable images.
 
     Attributes:
-        train: in the numbers of the run.
-        val: in fp32 where it is remembered, since metrics are of that.
-        val_mixed: the same in the numbers of the run; None where those are fp32.
+        train: In the run's precision.
+        val: In fp32 where they are cached, because metrics are computed in fp32.
+        dataset: The readable images.
+        cached: Whether the training features are cached.
+        val_mixed: The validation features in the run's precision; None where that is fp32.
     """
 
     train: FeatureSource
     val: FeatureSource
     dataset: Dataset
-    remembered: bool
+    cached: bool
     val_mixed: FeatureSource | None = None
 
 
 def make_sources(
-    forward: FeatureExtractor,
+    extractor: FeatureExtractor,
     dataset: Dataset,
+    views: Views,
     *,
-    views: int,
-    augmentation: Augmentation | None,
     mixing: Mixing | None = None,
-    seed: int,
-    must_remember: bool,
-    checked: bool,
+    must_cache: bool,
+    all_readable: bool,
     cache: FeatureCache | None = None,
-    reporter: Reporter,
 ) -> FeatureSources:
-    """Remember the activations where there is a frozen prefix and they fit; else recompute.
+    """Cache the features if there is a frozen prefix and they fit; otherwise recompute them.
 
     Args:
-        mixing: mix the training images, so that their activations must be computed again.
-        must_remember: the head is solved on them all at once, so they have to fit.
-        checked: every image is known to be readable.
-        cache: where remembered activations are kept for the next run.
+        mixing: How to mix the training images, whose features cannot be cached then.
+        must_cache: Whether all features are needed at once, by a solved head; they are cached
+            whatever they take.
+        all_readable: Whether every image is known to be readable.
+        cache: Where features are kept for the next run; None keeps them in memory only.
     """
-    n = len(dataset.train) * views + len(dataset.val)
-    frozen = len(forward.plain) > 0
-    needed = n * bytes_per_view(forward) if frozen else 0
+    frozen = len(extractor.stages) > 0
+    n = len(dataset.train) * views.n + len(dataset.val)
+    needed = n * bytes_per_view(extractor) if frozen else 0
     limit = smallest_share(features_memory_limit() if cache is None else cache.limit)
-    mixed = forward.compute.dtype is not None
-    if not frozen or mixing or (needed > limit and not must_remember):
-        if frozen and mixing:
-            reporter.note("the images are mixed, so activations are computed again each epoch")
-        elif frozen:
-            reporter.note(
-                f"the activations at the cut would take {needed / 1e9:.1f} GB (the limit is "
-                f"{limit / 1e9:.1f} GB: --cache-limit), so they are computed again each epoch"
-            )
-        if not checked:
-            samples = [*dataset.train, *dataset.val]
-            dataset = without_unreadable(
-                dataset,
-                all_gather_dict(find_unreadable(shard([s.path for s in samples]), reporter)),
-                reporter,
-            )
-        train = RecomputedFeatures(
-            dataset.train, forward, augmentation, seed, mixing, len(dataset.classes)
-        )
-        if needed and needed <= limit:  # only the training images are mixed
-            val, mixed_val, _ = _extract_val(dataset, forward, cache, reporter)
-            return FeatureSources(train, val, dataset, False, mixed_val)
-        every = RecomputedFeatures(dataset.val, forward)
-        return FeatureSources(train, every, dataset, False, every if mixed else None)
-
-    codes, labels, bad = extract_features(
-        dataset.train,
-        forward,
-        task="features",
-        views=views,
-        augmentation=augmentation,
-        seed=seed,
-        cache=cache,
-        reporter=reporter,
+    if frozen and not mixing and (needed <= limit or must_cache):
+        return _make_cached_sources(extractor, dataset, views, cache)
+    if frozen:
+        extractor.reporter.note(_why_recomputed(mixing, needed, limit))
+    val_fits = frozen and needed <= limit  # only the training images are mixed
+    if not all_readable:
+        dataset = _without_unreadable_files(dataset, extractor.reporter)
+    train = RecomputedFeatures(
+        dataset.train, extractor, views.augmentation, views.seed, mixing, len(dataset.classes)
     )
-    val, mixed_val, val_bad = _extract_val(dataset, forward, cache, reporter)
-    bad |= val_bad
-    left = without_unreadable(dataset, bad, reporter)
-    kept = [[s for s in part if s.path not in bad] for part in (dataset.train, dataset.val)]
-    if kept != [list(left.train), list(left.val)]:
-        # A class lost its only val image, so another one took its place: rare, and small.
-        return make_sources(
-            forward,
-            left,
-            views=views,
-            augmentation=augmentation,
-            mixing=mixing,
-            seed=seed,
-            must_remember=must_remember,
-            checked=True,
-            cache=cache,
-            reporter=reporter,
-        )
-    return FeatureSources(CachedFeatures(codes, labels, seed), val, left, True, mixed_val)
+    if val_fits:
+        val, val_mixed, _ = _extract_val(dataset, extractor, cache)
+        return FeatureSources(train, val, dataset, False, val_mixed)
+    recomputed = RecomputedFeatures(dataset.val, extractor)
+    mixed = extractor.compute.dtype is not None
+    return FeatureSources(train, recomputed, dataset, False, recomputed if mixed else None)
+
+
+def _why_recomputed(mixing: Mixing | None, needed: int, limit: int) -> str:
+    """Explain why the features of a frozen prefix are not cached."""
+    if mixing:
+        return "the images are mixed, so features are computed again in every epoch"
+    return (
+        f"the features at the cut would take {needed / 1e9:.1f} GB (limit {limit / 1e9:.1f} GB: "
+        "--cache-limit), so they are computed again in every epoch"
+    )
+
+
+def _make_cached_sources(
+    extractor: FeatureExtractor, dataset: Dataset, views: Views, cache: FeatureCache | None
+) -> FeatureSources:
+    """Extract the training and validation features, and leave out what cannot be read."""
+    reporter = extractor.reporter
+    features, labels, unreadable = extract_features(
+        dataset.train, extractor, task="features", views=views, cache=cache, reporter=reporter
+    )
+    val, val_mixed, unreadable_val = _extract_val(dataset, extractor, cache)
+    unreadable |= unreadable_val
+    readable = without_unreadable(dataset, unreadable, reporter)
+    kept = [[s for s in part if s.path not in unreadable] for part in (dataset.train, dataset.val)]
+    if kept != [list(readable.train), list(readable.val)]:
+        # A class lost its only val image, so another one took its place: rare and small.
+        return _make_cached_sources(extractor, readable, views, cache)
+    train = CachedFeatures(features, labels, views.seed)
+    return FeatureSources(train, val, readable, True, val_mixed)
 
 
 def _extract_val(
-    dataset: Dataset, forward: FeatureExtractor, cache: FeatureCache | None, reporter: Reporter
+    dataset: Dataset, extractor: FeatureExtractor, cache: FeatureCache | None
 ) -> tuple[CachedFeatures, CachedFeatures | None, dict[Path, str]]:
-    """The val activations in fp32 and in mixed precision (if any), and what is unreadable."""
-    mixed = forward.compute.dtype is not None
-    forwards = [forward.reference(), forward] if mixed else [forward]
-    codes, labels, bad = extract_features_each(
-        dataset.val, forwards, task="val features", cache=cache, reporter=reporter
+    """Extract the val features in fp32 and in mixed precision (if any), and what is unreadable."""
+    mixed = extractor.compute.dtype is not None
+    extractors = [extractor.reference(), extractor] if mixed else [extractor]
+    features, labels, unreadable = extract_features_each(
+        dataset.val, extractors, task="val features", cache=cache, reporter=extractor.reporter
     )
-    val, *others = [CachedFeatures(each, labels) for each in codes]
-    return val, others[0] if others else None, bad
+    val, *others = [CachedFeatures(each, labels) for each in features]
+    return val, others[0] if others else None, unreadable
+
+
+def _without_unreadable_files(dataset: Dataset, reporter: Reporter) -> Dataset:
+    """Decode every image, shared among the processes, and leave out those that cannot be read."""
+    paths = [s.path for s in (*dataset.train, *dataset.val)]
+    unreadable = all_gather_dict(find_unreadable(shard(paths), reporter))
+    return without_unreadable(dataset, unreadable, reporter)
 
 
 def without_unreadable(
     dataset: Dataset, unreadable: dict[Path, str], reporter: Reporter
 ) -> Dataset:
-    """The dataset without those images (path: why), its new warnings told."""
+    """Return the dataset without the `unreadable` images (reason by path); report new warnings."""
     if not unreadable:
         return dataset
-    left = dataset.without(unreadable)
-    for warning in left.warnings:
+    readable = dataset.without(unreadable)
+    for warning in readable.warnings:
         if warning not in dataset.warnings:
             reporter.warn(warning)
-    return left
+    return readable

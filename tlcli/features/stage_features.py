@@ -1,4 +1,5 @@
-"""The measuring pass: every stage's pooled output for some images, by way of the cache."""
+"""The measuring pass: the pooled output of every stage for some images, read from the cache or
+computed in one pass."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -12,30 +13,37 @@ from torch import Tensor, nn
 
 from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.network import Pool
-from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Sample
 from tlcli.data.decode import Unreadable
 from tlcli.data.loader import ImageBatch, load_batches
-from tlcli.features.cache import FeatureCache, row_id
-from tlcli.features.extract import FORECAST_AFTER, PLAIN_VIEW, view_id, view_key
+from tlcli.features.cache import FeatureCache
+from tlcli.features.cache_table import row_id
+from tlcli.features.extract import FORECAST_AFTER_BATCHES
 from tlcli.features.extractor import FeatureExtractor, cut_name
+from tlcli.features.views import PLAIN_VIEW, PLAIN_VIEW_ONLY, Views
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 from tlcli.runtime.workers import map_in_workers
 
 HEAD = "head"
 MIN_SAMPLE = 200
-"""Images that are looked at however slow the backbone is."""
+"""Images that are measured however slow the backbone is."""
 MAX_SECONDS = 180.0
 """Seconds that the pass may take before the sample is made smaller."""
 MAX_WIDTH = 8192
-"""Numbers an image beyond which a stage's output is not probed."""
+"""Largest number of channels of an output that is kept; wider ones are not probed."""
 
 
 @dataclass(frozen=True)
 class StageOutput:
-    """A stage whose output is kept: where it stands, its names in the sweep and in the cache, and
-    whether its maps are pooled for that."""
+    """A stage whose pooled output is kept.
+
+    Attributes:
+        index: The stage's position in the chain.
+        name: The stage's name.
+        cut: The cut's name in the cache.
+        pooled: Whether the stage gives maps, which are pooled here.
+    """
 
     index: int
     name: str
@@ -43,17 +51,17 @@ class StageOutput:
     pooled: bool
 
 
-def plain_view_only(_: float) -> int:
-    """One view an image, however long it takes."""
-    return 1
-
-
 class StageFeatures:
-    """Looks at images through the stages with pretrained weights, and keeps what it saw.
+    """The pooled outputs of a backbone's pretrained stages, computed in one pass and cached.
 
     Attributes:
-        last: the tap whose output the head reads, by its name; None where there is none.
-        seen: how many images the last look came to.
+        stages: The stages with pretrained weights.
+        outputs: The stages whose output is kept.
+        tables: The cache table of each of `outputs`.
+        last_stage: The name of the last output before the head; None where there is none.
+        n_measured: How many of its samples the last `extract` measured.
+        n_computed: How many views it computed for that.
+        seconds: How long that took.
     """
 
     def __init__(
@@ -62,165 +70,215 @@ class StageFeatures:
         compute: Compute,
         cache: FeatureCache,
         reporter: Reporter,
-        probe: Sequence[Sample] = (),
+        reference_samples: Sequence[Sample] = (),
     ) -> None:
         self.stages = backbone.stages[: backbone.pretrained]
         self.backbone = backbone
         self.reporter = reporter
-        self.forward = FeatureExtractor(
+        self.extractor = FeatureExtractor(
             nn.Sequential(*self.stages),
             backbone.preprocessing,
             compute,
             reporter,
             origin=backbone.origin,
-            probe=probe,
+            reference_samples=reference_samples,
         )
-        self.forward.choose_precision(cache)
+        self.extractor.choose_precision(cache)
         self.pools: list[nn.Module] = []
-        self.taps = self._taps()
-        codes = [tap.name for tap in self.taps if tap.name != HEAD]
-        self.last = codes[-1] if codes else None
-        self.tables = [cache.table(self._key(tap)) for tap in self.taps]
-        self.seen = self.computed = 0
+        self.outputs = self._find_outputs()
+        names = [output.name for output in self.outputs if output.name != HEAD]
+        self.last_stage = names[-1] if names else None
+        self.tables = [cache.table(self._key(output)) for output in self.outputs]
+        self.n_measured = self.n_computed = 0
         self.seconds = 0.0
 
-    def _key(self, tap: StageOutput) -> dict[str, Any]:
-        key = self.forward.key(tap.cut)
+    def _key(self, output: StageOutput) -> dict[str, Any]:
+        key = self.extractor.key(output.cut)
         if key is None:
-            raise ValueError(f"{self.backbone.name} has no pretrained weights to look through")
+            raise ValueError(f"{self.backbone.name} has no pretrained weights to measure with")
         return key
 
     @torch.no_grad()
-    def _taps(self) -> list[StageOutput]:
-        """The stages with parameters, the last one before the head, and the head; fills `pools`."""
+    def _find_outputs(self) -> list[StageOutput]:
+        """Find the stages with parameters, the last one before the head, and the head.
+
+        Fills `pools`, with a pool for every stage.
+        """
         side = self.backbone.preprocessing.crop
-        x = torch.zeros(1, 3, side, side, device=self.forward.compute.device)
-        whole = len(self.stages) == len(self.backbone.stages)
-        codes = len(self.stages) - 1 - whole
-        taps: list[StageOutput] = []
+        x = torch.zeros(1, 3, side, side, device=self.extractor.compute.device)
+        has_head = len(self.stages) == len(self.backbone.stages)
+        before_head = len(self.stages) - 1 - has_head
+        outputs: list[StageOutput] = []
         width = 0
         for index, stage in enumerate(self.stages):
             x = stage(x)
             flat = x.dim() == 2
             self.pools.append(Pool("flat" if flat else self.backbone.layout))
-            before, width = width, self.pools[-1](x).shape[1]
-            fresh = any(True for _ in stage.parameters())
-            if width > MAX_WIDTH or not (fresh or (index == codes and flat)):
+            previous_width, width = width, self.pools[-1](x).shape[1]
+            has_parameters = any(True for _ in stage.parameters())
+            if width > MAX_WIDTH or not (has_parameters or (index == before_head and flat)):
                 continue
-            if not fresh and width == before and taps and self.backbone.layout != "tokens":
-                taps.pop()  # the backbone's own mean over the map: the same codes once more
+            same_width = width == previous_width
+            if not has_parameters and same_width and outputs and self.backbone.layout != "tokens":
+                outputs.pop()  # This stage is the mean over its map: the same features again.
             cut = cut_name(nn.Sequential(*self.stages[: index + 1]))
-            taps.append(StageOutput(index, stage.name, cut if flat else f"{cut}+pool", not flat))
-        return taps
+            cut = cut if flat else f"{cut}+pool"
+            outputs.append(StageOutput(index, stage.name, cut, not flat))
+        return outputs
 
-    def at(
+    def extract(
         self,
         samples: Sequence[Sample],
-        *,
-        views: Callable[[float], int] = plain_view_only,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
+        views: Views = PLAIN_VIEW_ONLY,
+        n_views: Callable[[float], int] | None = None,
     ) -> tuple[dict[str, Tensor], dict[Path, str]]:
-        """The pooled outputs of the readable images by stage, float32 [n, channels], and why the
-        others were not readable. `seen` says how many of `samples` it came to.
+        """Compute the pooled outputs of the plain view of each image.
 
-        An image that has to be decoded for this is computed in as many views as `remember` would
-        want of it afterwards: `views` tells how many where one takes so many seconds (0: that is
-        not known yet). What comes back is of the plain ones.
+        An image that has to be decoded for this is computed in every view that training will read
+        later, so that it is decoded once. On a slow backbone the pass ends early: `n_measured`
+        says how many of `samples` it measured.
+
+        Args:
+            views: The views to compute.
+            n_views: Return how many of them, given the seconds that one takes (0: not known
+                yet); None: all of them.
+
+        Returns:
+            The outputs of the readable images by stage, float32 [n, channels], and the reason for
+            each unreadable image, by path.
         """
-        rows = [row_id(s.digest, PLAIN_VIEW) for s in samples]
-        missing = [i for i, row in enumerate(rows) if not self._have(row)]
-        asked: list[tuple[int, bytes]] = []  # how many images are done with it; the view's row
-        view_s = 0.0
-
-        def keys() -> Iterator[list[str]]:
-            for number, sample in enumerate((samples[i] for i in missing), 1):
-                wanted = range(views(view_s))
-                names = [view_id(sample, augmentation, seed, view) for view in wanted]
-                asked.extend((number - (name != names[-1]), name) for name in names)
-                yield [view_key(sample, seed, view) for view in wanted]
-
-        unreadable: dict[Path, str] = {}
-        batch = self.forward.compute.batch_size
-        done, total, end = 0, len(missing), len(samples)
-        started = time.perf_counter()
-        loaded = load_batches(
-            [samples[i].path for i in missing],
-            self.forward.preprocessing,
-            batch=batch,
-            augmentation=augmentation,
-            keys=keys(),
-        )
-        with closing(self.batches(loaded)) as passes:
-            for outputs, problems in passes:
-                good = [k for k, problem in enumerate(problems) if problem is None]
-                self._keep([asked[done + k][1] for k in good], outputs, good)
-                unreadable |= {p.path: p.why for p in problems if p is not None}
-                done += len(problems)
-                looked = asked[done - 1][0]
-                self.seconds = time.perf_counter() - started
-                if done == FORECAST_AFTER * batch:
-                    view_s = self.seconds / done
-                    fits = max(round(MAX_SECONDS / view_s / batch) * batch, MIN_SAMPLE, looked)
-                    if fits < total:
-                        total, end = fits, missing[fits]
-                        self.reporter.note(
-                            f"{self.backbone.name} is slow here, so {end} images are measured "
-                            f"instead of {len(samples)}"
-                        )
-                self.reporter.progress("measuring", min(looked, total), total)
-                if looked >= total < len(missing):
-                    break
-        self.computed = done
+        row_ids = [row_id(s.digest, PLAIN_VIEW) for s in samples]
+        missing = [i for i, row in enumerate(row_ids) if not self._is_cached(row)]
+        planned = _PlannedViews([samples[i] for i in missing], views, n_views)
+        n_missing, unreadable = self._compute_missing(planned, missing, len(samples))
         for table in self.tables:
             table.flush()
-        self.seen = end
-        there = [i for i in range(end) if self._have(rows[i])]
-        return {
-            tap.name: table.fetch([rows[i] for i in there]).float()
-            for tap, table in zip(self.taps, self.tables, strict=True)
-            if there
-        }, unreadable
+        self.n_measured = missing[n_missing] if n_missing < len(missing) else len(samples)
+        readable = [row for row in row_ids[: self.n_measured] if self._is_cached(row)]
+        return self._fetch(readable), unreadable
 
-    def changed(
-        self, samples: Sequence[Sample], change: Callable[[Tensor], Tensor], view: str
-    ) -> dict[str, Tensor]:
-        """The outputs for `samples`, which are readable, each picture changed in some way.
+    def _compute_missing(
+        self, planned: "_PlannedViews", missing: Sequence[int], n_samples: int
+    ) -> tuple[int, dict[Path, str]]:
+        """Compute the planned views of the images at `missing`, until that takes too long.
 
-        `change` takes and gives uint8 [n, 3, h, w]; `view` is its name in the cache.
+        Returns:
+            How many of the missing images are measured, and why images are unreadable, by path.
         """
-        rows = [row_id(s.digest, view) for s in samples]
-        missing = [i for i, row in enumerate(rows) if not self._have(row)]
+        batch = self.extractor.compute.batch_size
+        unreadable: dict[Path, str] = {}
+        done, total = 0, len(missing)
+        started = time.perf_counter()
+        loaded = load_batches(
+            [sample.path for sample in planned.samples],
+            self.extractor.preprocessing,
+            batch=batch,
+            augmentation=planned.views.augmentation,
+            keys=planned.keys(),
+        )
+        with closing(self.compute_batches(loaded)) as batches:
+            for outputs, problems in batches:
+                readable = [k for k, problem in enumerate(problems) if problem is None]
+                self._store([planned.row_ids[done + k] for k in readable], outputs, readable)
+                unreadable |= {p.path: p.why for p in problems if p is not None}
+                done += len(problems)
+                n_images = planned.images_done[done - 1]
+                self.seconds = time.perf_counter() - started
+                if done == FORECAST_AFTER_BATCHES * batch:
+                    planned.view_seconds = self.seconds / done
+                    batches_in_time = round(MAX_SECONDS / planned.view_seconds / batch)
+                    fits = max(batches_in_time * batch, MIN_SAMPLE, n_images)
+                    if fits < total:
+                        total = fits
+                        self.reporter.note(
+                            f"{self.backbone.name} is slow on this machine, so {missing[fits]:,} "
+                            f"images are measured instead of {n_samples:,}"
+                        )
+                self.reporter.progress("measuring", min(n_images, total), total)
+                if n_images >= total < len(missing):
+                    break
+        self.n_computed = done
+        return total, unreadable
+
+    def extract_transformed(
+        self, samples: Sequence[Sample], transform: Callable[[Tensor], Tensor], view: str
+    ) -> dict[str, Tensor]:
+        """Compute the pooled outputs of readable images whose pixels are transformed.
+
+        Args:
+            transform: Takes and returns uint8 images, [n, 3, h, w].
+            view: The transform's name in the cache.
+        """
+        row_ids = [row_id(s.digest, view) for s in samples]
+        missing = [i for i, row in enumerate(row_ids) if not self._is_cached(row)]
         done = 0
         loaded = load_batches(
             [samples[i].path for i in missing],
-            self.forward.preprocessing,
-            batch=self.forward.compute.batch_size,
+            self.extractor.preprocessing,
+            batch=self.extractor.compute.batch_size,
         )
-        for outputs, problems in self.batches(loaded, change):
+        for outputs, problems in self.compute_batches(loaded, transform):
             indices = missing[done : done + len(problems)]
-            self._keep([rows[i] for i in indices], outputs, list(range(len(problems))))
+            self._store([row_ids[i] for i in indices], outputs, list(range(len(problems))))
             done += len(problems)
-        return {
-            tap.name: table.fetch(rows).float()
-            for tap, table in zip(self.taps, self.tables, strict=True)
-        }
+        return self._fetch(row_ids)
 
-    def _have(self, row: bytes) -> bool:
-        return all(row in table for table in self.tables)
-
-    def batches(
+    def compute_batches(
         self,
         loaded: Iterable[ImageBatch],
-        change: Callable[[Tensor], Tensor] = lambda images: images,
+        transform: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> Generator[tuple[list[Tensor], list[Unreadable | None]], None, None]:
-        """Each stage's outputs for every batch, and which of its images are missing."""
+        """Yield the pooled outputs of all stages for each batch, and which images are missing."""
 
-        def one(batch: ImageBatch) -> tuple[list[Tensor], list[Unreadable | None]]:
-            return self.forward.every(change(batch[0]), self.pools), batch[1]
+        def compute(batch: ImageBatch) -> tuple[list[Tensor], list[Unreadable | None]]:
+            images, problems = batch
+            return self.extractor.pooled_outputs(transform(images), self.pools), problems
 
-        return map_in_workers(one, loaded, self.forward.compute)
+        return map_in_workers(compute, loaded, self.extractor.compute)
 
-    def _keep(self, rows: Sequence[bytes], outputs: list[Tensor], good: list[int]) -> None:
-        for tap, table in zip(self.taps, self.tables, strict=True):
-            table.add(rows, outputs[tap.index][good].cpu())
+    def _is_cached(self, row: bytes) -> bool:
+        return all(row in table for table in self.tables)
+
+    def _fetch(self, row_ids: Sequence[bytes]) -> dict[str, Tensor]:
+        """Read the outputs of these rows from the tables, float32 [n, channels] by stage."""
+        return {
+            output.name: table.fetch(row_ids).float()
+            for output, table in zip(self.outputs, self.tables, strict=True)
+            if row_ids
+        }
+
+    def _store(self, row_ids: Sequence[bytes], outputs: list[Tensor], readable: list[int]) -> None:
+        """Add a batch's outputs at `readable` to the tables, as the rows of `row_ids`."""
+        for output, table in zip(self.outputs, self.tables, strict=True):
+            table.add(row_ids, outputs[output.index][readable].cpu())
+
+
+class _PlannedViews:
+    """The views that the pass computes of each image, decided when the image's turn comes.
+
+    Attributes:
+        view_seconds: The seconds that a view takes; 0 while that is not known.
+        row_ids: The row ids of the views so far.
+        images_done: How many images are complete after each of these views.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        views: Views,
+        n_views: Callable[[float], int] | None,
+    ) -> None:
+        self.samples = samples
+        self.views = views
+        self.n_views = n_views or (lambda _: views.n)
+        self.view_seconds = 0.0
+        self.row_ids: list[bytes] = []
+        self.images_done: list[int] = []
+
+    def keys(self) -> Iterator[list[str]]:
+        """Yield the seeds of each image's views, as the loader takes them."""
+        for number, sample in enumerate(self.samples, 1):
+            n = self.n_views(self.view_seconds)
+            self.row_ids += [self.views.view_id(sample, view) for view in range(n)]
+            self.images_done += [number - 1] * (n - 1) + [number]
+            yield [self.views.view_key(sample, view) for view in range(n)]

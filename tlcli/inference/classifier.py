@@ -204,7 +204,7 @@ class Classifier:
         return _Network(
             member,
             FeatureExtractor(
-                member.stages, member.preprocessing, self.compute, self.reporter, fold=fold
+                member.stages, member.preprocessing, self.compute, self.reporter, optimize=fold
             ),
             preprocessings.index(member.preprocessing),
             [position[name] for name in self.classes],

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tlcli.backbones.backbone import Backbone
-from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Sample
-from tlcli.features.cache import CacheTable, FeatureCache
+from tlcli.features.cache import FeatureCache
+from tlcli.features.cache_table import CacheTable
 from tlcli.features.reference_images import choose_reference_samples
-from tlcli.features.stage_features import StageFeatures, plain_view_only
+from tlcli.features.stage_features import StageFeatures
+from tlcli.features.views import PLAIN_VIEW_ONLY, Views
 from tlcli.planning import linear_probe as probe
 from tlcli.planning import similarity as familiarity
 from tlcli.planning.cases import SAMPLE
@@ -58,9 +59,8 @@ def measure_folder(
     cache: FeatureCache,
     *,
     size: int = SAMPLE,
-    views: Callable[[float], int] = plain_view_only,
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
+    views: Views = PLAIN_VIEW_ONLY,
+    n_views: Callable[[float], int] | None = None,
     reporter: Reporter | None = None,
 ) -> Measurement:
     """Measure how familiar the images are to the backbone, and what each stage makes of them.
@@ -68,28 +68,27 @@ def measure_folder(
     Args:
         samples: the training images.
         size: how many of them to look at, at most.
-        views: how many of each to compute, for whoever trains on them next; see `StageFeatures.at`.
-        seed: of the sample, the folds and the views.
+        views: The views that training will read. Their seed is that of the sample and folds too.
+        n_views: Return how many of them to compute of an image; see `StageFeatures.extract`.
     """
     look = StageFeatures(
         backbone, compute, cache, reporter or Reporter(), choose_reference_samples(samples)
     )
-    chosen = choose_sample(samples, size, seed)
-    if look.last in {tap.name for tap in look.taps if tap.pooled}:
-        views = (
-            plain_view_only  # a head that pools the last maps itself reads what is not kept here
-        )
-    outputs, unreadable = look.at(chosen, views=views, augmentation=augmentation, seed=seed)
-    chosen = [s for s in chosen[: look.seen] if s.path not in unreadable]
+    chosen = choose_sample(samples, size, views.seed)
+    if look.last_stage in {output.name for output in look.outputs if output.pooled}:
+        # A head that pools the last maps itself reads what is not kept here.
+        views, n_views = replace(views, n=1), None
+    outputs, unreadable = look.extract(chosen, views, n_views)
+    chosen = [s for s in chosen[: look.n_measured] if s.path not in unreadable]
     labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
     known = familiarity.measure_familiarity(
-        chosen, backbone.weights_sha256, outputs, look.last, look.changed
+        chosen, backbone.weights_sha256, outputs, look.last_stage, look.extract_transformed
     )
     stages = {name: output for name, output in outputs.items() if name != "head"}
     readable = [s for s in samples if s.path not in unreadable]
     counts = Counter(s.label for s in readable)
     with torch_threads(1):
-        scores, best, notes = probe_stages(stages, labels, seed)
+        scores, best, notes = probe_stages(stages, labels, views.seed)
     drawn = len(set(labels.tolist()))
     if drawn < len(counts):
         notes.insert(0, f"{drawn} of {len(counts)} classes were looked at")
@@ -106,8 +105,8 @@ def measure_folder(
     )
     if best is not None and evidence.telling:
         evidence = _with_curve_and_pairs(evidence, best, classes)
-    kept = zip(look.taps, look.tables, strict=True)
-    tables = {tap.name + "+pool" * tap.pooled: table for tap, table in kept}
+    kept = zip(look.outputs, look.tables, strict=True)
+    tables = {output.name + "+pool" * output.pooled: table for output, table in kept}
     return Measurement(evidence, look, chosen, tables, unreadable)
 
 

@@ -4,7 +4,7 @@ from tlcli.data.augmentation.mixup import Mixing
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Dataset
 from tlcli.errors import UsageError
-from tlcli.features.extract import view_id
+from tlcli.features.views import Views
 from tlcli.planning.evidence import Timing
 from tlcli.planning.measure import Measurement
 from tlcli.planning.plan import Plan
@@ -20,15 +20,8 @@ def caches_features(plan: Plan, mixing: Mixing | None = None) -> bool:
     return plan.training.head_first or (plan.cut != "none" and mixing is None)
 
 
-def cached_views(
-    plan: Plan,
-    measured: Measurement,
-    dataset: Dataset,
-    augmentation: Augmentation | None,
-    seed: int,
-    views: int,
-) -> int:
-    """How many of the views that `plan` remembers are in the cache already."""
+def cached_views(plan: Plan, measured: Measurement, dataset: Dataset, views: Views) -> int:
+    """Return how many of the views that `plan` trains and validates on are already cached."""
     head_first = plan.cut == "none" and plan.training.head_first
     sweep = measured.evidence.sweep
     cut = sweep[-1].name if head_first and sweep else plan.cut
@@ -37,8 +30,8 @@ def cached_views(
     if table is None:
         return 0
     wanted = [
-        *(view_id(s, augmentation, seed, v) for s in dataset.train for v in range(views)),
-        *(view_id(s, None, seed, 0) for s in dataset.val),
+        *(views.view_id(s, view) for s in dataset.train for view in range(views.n)),
+        *(views.view_id(s, 0) for s in dataset.val),
     ]
     return sum(row in table for row in wanted)
 

@@ -17,7 +17,7 @@ from tlcli.data.loader import find_unreadable
 from tlcli.errors import UserError
 from tlcli.features.cache import FeatureCache
 from tlcli.features.sources import without_unreadable
-from tlcli.features.stage_features import plain_view_only
+from tlcli.features.views import Views
 from tlcli.planning.cases import CASES, Overrides, other_halves
 from tlcli.planning.evidence import Evidence
 from tlcli.planning.forecast import forecast
@@ -96,9 +96,8 @@ def decide(
             compute,
             cache,
             size=options.sample,
-            views=views_of if ahead else plain_view_only,
-            augmentation=augmentation,
-            seed=options.seed,
+            views=Views(augmentation=augmentation, seed=options.seed),
+            n_views=views_of if ahead else None,
             reporter=reporter,
         )
         dataset = without_unreadable(dataset, _unreadable(dataset, measured.unreadable), reporter)
@@ -121,7 +120,7 @@ def decide(
             n_train=len(dataset.train),
             n_val=len(dataset.val),
             views=views,
-            cached=cached_views(p, measured, dataset, augmentation, options.seed, views),
+            cached=cached_views(p, measured, dataset, Views(views, augmentation, options.seed)),
             parameters=sum(sizes.get(stage, 0) for stage in p.trained),
             n_classes=len(dataset.classes),
             mixed=mixing is not None and p.training.optimizer != "lbfgs",

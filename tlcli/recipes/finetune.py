@@ -18,6 +18,7 @@ from tlcli.features.cache import FeatureCache, feature_cache
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.sources import make_sources
+from tlcli.features.views import Views
 from tlcli.metrics.classification import metrics_of_no_images
 from tlcli.planning.explain import forecast_error_text
 from tlcli.planning.plan import Plan
@@ -203,17 +204,14 @@ def _train(
                     compute,
                     reporter,
                     origin=backbone.origin,
-                    probe=choose_reference_samples(dataset.train),
+                    reference_samples=choose_reference_samples(dataset.train),
                 ),
                 dataset,
-                views=views,
-                augmentation=planned.augmentation,
+                Views(views, planned.augmentation, options.seed),
                 mixing=None if phase == "head" else planned.mixing,
-                seed=options.seed,
-                must_remember=config.optimizer == "lbfgs",
-                checked=bool(history or state),
+                must_cache=config.optimizer == "lbfgs",
+                all_readable=bool(history or state),
                 cache=cache,
-                reporter=reporter,
             )
             if options.calibrate and plan.training.optimizer != "lbfgs":
                 gathered, spare = hold_out(gathered)
@@ -251,9 +249,7 @@ def _train(
         if trained and result.stopped == "interrupted":
             # Measuring may take long, and whoever asked it to stop may not wait.
             unknown = metrics_of_no_images(dataset.classes)
-            run_on_rank0(
-                partial(record.save, dataset, unknown, history, result, sources.remembered)
-            )
+            run_on_rank0(partial(record.save, dataset, unknown, history, result, sources.cached))
         temperature = record.confidence.temperature
         metrics = (
             score_network(part, sources, compute, reporter, temperature, cache) if trained else None
@@ -266,7 +262,7 @@ def _train(
         result.stopped = "interrupted"
         metrics = metrics_of_no_images(dataset.classes)
     if metrics is not None:
-        run_on_rank0(partial(record.save, dataset, metrics, history, result, sources.remembered))
+        run_on_rank0(partial(record.save, dataset, metrics, history, result, sources.cached))
     elif result.stopped == "interrupted":
         raise KeyboardInterrupt
     kept = f"; the best so far is saved in {folder}" if trained else ""

@@ -45,7 +45,7 @@ def score_network(
         fp32,
         reporter,
         origin=network.backbone.origin,
-        probe=choose_reference_samples(dataset.train),
+        reference_samples=choose_reference_samples(dataset.train),
     )
     mixed, val = sources.val_mixed, sources.val
     if mixed is not None and not isinstance(val, CachedFeatures):

@@ -70,12 +70,12 @@ MAPPED_FROM = 32_000_000
 class Scratch(Protocol):
     """A folder that large tensors may be mapped from (the feature cache is one).
 
-    `trying` turns a full or unwritable disk into a warning.
+    `tolerate_write_errors` turns a full or unwritable disk into a warning.
     """
 
     folder: Path
 
-    def trying(self) -> AbstractContextManager[None]:
+    def tolerate_write_errors(self) -> AbstractContextManager[None]:
         """Go on after an `OSError` in the block."""
 
 
@@ -86,7 +86,7 @@ def empty_or_mapped(shape: Sequence[int], dtype: torch.dtype, scratch: Scratch |
     """
     values = torch.Size(shape).numel()
     if scratch is not None and values * dtype.itemsize >= MAPPED_FROM:
-        with scratch.trying():
+        with scratch.tolerate_write_errors():
             scratch.folder.mkdir(parents=True, exist_ok=True)
             # It has no name, so that it is gone when the process is, however that ends.
             with tempfile.TemporaryFile(dir=scratch.folder) as file:

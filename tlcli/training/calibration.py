@@ -62,7 +62,7 @@ def hold_out(sources: FeatureSources) -> tuple[FeatureSources, FeatureSource | N
     train = sources.train
     spare = plain(train, aside.nonzero()[:, 0])
     if isinstance(train, CachedFeatures):
-        rest: FeatureSource = train.part((~aside).nonzero()[:, 0])
+        rest: FeatureSource = train.subset((~aside).nonzero()[:, 0])
     else:
         kept = [sample for sample, out in zip(samples, aside.tolist(), strict=True) if not out]
         rest = replace(train, samples=kept)
@@ -72,8 +72,8 @@ def hold_out(sources: FeatureSources) -> tuple[FeatureSources, FeatureSource | N
 def plain(source: FeatureSource, chosen: Tensor) -> FeatureSource:
     """Those images of a source, without augmentation."""
     if isinstance(source, CachedFeatures):
-        return source.plain(chosen)
-    return RecomputedFeatures([source.samples[i] for i in chosen.tolist()], source.forward)
+        return source.plain_subset(chosen)
+    return RecomputedFeatures([source.samples[i] for i in chosen.tolist()], source.extractor)
 
 
 def calibrate(
@@ -100,7 +100,7 @@ def calibrate(
     logits = None
     if strength is not None and isinstance(train, CachedFeatures):
         layer = network.final_layer
-        flat = train.own().flatten(2)
+        flat = train.selected().flatten(2)
         again = partial(left_out_logits, bias=layer.bias is not None, seed=seed)
 
         def left_out() -> dict[str, Tensor]:

@@ -25,27 +25,27 @@ def measure_costs(look: StageFeatures, samples: Sequence[Sample]) -> Timing:
 
     Where all of them were cached, what it came to when they were computed.
     """
-    batch = look.forward.compute.batch_size
-    enough = batch * look.forward.compute.workers
-    known = look.tables[-1].remarks if not look.computed and look.tables else {}
+    batch = look.extractor.compute.batch_size
+    enough = batch * look.extractor.compute.workers
+    known = look.tables[-1].metadata if not look.n_computed and look.tables else {}
     with suppress(KeyError, TypeError):  # of another version, or none
         return Timing(**known["costs"])
-    if look.computed < 2 * enough:
+    if look.n_computed < 2 * enough:
         # All of it was cached, or too little to tell: a batch a worker, after some to warm up.
         paths = [s.path for s in samples[:enough]]
         for _ in range(2):
             started = time.perf_counter()
-            loaded = load_batches(paths, look.forward.preprocessing, batch=batch)
-            for _ in look.batches(loaded):
+            loaded = load_batches(paths, look.extractor.preprocessing, batch=batch)
+            for _ in look.compute_batches(loaded):
                 pass
-            look.seconds, look.computed = time.perf_counter() - started, len(paths)
-    spent = look.forward.seconds
+            look.seconds, look.n_computed = time.perf_counter() - started, len(paths)
+    spent = look.extractor.stage_seconds
     total = sum(spent) or 1.0
     share = {s.name: sum(spent[: i + 1]) / total for i, s in enumerate(look.stages)}
     step, step_image = _step_costs(look)
-    timing = Timing(look.seconds / max(1, look.computed), share, step, step_image)
+    timing = Timing(look.seconds / max(1, look.n_computed), share, step, step_image)
     if look.tables:
-        look.tables[-1].remark("costs", asdict(timing))
+        look.tables[-1].set_metadata("costs", asdict(timing))
     return timing
 
 
@@ -55,7 +55,7 @@ def _step_costs(look: StageFeatures) -> tuple[float, float]:
 
     In eval mode, so that no running statistics move; the weights do not change.
     """
-    compute, side = look.forward.compute, look.backbone.preprocessing.crop
+    compute, side = look.extractor.compute, look.backbone.preprocessing.crop
     stages = nn.Sequential(*look.stages).eval()
     parameters = list(stages.parameters())
     frozen = [p for p in parameters if not p.requires_grad]

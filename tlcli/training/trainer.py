@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tlcli.backbones.network import Network
-from tlcli.features.buffer import ROWS_AT_ONCE
+from tlcli.features.buffer import ROWS_PER_COPY
 from tlcli.features.sources import CachedFeatures, FeatureSource
 from tlcli.metrics.classification import MACRO_METRICS
 from tlcli.planning.training_config import TrainingConfig
@@ -242,8 +242,8 @@ def _solve_head(
     """Set the final layer to the optimum of a linear head; one row."""
     if not isinstance(train, CachedFeatures):
         raise TypeError("a head is solved on remembered codes")
-    codes = train.own().flatten(2)
-    if not all(part.isfinite().all() for part in codes.split(ROWS_AT_ONCE)):
+    codes = train.selected().flatten(2)
+    if not all(part.isfinite().all() for part in codes.split(ROWS_PER_COPY)):
         raise Diverged("some activations at the cut are no finite numbers")
     started = time.perf_counter()
     layer = network.final_layer
