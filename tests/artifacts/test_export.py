@@ -42,7 +42,7 @@ def save_network(path, name, *, cut="none", dropped=False, **changes):
     network = build_network(build(name), cut=cut, dropped=dropped, n_classes=len(classes))
     torch.nn.init.normal_(network.final_layer.weight)
     meta = bundle.BundleMeta(
-        backbone=name, cut=cut, dropped=dropped, classes=classes,
+        backbone=name, cut=cut, truncated_after=cut if dropped else None, classes=classes,
         preprocessing=network.backbone.preprocessing, plan={}, metrics=None, dataset="", seed=0,
         versions={}, weights="none",
     )  # fmt: skip

@@ -109,7 +109,7 @@ def subject_of(backbone, input_name):
     network = build_network(backbone, cut="none", dropped=False, n_classes=3)
     enliven(network)
     meta = BundleMeta(
-        backbone.name, "none", False, ("a", "b", "c"), backbone.preprocessing,
+        backbone.name, "none", ("a", "b", "c"), backbone.preprocessing,
         plan={}, metrics=None, dataset="", seed=0, versions={}, weights="none",
     )  # fmt: skip
     return Subject(meta, network, input_name)

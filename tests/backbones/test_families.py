@@ -130,7 +130,6 @@ def bundle_of(name, path):
     meta = bundle.BundleMeta(
         backbone=name,
         cut="none",
-        dropped=False,
         classes=("a", "b", "c"),
         preprocessing=network.backbone.preprocessing,
         plan={},
@@ -191,7 +190,7 @@ def tampered(path, change):
         (lambda m: m.update(backbone="../../etc"), "unknown backbone"),
         (lambda m: m.pop("classes"), "damaged"),
         (lambda m: m.update(classes=[1, 2, 3]), "classes"),
-        (lambda m: m.update(classes=["a", "b"]), "tensors are not those"),
+        (lambda m: m.update(classes=["a", "b"]), "tensors do not fit"),
         (lambda m: m.update(cut="layer9"), "no stage"),
         (lambda m: m.update(preprocessing={}), "preprocessing"),
         (lambda m: m.update(surprise=1), "damaged"),

@@ -401,8 +401,8 @@ def test_a_temperature_of_the_bundle_is_in_its_tensors(trained, images):
     meta = bundle.read_meta(trained.bundle)
     record = json.loads((trained.folder / "run.json").read_text())
     counts = record["dataset"]["classes"].values()
-    assert meta.calibration["method"] == "5-fold"
-    assert meta.calibration["n"] == sum(count["train"] for count in counts)
+    assert meta.calibration.method == "5-fold"
+    assert meta.calibration.n == sum(count["train"] for count in counts)
     # so that what reads the tensors alone has the same probabilities
     network, _ = open_bundle(trained.bundle)
     pixels = network.backbone.preprocessing.fit(Image.open(images[0]).convert("RGB"))

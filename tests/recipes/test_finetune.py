@@ -83,7 +83,7 @@ def test_images_kept_aside_for_calibration_are_out_of_both_phases(
     monkeypatch.setattr(calibration, "FEWEST", 2)
     monkeypatch.setattr(calibration, "SHARE", 0.4)
     run = finetune(two_classes, case="large-similar", epochs=1, output=tmp_path / "run")
-    assert open_bundle(run.bundle)[1].calibration["method"] == "held-out"
+    assert open_bundle(run.bundle)[1].calibration.method == "held-out"
     rows = list(csv.DictReader((run.folder / "history.csv").open()))
     assert [r["phase"] for r in rows] == ["head", "all"]
     assert float(rows[0]["train_top1"]) == 1

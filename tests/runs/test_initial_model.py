@@ -31,15 +31,15 @@ def test_on_the_same_classes_the_head_is_kept(whole, flowers, tmp_path):
     assert "trained further" in further.plan.why
     assert not further.plan.training.head_first  # the head needs no solving first
     before, after = (open_bundle(r.bundle)[0].tensors() for r in (whole, further))
-    temperature = (read_meta(whole.bundle).calibration or {}).get("temperature", 1.0)
+    temperature = read_meta(whole.bundle).temperature
     for name, tensor in before.items():  # hardly moved, and the temperature undone
         undone = temperature if name.startswith("fc3") or "classifier" in name else 1.0
         assert torch.allclose(after[name], tensor * undone, atol=1e-3), name
     meta = read_meta(further.bundle)
     assert meta.preprocessing == read_meta(whole.bundle).preprocessing
-    assert meta.ancestor["sha256"] == tensors_sha256(before)
-    assert meta.ancestor["name"] == meta.weights == "run/model.safetensors"
-    assert meta.ancestor["weights"] == "lenet.safetensors"
+    assert meta.ancestor.sha256 == tensors_sha256(before)
+    assert meta.ancestor.name == meta.weights == "run/model.safetensors"
+    assert meta.ancestor.weights == "lenet.safetensors"
 
 
 def test_for_other_classes_the_head_is_replaced(whole, two_classes, tmp_path):
@@ -55,7 +55,7 @@ def test_for_other_classes_the_head_is_replaced(whole, two_classes, tmp_path):
 
 def test_a_bundle_without_its_last_stages_is_trained_further_without_them(two_classes, tmp_path):
     short = finetune(two_classes, case="small-different", output=tmp_path / "short")
-    ends = read_meta(short.bundle).ends
+    ends = read_meta(short.bundle).truncated_after
     assert ends == short.plan.cut
     before = open_bundle(short.bundle)[0].tensors()
     image = next(two_classes.glob("val/*/*"))
@@ -64,7 +64,7 @@ def test_a_bundle_without_its_last_stages_is_trained_further_without_them(two_cl
             two_classes, model=short.folder, case=case, output=tmp_path / case, **options
         )
         meta, now = read_meta(further.bundle), open_bundle(further.bundle)[0].tensors()
-        assert (meta.dropped, meta.ends) == (True, ends)
+        assert (meta.dropped, meta.truncated_after) == (True, ends)
         assert meta.cut == ("none" if case == "large-similar" else "pool")
         assert load(further.folder).predict(image)[0].label
         assert now.keys() == before.keys()

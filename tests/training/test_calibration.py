@@ -9,6 +9,7 @@ import torch
 
 from tlcli import finetune, load
 from tlcli.artifacts import bundle
+from tlcli.artifacts.atomic import write_tensors
 from tlcli.backbones.build import build
 from tlcli.backbones.network import build_network
 from tlcli.data.dataset import scan
@@ -69,7 +70,7 @@ def test_the_final_layer_is_divided_by_the_temperature(scale):
     assert found.temperature == (1 if scale == 1 else pytest.approx(scale, rel=0.15))
     assert torch.equal(network.final_layer.weight, was / found.temperature)
     assert (found.method, found.n) == ("held-out", 600)
-    assert found.novelty.score(codes[:, 0]).median() < 1
+    assert found.ood_detector.score(codes[:, 0]).median() < 1
 
 
 def test_left_out_logits_are_less_sure_than_fitted_ones_and_do_not_see_their_image():
@@ -127,38 +128,37 @@ def test_of_many_images_an_even_selection_is_looked_at():
     assert chosen[-1] == 99_999
 
 
+def save_description(path, of, description):
+    """Write the tensors of a bundle with another description."""
+    write_tensors(path, bundle.read_tensors(of), {bundle.KEY: json.dumps(description)})
+
+
 @pytest.mark.parametrize(
     "damage",
     [{"rest": -1.0}, {"threshold": math.inf}, {"mean": "AAAA"}, {"variances": []}, {"width": "x"}],
 )
 def test_damaged_novelty_is_refused(trained, tmp_path, damage):
-    meta = bundle.read_meta(trained.bundle)
-    broken = bundle.BundleMeta(**{**meta.__dict__, "novelty": {**meta.novelty, **damage}})
-    bundle.save(tmp_path / "x.safetensors", bundle.read_tensors(trained.bundle), broken)
+    description = json.loads(bundle.read_meta(trained.bundle).to_json())
+    description["novelty"] |= damage
+    save_description(tmp_path / "x.safetensors", trained.bundle, description)
     with pytest.raises(UserError, match="novelty is damaged"):
         load(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, "hot", None])
 def test_a_damaged_temperature_is_refused(trained, tmp_path, temperature):
-    meta = bundle.read_meta(trained.bundle)
-    broken = bundle.BundleMeta(**{**meta.__dict__, "calibration": {"temperature": temperature}})
-    bundle.save(tmp_path / "x.safetensors", bundle.read_tensors(trained.bundle), broken)
+    description = json.loads(bundle.read_meta(trained.bundle).to_json())
+    description["calibration"] = {"temperature": temperature}
+    save_description(tmp_path / "x.safetensors", trained.bundle, description)
     with pytest.raises(UserError, match="temperature"):
         load(tmp_path / "x.safetensors")
 
 
 def test_a_bundle_of_the_first_format_still_loads(trained, flowers, tmp_path):
-    meta = bundle.read_meta(trained.bundle)
-    text = json.loads(meta.to_json())
-    del text["novelty"]
+    description = json.loads(bundle.read_meta(trained.bundle).to_json())
+    del description["novelty"]
     old = tmp_path / "old.safetensors"
-
-    class Old:
-        def to_json(self):
-            return json.dumps({**text, "format": 1, "calibration": None})
-
-    bundle.save(old, bundle.read_tensors(trained.bundle), Old())
+    save_description(old, trained.bundle, {**description, "format": 1, "calibration": None})
     image = next(flowers.glob("*/*.jpg"))
     (was,), (now,) = load(old).predict(image), load(trained.bundle).predict(image)
     assert (was.label, was.probability, was.ood) == (now.label, now.probability, None)
@@ -170,14 +170,14 @@ def test_a_plan_that_trains_by_steps_keeps_images_aside(tmp_path, shared):
     options = {"model": "lenet5", "epochs": 2, "augment": "none"}
     run = finetune(data, output=tmp_path / "a", **options)
     kept = bundle.read_meta(run.bundle).calibration
-    assert (kept["method"], kept["n"]) == ("held-out", 100)
-    assert run.metrics["calibration"]["temperature"] == kept["temperature"]
+    assert (kept.method, kept.n) == ("held-out", 100)
+    assert run.metrics["calibration"]["temperature"] == kept.temperature
     assert load(run.folder).has_ood
     again = finetune(data, output=tmp_path / "b", **options)
     assert again.bundle.read_bytes() == run.bundle.read_bytes()
     without = finetune(data, output=tmp_path / "c", calibrate=False, **options)
     meta = bundle.read_meta(without.bundle)
-    assert (meta.calibration, meta.novelty) == (None, None)
+    assert (meta.calibration, meta.ood_detector) == (None, None)
 
 
 def test_the_images_kept_aside_are_not_trained_on(two_classes, shared):

@@ -14,7 +14,6 @@ from tlcli.backbones.network import Network, build_network
 from tlcli.data.tta import VIEWS
 from tlcli.errors import UsageError, UserError, choice, did_you_mean
 from tlcli.inference.classifier import Classifier, Member
-from tlcli.metrics.ood import OodDetector
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
 from tlcli.runtime.device import Compute
@@ -79,10 +78,11 @@ def open_bundle(path: Path) -> tuple[Network, bundle.BundleMeta]:
     with skip_init():
         backbone = build.build(meta.backbone, n_classes=n, resolution=meta.preprocessing.crop)
     backbone.preprocessing = meta.preprocessing
-    if meta.end != "none" and meta.end not in [s.name for s in backbone.stages]:
-        raise UserError(f"{path}: {meta.backbone} has no stage {meta.end!r}", "train it again")
+    cut = meta.truncated_after or meta.cut
+    if cut != "none" and cut not in [s.name for s in backbone.stages]:
+        raise UserError(f"{path}: {meta.backbone} has no stage {cut!r}", "train it again")
     with skip_init():
-        network = build_network(backbone, cut=meta.end, dropped=meta.dropped, n_classes=n)
+        network = build_network(backbone, cut=cut, dropped=meta.dropped, n_classes=n)
     _copy_tensors(tensors, network.tensors(), path)
     return network, meta
 
@@ -155,17 +155,10 @@ def _open_member(model: str, weights: str, reporter: Reporter) -> Member:
         stages=nn.Sequential(*stages),
         head=head,
         preprocessing=meta.preprocessing,
-        ood_detector=_ood_detector(path, meta),
-        temperature=(meta.calibration or {}).get("temperature", 1.0),
+        ood_detector=meta.ood_detector,
+        temperature=meta.temperature,
         agreement=meta.metrics.agreement if meta.metrics else None,
     )
-
-
-def _ood_detector(path: Path, meta: bundle.BundleMeta) -> OodDetector | None:
-    try:
-        return None if meta.novelty is None else OodDetector.from_dict(meta.novelty)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}", "train it again") from error
 
 
 def _open_backbone(name: str, weights: str, reporter: Reporter) -> Member:

@@ -4,6 +4,7 @@ Readers accept what any version wrote: a value that is missing or of another typ
 nothing), and an unknown key is ignored.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -69,6 +70,37 @@ class CalibrationError:
         temperature, *others = (f.name for f in fields(cls))
         known = _number(content, temperature)
         return cls(1.0 if known is None else known, **_numbers(content, *others))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the probabilities of a trained network were calibrated.
+
+    Attributes:
+        temperature: the number that the final layer was divided by (Guo et al. 2017).
+        method: "5-fold" or "held-out": which images it was fitted on.
+        n: number of these images.
+    """
+
+    temperature: float
+    method: str = ""
+    n: int = 0
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read the `calibration` of a bundle.
+
+        Raises:
+            ValueError: the temperature is not a positive number.
+        """
+        temperature, method = _number(content, "temperature"), _get(content, "method")
+        if temperature is None or not 0 < temperature < math.inf:
+            raise ValueError("the temperature is not a positive number")
+        return cls(temperature, method if isinstance(method, str) else "", _count(content, "n"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)

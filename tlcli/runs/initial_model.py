@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tlcli.artifacts import run_folder as run
+from tlcli.artifacts.bundle import Ancestor
 from tlcli.backbones import build, catalogue
 from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.network import Network
@@ -30,7 +31,7 @@ class InitialModel:
     """
 
     backbone: Backbone
-    ancestor: Mapping[str, str] | None = None
+    ancestor: Ancestor | None = None
     head: Mapping[str, Tensor] | None = None
 
     def keeps_head(self, plan: Plan) -> bool:
@@ -75,18 +76,13 @@ def load_initial_model(
     network, meta = open_bundle(path)
     backbone = network.backbone
     backbone.stages = network.stages
-    backbone.truncated_after = meta.end if meta.dropped else None
+    backbone.truncated_after = meta.truncated_after
     # Its head knows other things than ImageNet's, so evidence and plan do without.
     backbone.pretrained = len(network.stages) - 1
     backbone.weights = f"{path.resolve().parent.name}/{path.name}"
     backbone.weights_sha256 = tensors_sha256(network.tensors())
-    ancestor = {
-        "name": backbone.weights,
-        "sha256": backbone.weights_sha256,
-        "weights": meta.weights,
-    }
-    temperature = (meta.calibration or {}).get("temperature", 1.0)
-    head = {k: v.detach() * temperature for k, v in network.final_layer.named_parameters()}
+    ancestor = Ancestor(backbone.weights, backbone.weights_sha256, meta.weights)
+    head = {k: v.detach() * meta.temperature for k, v in network.final_layer.named_parameters()}
     same = tuple(classes) == meta.classes
     known = f"{len(meta.classes)} classes ({shorten_list(meta.classes, 3)})"
     backbone.notes = [

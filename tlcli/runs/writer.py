@@ -203,11 +203,9 @@ class RunWriter:
         """The bundle's description."""
         assert self.planned is not None
         backbone, plan = self.origin.backbone, self.planned.plan
-        novelty = self.confidence.novelty
         return BundleMeta(
             backbone=backbone.name,
             cut=plan.cut,
-            dropped=self._network.dropped,
             classes=dataset.classes,
             preprocessing=backbone.preprocessing,
             plan=plan.to_dict(),
@@ -216,9 +214,9 @@ class RunWriter:
             seed=self.options.seed,
             versions=versions(),
             weights=backbone.weights,
-            calibration=self.confidence.to_dict(),
-            novelty=None if novelty is None else novelty.to_dict(),
-            ends=plan.cut if plan.dropped else backbone.truncated_after,
+            calibration=self.confidence.calibration,
+            ood_detector=self.confidence.ood_detector,
+            truncated_after=plan.cut if plan.dropped else backbone.truncated_after,
             ancestor=self.origin.ancestor,
         )
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 
 from tlcli.backbones.network import Network
 from tlcli.features.sources import CachedFeatures, FeatureSource, FeatureSources, RecomputedFeatures
+from tlcli.metrics.metrics import Calibration
 from tlcli.metrics.ood import OodDetector, fit_ood_detector, sample_indices
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
@@ -30,19 +30,19 @@ class Confidence:
         temperature: what the logits were divided by; 1 where none was surely better.
         method: where it is from: "5-fold" or "held-out".
         n: how many images it is from.
-        novelty: how unlike the training images others are.
+        ood_detector: measures how unlike the training images an image is; None if it could not be
+            fitted.
     """
 
     temperature: float = 1.0
     method: str = ""
     n: int = 0
-    novelty: OodDetector | None = None
+    ood_detector: OodDetector | None = None
 
-    def to_dict(self) -> dict[str, Any] | None:
+    @property
+    def calibration(self) -> Calibration | None:
         """The bundle's `calibration`; None where the probabilities are the plain softmax."""
-        if not self.method:
-            return None
-        return {"temperature": self.temperature, "method": self.method, "n": self.n}
+        return Calibration(self.temperature, self.method, self.n) if self.method else None
 
 
 def hold_out(sources: FeatureSources) -> tuple[FeatureSources, FeatureSource | None]:
@@ -110,10 +110,10 @@ def calibrate(
         unseen = broadcast_from_first(left_out)
         if unseen:
             logits, labels = unseen["logits"], train.labels[unseen["images"]]
-            novelty, method = fit_ood_detector(codes), f"{FOLDS}-fold"
+            ood_detector, method = fit_ood_detector(codes), f"{FOLDS}-fold"
     elif spare is not None:
         logits, labels = predict_logits(suffix, spare, compute)
-        novelty = fit_ood_detector(codes, forward_all(body, spare, compute)[0])
+        ood_detector = fit_ood_detector(codes, forward_all(body, spare, compute)[0])
         method = "held-out"
     if logits is None:
         reporter.note("too few training images to learn how sure to be: plain softmax")
@@ -126,7 +126,7 @@ def calibrate(
             parameter.div_(temperature)
     found = f"temperature {temperature:.2f}" if temperature != 1 else "no other temperature needed"
     reporter.note(f"confidence: {found}, by {len(labels)} left-out training images")
-    return Confidence(temperature, method, len(labels), novelty)
+    return Confidence(temperature, method, len(labels), ood_detector)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

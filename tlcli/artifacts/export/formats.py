@@ -165,7 +165,9 @@ def _open_state_dict(subject: Subject, path: Path) -> Runner:
     else:
         state = torch.load(path, weights_only=True)
     backbone = build(meta.backbone, n_classes=classes, resolution=meta.preprocessing.crop)
-    network = build_network(backbone, cut=meta.end, dropped=meta.dropped, n_classes=classes)
+    network = build_network(
+        backbone, cut=meta.truncated_after or meta.cut, dropped=meta.dropped, n_classes=classes
+    )
     if meta.dropped:
         with torch.no_grad():
             for name, tensor in network.tensors().items():

@@ -105,10 +105,9 @@ def _metrics(what: str, metrics: Metrics | None) -> Iterable[str]:
 
 
 def _probabilities(meta: BundleMeta) -> str:
-    temperature = _at(meta.calibration, "temperature")
-    if not isinstance(temperature, int | float):
+    if meta.calibration is None:
         return "Probabilities are the plain softmax, not calibrated: take them as an order only.\n"
-    return f"Probabilities are calibrated by a temperature of {temperature:.3g}.\n"
+    return f"Probabilities are calibrated by a temperature of {meta.temperature:.3g}.\n"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -125,7 +125,7 @@ def _state_dict(subject: Subject, file: Path) -> tuple[str, list[str], str, str]
         lines += [
             "NETWORK = build_network(",
             f"    {built},",
-            f"    cut={meta.end!r},",
+            f"    cut={meta.truncated_after!r},",
             "    dropped=True,",
             f"    n_classes={classes},",
             ")",
