@@ -1,13 +1,10 @@
-"""The accuracy of the main job on real photographs: `python -m tests.bench.accuracy`.
+"""Measure the accuracy of the main job on real photographs: `python -m tests.bench.accuracy`.
 
-Runs whole commands on the data and weights in ../shared and writes docs/measured/accuracy.md, one
-row per command with its target. `--only WORD` runs the rows whose name contains WORD and prints
-them alone.
+Runs whole commands on the data and weights in ../shared and writes docs/measured/accuracy.md: one
+row per command, with its target.
 """
 
 import json
-import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -16,18 +13,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import torchvision
 
+from tests.bench.common import environment, make_parser, write_page
+from tests.paths import SHARED
 from tlcli.metrics.intervals import wilson_interval
-
-ROOT = Path(__file__).parent.parent.parent
-SHARED = ROOT.parent / "shared"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A command, and the accuracy that it should reach."""
+    """A command, and the accuracy that it is expected to reach."""
 
     name: str
     command: str
@@ -36,18 +31,18 @@ class Row:
 
 ROWS = (
     Row(
-        "head on the last features, default backbone",
+        "linear head, default backbone",
         "finetune {shared}/data/flowers --case small-similar",
         0.88,
     ),
     Row(
-        "head on the last features, MobileNetV2",
+        "linear head, MobileNetV2",
         "finetune {shared}/data/flowers --case small-similar --model mobilenet_v2 "
         "--weights {shared}/weights/mobilenet_v2-tf-imagenet.pth",
         0.825,
     ),
     Row(
-        "digits, head on a middle stage",
+        "digits, mid-level cut",
         "finetune {shared}/data/digits --case small-different",
         0.90,
     ),
@@ -67,7 +62,7 @@ ROWS = (
 
 
 def measure(row: Row) -> tuple[int, int, float]:
-    """Run a command: correct predictions, all predictions, seconds of the whole command."""
+    """Run a command; return the correct predictions, all predictions and the seconds it took."""
     arguments = shlex.split(row.command.format(shared=SHARED))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -83,39 +78,38 @@ def measure(row: Row) -> tuple[int, int, float]:
             bundle = Path(folder, done.stdout.strip())
             metrics = json.loads((bundle.parent / "metrics.json").read_text())
             return round(metrics["top1"] * metrics["n"]), metrics["n"], seconds
-    answers = json.loads(done.stdout)
+    predictions = sorted(json.loads(done.stdout), key=lambda prediction: prediction["path"])
     # The samples sort by file name into the order of the classes, one each.
     names = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    ordered = sorted(answers, key=lambda a: a["path"])
-    right = sum(a["label"] == name for a, name in zip(ordered, names, strict=True))
-    return right, len(ordered), seconds
+    correct = sum(p["label"] == name for p, name in zip(predictions, names, strict=True))
+    return correct, len(predictions), seconds
 
 
 def main() -> None:
-    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+    parser = make_parser(__doc__, only="run the rows whose name contains WORD, and only print them")
+    only = parser.parse_args().only
     lines = [
-        "| what | command | accuracy | 95% interval | target | seconds |",
+        "| what | command | right | 95% interval | target | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for row in ROWS:
         if only in row.name:
-            right, n, seconds = measure(row)
-            low, high = wilson_interval(right, n)
+            correct, n, seconds = measure(row)
+            low, high = wilson_interval(correct, n)
             command = row.command.format(shared="../shared")
             lines.append(
-                f"| {row.name} | `tlcli {command}` | **{right / n:.1%}** of {n} "
+                f"| {row.name} | `tlcli {command}` | **{correct / n:.1%}** of {n} "
                 f"| {low:.1%} to {high:.1%} | {row.target:.1%} | {seconds:.0f} |"
             )
             print(lines[-1], flush=True)
     if not only:
         text = (
             "# Accuracy on real photographs\n\n"
-            "Made by `python -m tests.bench.accuracy`. Seconds are for the whole command, Python's "
-            f"start included, on {os.cpu_count()} cores ({platform.machine()}, torch "
-            f"{torch.__version__}, torchvision {torchvision.__version__}); the machine is shared "
-            "and noisy, so take them as an order of magnitude.\n\n" + "\n".join(lines) + "\n"
+            "Made by `python -m tests.bench.accuracy`. Seconds are those of the whole command, "
+            f"including starting Python, on {environment()}; the machine is shared and noisy, so "
+            "take them as an order of magnitude.\n\n"
         )
-        (ROOT / "docs" / "measured" / "accuracy.md").write_text(text)
+        write_page("accuracy.md", text + "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What decoding large JPEGs at a part of their size changes: `python -m tests.bench.draft`.
+"""Measure how decoding large JPEGs at reduced size changes predictions.
 
-Every fourth of the shared flowers' val photographs, enlarged four times (about 2,000 x 1,300
-pixels), is answered decoded whole and decoded with 1, 2 or 3 times `resize` to spare. The program's
-own margin is `tlcli.data.preprocessing.SPARE`.
+Run it as `python -m tests.bench.draft`. Every fourth validation photograph of the shared flowers is
+enlarged four times (about 2,000 x 1,300 pixels), then predicted from the fully decoded image and
+from images decoded at reduced size, with at least 1, 2 or 3 times `resize` pixels per side. The
+program's own margin is `tlcli.data.preprocessing.SPARE`.
 """
 
 import tempfile
@@ -13,14 +14,16 @@ import torch
 from PIL import Image
 
 import tlcli
+from tests.bench.common import make_parser
+from tests.paths import FLOWERS
 from tlcli.data import preprocessing
 
-FLOWERS = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "flowers"
-WHOLE = 10**6
+FULL_SIZE = 10**6
+"""A margin that no image has, so that each is decoded in full."""
 
 
 def main() -> None:
-    """Print a row a margin."""
+    make_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = tlcli.finetune(FLOWERS, case="small-similar", output=Path(folder, "run"))
         for path in sorted((FLOWERS / "val").rglob("*.jpg"))[::4]:
@@ -30,19 +33,20 @@ def main() -> None:
                 Path(folder, f"{path.parent.name}-{path.name}"), quality=90
             )
         classifier = tlcli.load(run.folder, precision="fp32")
-        large = sorted(Path(folder).glob("*.jpg"))
-        whole: torch.Tensor | None = None
-        print("| to spare | seconds an image | largest difference | other answers |")
-        for spare in (WHOLE, 1, 2, 3):
-            preprocessing.SPARE = spare
+        enlarged = sorted(Path(folder).glob("*.jpg"))
+        reference: torch.Tensor | None = None
+        print("| margin | seconds per image | largest difference | changed predictions |")
+        for margin in (FULL_SIZE, 1, 2, 3):
+            preprocessing.SPARE = margin
             started = time.process_time()
-            answers = torch.cat([batch.probabilities for batch in classifier.batches(large)])
-            seconds = (time.process_time() - started) / len(large)
-            whole = answers if whole is None else whole
-            difference = (answers - whole).abs().max().item()
-            flips = int((answers.argmax(1) != whole.argmax(1)).sum())
-            named = "whole" if spare == WHOLE else f"{spare} times"
-            print(f"| {named} | {seconds:.3f} | {difference:.3f} | {flips} of {len(large)} |")
+            batches = classifier.batches(enlarged)
+            probabilities = torch.cat([batch.probabilities for batch in batches])
+            seconds = (time.process_time() - started) / len(enlarged)
+            reference = probabilities if reference is None else reference
+            difference = (probabilities - reference).abs().max().item()
+            flips = int((probabilities.argmax(1) != reference.argmax(1)).sum())
+            label = "full size" if margin == FULL_SIZE else f"{margin} times"
+            print(f"| {label} | {seconds:.3f} | {difference:.3f} | {flips} of {len(enlarged)} |")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""fastai on a folder of images, for comparison; JSON on stdout. Needs torch, torchvision, fastai.
+"""Train fastai on a folder of images, for comparison.
 
-`PYTHON tests/bench/fastai_contender.py DIR --weights FILE` with the Python of an environment of its
-own: nothing of tlcli is imported. A `vision_learner` on torchvision's mobilenet_v2 with the weights
-of FILE, fastai's own head, loaders, batch size, learning rates and schedules; random resized crops
-and `aug_transforms` as in its tutorials. `--mode frozen` trains the head by one-cycle epochs,
-`--mode fine_tune` is `fine_tune`: a frozen epoch, then `--epochs` of everything. The answers are
-those of the last epoch. `--test PART` adds the answers on the images of DIR/PART, named by file.
+`PYTHON tests/bench/fastai_contender.py DIR --weights FILE`, with the Python of an environment of
+its own that has torch, torchvision and fastai: nothing of tlcli is imported. A `vision_learner` on
+torchvision's mobilenet_v2 with the weights of FILE, and with fastai's own head, loaders, batch
+size, learning rates and schedules; random resized crops and `aug_transforms` as in its tutorials.
+`--mode frozen` trains the head by one-cycle epochs; `--mode fine_tune` is fastai's `fine_tune`: one
+frozen epoch, then `--epochs` of full training. Predictions are those of the last epoch. `--test
+PART` adds the predictions for the images of DIR/PART, by file name. Prints JSON on stdout.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--mode", choices=("frozen", "fine_tune"), default="frozen")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--test", help="a third part, whose answers are told")
+    parser.add_argument("--test", help="a third part, whose predictions are printed")
     options = parser.parse_args()
 
     def arch(pretrained: bool = True) -> torch.nn.Module:
@@ -47,7 +48,7 @@ def main() -> None:
             model.load_state_dict(torch.load(options.weights, weights_only=True))
         return model
 
-    # fastai knows the cut and the pixels' mean of the networks in this table alone
+    # fastai knows the cut and the pixel statistics only of the networks in this table
     model_meta[arch] = {"cut": -1, "split": default_split, "stats": imagenet_stats}
     torch.manual_seed(0)
     loaders = ImageDataLoaders.from_folder(
@@ -67,7 +68,7 @@ def main() -> None:
             learner.fine_tune(options.epochs)
     fit_s = time.perf_counter() - started
     n = len(loaders.valid_ds)
-    # of fine_tune's two fits, the recorder remembers the second
+    # the recorder remembers only the second of fine_tune's two fits
     found = {
         "fit_s": round(fit_s, 2),
         "epochs": [round(row[-1] * n) for row in learner.recorder.values],
@@ -79,9 +80,9 @@ def main() -> None:
     if options.test:
         paths = sorted(get_image_files(options.data / options.test))
         with learner.no_bar():
-            chances, _ = learner.get_preds(dl=loaders.test_dl(paths))
-        names = [loaders.vocab[i] for i in chances.argmax(1).tolist()]
-        found["answers"] = {path.name: name for path, name in zip(paths, names, strict=True)}
+            probabilities, _ = learner.get_preds(dl=loaders.test_dl(paths))
+        names = [loaders.vocab[i] for i in probabilities.argmax(1).tolist()]
+        found["predictions"] = {path.name: name for path, name in zip(paths, names, strict=True)}
     print(json.dumps(found))
 
 

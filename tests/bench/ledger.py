@@ -1,4 +1,4 @@
-"""What the whole-command benchmarks share: commands that are timed, outcomes that are kept."""
+"""The timed commands and the kept outcomes of the benchmarks that run for hours."""
 
 import argparse
 import datetime
@@ -17,11 +17,10 @@ from typing import Any, TypeVar
 import torch
 import torchvision
 
+from tests.bench.common import MEASURED, make_parser
+from tests.paths import ROOT
 from tlcli.metrics.intervals import wilson_interval
 
-ROOT = Path(__file__).parent.parent.parent
-SHARED = ROOT.parent / "shared"
-MOBILENET = SHARED / "weights" / "mobilenet_v2-tf-imagenet.pth"
 FASTAI_PYTHON = Path(tempfile.gettempdir(), "fastai-venv", "bin", "python")
 
 Record = dict[str, Any]
@@ -29,14 +28,15 @@ Item = TypeVar("Item")
 
 
 class Failed(Exception):
-    """A command failed; the text is the end of what it said."""
+    """A command that failed; the text is the end of its stderr."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a command printed, and what it took: seconds, and the processor's seconds.
+    """What a command printed and how long it took.
 
-    The latter are those of the command and all the processes that it waited for.
+    Attributes:
+        cpu_s: CPU seconds of the command and of all processes that it waited for.
     """
 
     stdout: str
@@ -44,11 +44,9 @@ class Done:
     wall_s: float
     cpu_s: float
 
-    def took(self) -> Record:
-        return {
-            "wall_s": round(self.wall_s, 2),
-            "cpu_s": round(self.cpu_s, 2),
-        }
+    def times(self) -> Record:
+        """Return the seconds for an outcome."""
+        return {"wall_s": round(self.wall_s, 2), "cpu_s": round(self.cpu_s, 2)}
 
 
 def run(
@@ -58,27 +56,27 @@ def run(
     cores: set[int] | None = None,
     **environment: object,
 ) -> Done:
-    """Run a program of its own, with this tlcli.
+    """Run a program in a process of its own, with this tlcli.
 
     Args:
-        threads: that torch computes on; None: as many as it takes by itself.
-        cores: the only ones that it may use.
-        environment: more variables.
+        threads: torch's threads; None leaves the number to torch.
+        cores: the only cores that it may use.
+        environment: further environment variables.
 
     Raises:
         Failed: it could not be started, or its exit code is not 0.
     """
-    given = {**os.environ, "PYTHONPATH": str(ROOT)} | {k: str(v) for k, v in environment.items()}
-    given.pop("OMP_NUM_THREADS", None)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)} | {k: str(v) for k, v in environment.items()}
+    env.pop("OMP_NUM_THREADS", None)
     if threads is not None:
-        given["OMP_NUM_THREADS"] = str(threads)
+        env["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.perf_counter()
         try:
             process = subprocess.Popen(
                 [str(word) for word in command],
                 cwd=tempfile.gettempdir(),
-                env=given,
+                env=env,
                 stdout=out,
                 stderr=err,
                 preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
@@ -95,23 +93,23 @@ def run(
         out.seek(0), err.seek(0)
         done = Done(out.read(), err.read(), seconds, usage.ru_utime + usage.ru_stime)
     if process.returncode:
-        said = " / ".join(done.stderr.strip().splitlines()[-2:])
-        raise Failed(f"exit code {process.returncode}: {said[-400:]}")
+        last_lines = " / ".join(done.stderr.strip().splitlines()[-2:])
+        raise Failed(f"exit code {process.returncode}: {last_lines[-400:]}")
     return done
 
 
-def tlcli(*arguments: object, module: Sequence[object] = (), **how: Any) -> Done:
-    """Run a command of tlcli; `module` starts it, where that is not this Python alone."""
-    return run([*(module or (sys.executable,)), "-m", "tlcli", *arguments], **how)
+def tlcli(*arguments: object, **how: Any) -> Done:
+    """Run a command of tlcli; `how` goes to `run`."""
+    return run([sys.executable, "-m", "tlcli", *arguments], **how)
 
 
 def read(path: Path) -> list[Record]:
-    """The outcomes so far."""
+    """Read the outcomes that were kept."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def keep(path: Path, record: Mapping[str, Any]) -> None:
-    """Append an outcome, and print it."""
+    """Append an outcome to the file and print it."""
     line = json.dumps(record)
     with path.open("a") as file:
         file.write(line + "\n")
@@ -121,7 +119,7 @@ def keep(path: Path, record: Mapping[str, Any]) -> None:
 def work(
     items: Sequence[Item], attempt: Callable[[Item], Record], options: argparse.Namespace
 ) -> None:
-    """Attempt one after the other and keep each outcome, while there is time."""
+    """Attempt the items one after the other, and keep each outcome, while there is time."""
     started = time.perf_counter()
     for item in items:
         if time.perf_counter() - started < 60 * options.minutes:
@@ -129,7 +127,7 @@ def work(
 
 
 def circumstances() -> Record:
-    """When and where something is measured; `load` is that of the minute before."""
+    """Record when and where something is measured; `load` is that of the last minute."""
     return {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "load": round(os.getloadavg()[0], 1),
@@ -140,7 +138,7 @@ def circumstances() -> Record:
 
 
 def machine() -> str:
-    """The processor, its number of cores and the memory, in words."""
+    """Describe the processor, its cores and the memory."""
     named = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
@@ -154,35 +152,32 @@ def machine() -> str:
 
 
 def where(records: Sequence[Record]) -> str:
-    """The circumstances of all of `records` in a sentence or two."""
+    """Describe the circumstances of all records in a sentence or two."""
     machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records})
     days = sorted({r["at"][:10] for r in records})
     loads = sorted(r["load"] for r in records)
     return (
         f"Measured on {'; '.join(machines)}, on {' and '.join(days)}. The machine's load in the "
-        f"minute before each measurement was {loads[len(loads) // 2]} (median), {loads[-1]} at "
-        "most; it includes the rest of the previous measurement."
+        f"minute before each measurement was {loads[len(loads) // 2]} (median) and at most "
+        f"{loads[-1]}; it includes the end of the previous measurement."
     )
 
 
 def accuracy(right: int, n: int) -> str:
-    """As "91.0% of 400 (87.8 to 93.4)", by Wilson's 95% interval."""
+    """Format an accuracy with its 95% Wilson interval: "91.0% of 400 (87.8 to 93.4)"."""
     low, high = wilson_interval(right, n)
     return f"{right / n:.1%} of {n} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def arguments(doc: str, results: Path) -> argparse.ArgumentParser:
-    """The options that both benchmarks have."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", default="", help="what has this in its name")
-    parser.add_argument("--again", action="store_true", help="measure what is known anew")
+def ledger_parser(doc: str | None, results: Path) -> argparse.ArgumentParser:
+    """Build a parser with the options that the whole-command benchmarks share."""
+    parser = make_parser(doc, only="measure what has WORD in its name")
+    parser.add_argument("--again", action="store_true", help="repeat what is already measured")
     parser.add_argument("--table", action="store_true", help="only write the page")
-    parser.add_argument("--list", action="store_true", help="only say what is left to do")
-    parser.add_argument("--minutes", type=float, default=inf, help="begin nothing after so many")
-    parser.add_argument("--results", type=Path, default=results, help="where outcomes are kept")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured" / "benchmarks.md")
+    parser.add_argument("--list", action="store_true", help="only list what is left to measure")
+    parser.add_argument("--minutes", type=float, default=inf, help="start nothing after this time")
+    parser.add_argument("--results", type=Path, default=results, help="file of the outcomes")
+    parser.add_argument("--page", type=Path, default=MEASURED / "benchmarks.md")
     parser.add_argument(
         "--fastai-python",
         type=Path,

@@ -1,79 +1,74 @@
-"""What predictions cost and how far they can be trusted: `python -m tests.bench.predict`.
+"""Measure the cost and the calibration of predictions: `python -m tests.bench.predict`.
 
-Trains on the data in ../shared, predicts, and writes docs/measured/predict.md. `--only WORD` runs
-the parts whose name holds WORD (speed, memory, calibration) and prints them alone.
+Trains on the data in ../shared, predicts, and writes docs/measured/predict.md.
 """
 
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-import torchvision
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from tests.bench.common import (
+    MOBILENET,
+    environment,
+    load_pretrained,
+    make_extractor,
+    make_parser,
+    seconds_of,
+    write_page,
+)
+from tests.paths import DATA
 from tlcli import draw_sample, finetune, load
-from tlcli.backbones import build
 from tlcli.data.dataset import Sample, scan
-from tlcli.features.extract import FeatureExtractor, extract_features
+from tlcli.features.extract import extract_features
 from tlcli.reporter import Reporter
-from tlcli.runtime import device
+from tlcli.runtime.device import choose_device
 
-ROOT = Path(__file__).parent.parent.parent
-DATA = ROOT.parent / "shared" / "data"
-WEIGHTS = ROOT.parent / "shared" / "weights"
-ROUNDS = 3
-MOST = 400
-"""About so many images of each folder of unlike ones, evenly spread."""
+N_ROUNDS = 3
+MAX_OUTSIDE_IMAGES = 400
+"""About this many images of each folder from outside the training data, evenly spread."""
 
 
 def speed() -> Iterator[str]:
-    """Predictions against the feature pass of training, over the same images in turn."""
+    """Compare predictions with the feature pass of training on the same images, in alternation."""
     paths = sorted((DATA / "flowers").glob("*/*/*.jpg"))
     samples = [Sample(path, 0, "") for path in paths]
     with tempfile.TemporaryDirectory() as folder:
         draw_sample(Path(folder, "data"), per_class=8)
         run = finetune(Path(folder, "data"), output=Path(folder, "run"))
         classifier = load(run.folder)
-        backbone = build.load_backbone("efficientnet_lite0")
-        compute = device.choose_device("cpu", "fp32")
-        prefix = torch.nn.Sequential(*backbone.stages[:-1])
+        backbone = load_pretrained("efficientnet_lite0")
 
         def features() -> None:
-            forward = FeatureExtractor(prefix, backbone.preprocessing, compute)
-            extract_features(samples, forward, task="features", reporter=Reporter())
+            extractor = make_extractor(backbone, choose_device("cpu", "fp32"))
+            extract_features(samples, extractor, task="features", reporter=Reporter())
 
         def predictions() -> None:
-            assert all(answer.error is None for answer in classifier.stream(paths))
+            assert all(prediction.error is None for prediction in classifier.stream(paths))
 
-        seconds = [(timed(features), timed(predictions)) for _ in range(ROUNDS)]
+        seconds = [(seconds_of(features), seconds_of(predictions)) for _ in range(N_ROUNDS)]
     rates = [len(paths) / statistics.median(column) for column in zip(*seconds, strict=True)]
     ratio = statistics.median(a / b for a, b in seconds)
-    yield "| pass | images/s |\n|---|---|"
+    yield "| pass | images per second |\n|---|---|"
     yield f"| features, as in training | {rates[0]:.0f} |"
-    yield f"| `predict`, from decoding to predictions | {rates[1]:.0f} |"
+    yield f"| `predict`, from decoding to probabilities | {rates[1]:.0f} |"
     yield (
-        f"\n`predict` runs at **{ratio:.0%}** of the feature pass's speed (median of {ROUNDS} "
+        f"\n`predict` runs at **{ratio:.0%}** of the feature pass's speed (median of {N_ROUNDS} "
         f"alternating rounds over {len(paths):,} flower photographs; the target is 85%)."
     )
 
 
-def timed(job: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    job()
-    return time.perf_counter() - started
-
-
 def memory() -> Iterator[str]:
-    """Peak memory of the whole program by number of paths on stdin."""
+    """Measure the program's peak memory by the number of paths on stdin."""
     yield "| paths on stdin | format | peak memory, MB | seconds |\n|---|---|---|---|"
     with tempfile.TemporaryDirectory() as folder:
         draw_sample(Path(folder, "data"), per_class=8, size=32)
@@ -81,13 +76,12 @@ def memory() -> Iterator[str]:
         small = Path(folder, "small.png")
         Image.new("RGB", (32, 32), "red").save(small)
         for n, name in ((1_000, "tsv"), (100_000, "tsv"), (100_000, "json"), (100_000, "table")):
-            listed = Path(folder, "paths")
-            listed.write_text(f"{small}\n" * n)
-            command = [
-                sys.executable, "-m", "tlcli", "predict", "-", "-q", "-f", name, "-m", run.folder,
-            ]  # fmt: skip
+            listing = Path(folder, "paths")
+            listing.write_text(f"{small}\n" * n)
+            command = [sys.executable, "-m", "tlcli", "predict", "-", "-q"]
+            command += ["-f", name, "-m", str(run.folder)]
             started = time.perf_counter()
-            with listed.open() as stdin:
+            with listing.open() as stdin:
                 process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL)
                 _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -98,40 +92,34 @@ def memory() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Case:
-    """A run on shared data, and the folders of images that are nothing like it."""
+    """A run on shared data, and folders of images from outside that data."""
 
     name: str
     data: str
-    options: dict[str, object]
+    options: dict[str, Any]
     outside: tuple[str, ...] = ()
 
 
-MOBILENET = {
-    "model": "mobilenet_v2",
-    "weights": str(WEIGHTS / "mobilenet_v2-tf-imagenet.pth"),
-}
+WITH_MOBILENET = {"model": "mobilenet_v2", "weights": str(MOBILENET)}
 CASES = (
     Case("flowers", "flowers", {}, ("digits/val", "eurosat", "caltech")),
-    Case("flowers, MobileNetV2", "flowers", MOBILENET, ("digits/val", "eurosat", "caltech")),
-    Case("digits, head on a middle stage", "digits", {"case": "small-different"},
-         ("flowers/val", "eurosat")),
+    Case("flowers, MobileNetV2", "flowers", WITH_MOBILENET, ("digits/val", "eurosat", "caltech")),
+    Case(
+        "digits, mid-level cut", "digits", {"case": "small-different"}, ("flowers/val", "eurosat")
+    ),
     Case("eurosat", "eurosat", {}),
     Case("caltech", "caltech", {}),
     Case("flowers without tulips", "without tulips", {}, ("flowers/val/tulips",)),
     Case("flowers, head by AdamW", "flowers", {"optimizer": "adamw"}),
     Case("digits, LeNet-5 from scratch", "digits", {"model": "lenet5", "epochs": 20}),
-)  # fmt: skip
+)
 
 
 def calibration() -> Iterator[str]:
-    """Measure calibration on validation images that had no part in it, and ood on unlike images."""
+    """Measure calibration on the validation images, and how well images from outside are found."""
     rows, outside = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("train", "val"):
-            for kind in ("daisy", "dandelion", "roses", "sunflowers"):
-                link = Path(folder, "without tulips", part, kind)
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to((DATA / "flowers" / part / kind).resolve())
+        link_without_tulips(Path(folder, "without tulips"))
         for number, case in enumerate(CASES):
             data = next(p for p in (DATA / case.data, Path(folder, case.data)) if p.exists())
             run = finetune(data, output=Path(folder, str(number)), **case.options)
@@ -142,55 +130,73 @@ def calibration() -> Iterator[str]:
                 f"| {interval(found, 'ece')} | {interval(found, 'difference')} |"
             )
             print(rows[-1], flush=True)
-            usual: list[float] = []
-            for other in case.outside:
-                usual = usual or scores(run.bundle, held_out(data))
-                found_there = sorted((DATA / other).rglob("*.*"))
-                strange = scores(run.bundle, found_there[:: 1 + len(found_there) // MOST])
-                area = roc_auc_score([0] * len(usual) + [1] * len(strange), usual + strange)
-                outside.append(
-                    f"| {case.name} | {other} | {area:.3f} | {share(strange):.1%} of "
-                    f"{len(strange)} | {share(usual):.1%} of {len(usual)} |"
-                )
-                print(outside[-1], flush=True)
+            if case.outside:
+                val = ood_scores(run.bundle, [sample.path for sample in scan(data).val])
+                for other in case.outside:
+                    outside.append(outside_row(case.name, run.bundle, val, other))
+                    print(outside[-1], flush=True)
     yield (
-        "| run | val images | top-1 | temperature | ECE raw | ECE calibrated | difference |\n"
+        "| run | validation images | top-1 | temperature | ECE raw | ECE calibrated "
+        "| difference |\n"
         "|---|---|---|---|---|---|---|"
     )
     yield from rows
     yield (
-        "\n| run | images from | AUROC | share with `ood` > 1 | the same of its own val images |\n"
+        "\n| run | images from | AUROC | share with `ood` > 1 | of its own validation images |\n"
         "|---|---|---|---|---|"
     )
     yield from outside
 
 
-def held_out(data: Path) -> list[Path]:
-    """The validation images of a run with the split's own seed."""
-    return [sample.path for sample in scan(data).val]
+def link_without_tulips(folder: Path) -> None:
+    """Link the flowers' folders, all but the tulips."""
+    for part in ("train", "val"):
+        for kind in ("daisy", "dandelion", "roses", "sunflowers"):
+            link = folder / part / kind
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((DATA / "flowers" / part / kind).resolve())
 
 
-def scores(model: Path, paths: list[Path]) -> list[float]:
-    return [a.ood for a in load(model).stream(paths) if a.ood is not None]
+def outside_row(name: str, bundle: Path, val: list[float], other: str) -> str:
+    """Compare the OOD scores of a folder from outside with those of the validation images."""
+    paths = sorted((DATA / other).rglob("*.*"))
+    strange = ood_scores(bundle, paths[:: 1 + len(paths) // MAX_OUTSIDE_IMAGES])
+    area = roc_auc_score([0] * len(val) + [1] * len(strange), val + strange)
+    return (
+        f"| {name} | {other} | {area:.3f} | {share_above_1(strange):.1%} of {len(strange)} "
+        f"| {share_above_1(val):.1%} of {len(val)} |"
+    )
 
 
-def share(values: list[float]) -> float:
+def ood_scores(bundle: Path, paths: list[Path]) -> list[float]:
+    """Predict images and return their OOD scores."""
+    return [p.ood for p in load(bundle).stream(paths) if p.ood is not None]
+
+
+def share_above_1(values: list[float]) -> float:
     return sum(value > 1 for value in values) / len(values)
 
 
 def interval(found: dict[str, float], name: str) -> str:
+    """Format a figure of the calibration with its 95% interval."""
     return f"{found[name]:.3f} ({found[f'{name}_low']:.3f} to {found[f'{name}_high']:.3f})"
 
 
-PARTS = {"Speed": speed, "Memory": memory, "Calibration and ood": calibration}
+PARTS = {
+    "Speed": speed,
+    "Memory": memory,
+    "Calibration and out-of-distribution images": calibration,
+}
 
 
 def main() -> None:
-    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+    parser = make_parser(
+        __doc__, only="run one part (speed, memory or calibration), and only print it"
+    )
+    only = parser.parse_args().only
     text = [
-        "# Predictions, measured\n\nMade by `python -m tests.bench.predict` on "
-        f"{os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}, torchvision "
-        f"{torchvision.__version__}); the machine is shared and noisy, so compare within a table. "
+        f"# Predictions, measured\n\nMade by `python -m tests.bench.predict` on {environment()}; "
+        "the machine is shared and noisy, so compare within a table. "
         "[predict.md](../predict.md) explains the figures."
     ]
     for title, part in PARTS.items():
@@ -202,7 +208,7 @@ def main() -> None:
                 lines.append(line)
             text.append(f"## {title}\n\n" + "\n".join(lines))
     if not only:
-        (ROOT / "docs" / "measured" / "predict.md").write_text("\n\n".join(text) + "\n")
+        write_page("predict.md", "\n\n".join(text))
 
 
 if __name__ == "__main__":

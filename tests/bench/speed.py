@@ -1,17 +1,14 @@
-"""Whole commands against the usual ways: `python -m tests.bench.speed`.
+"""Compare whole commands with the usual ways: `python -m tests.bench.speed`.
 
-All on the shared flowers (1,000 to train on, 400 to validate), each contender a process of its own
-from start to end, with the same weights. What is quick is measured several times over, in turns,
-and its median counts; what is slow once. Outcomes are kept in tests/bench/speed.jsonl, a line each,
-so that the benchmark can be stopped and goes on where it was; docs/measured/benchmarks.md is made
-of them.
+All run on the shared flowers (1,000 for training, 400 for validation), each contender in a process
+of its own from start to end, with the same weights. Quick measurements are repeated in alternation
+and their median counts; slow ones run once. Outcomes are kept in tests/bench/speed.jsonl, one per
+line, so the benchmark can be stopped and resumed; docs/measured/benchmarks.md is made from them.
 
-`--only WORD` takes measurements whose name holds WORD, `--again` measures anew what is known,
-`--list` says what is left, `--minutes N` begins nothing after N minutes, `--table` only writes the
-page. OMP_NUM_THREADS is taken out of the environment, so every contender has the threads that it
-takes by itself. fastai runs in an environment of its own (`--fastai-python`); where there is none,
-its row says so. The tutorial's epochs take the most time: `--tutorial-epochs` sets how many, and
-the page says it.
+OMP_NUM_THREADS is removed from the environment, so every contender chooses its own number of
+threads. fastai runs in an environment of its own (`--fastai-python`); without one, its row says so.
+The tutorial's epochs take the most time: `--tutorial-epochs` sets their number, which the page
+mentions.
 """
 
 import argparse
@@ -25,21 +22,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import page
-from tests.bench.ledger import (
-    MOBILENET,
-    SHARED,
-    Done,
-    Failed,
-    Record,
-    arguments,
-    circumstances,
-    read,
-    run,
-    tlcli,
-    work,
-)
+from tests.bench import ledger, page
+from tests.bench.common import MOBILENET
+from tests.bench.ledger import Done, Failed, Record, run, tlcli
 from tests.bench.speed_table import DEFAULT, FASTAI, IMPORT, TUTORIAL, latest
+from tests.paths import FLOWERS
 
 MODELS = {DEFAULT: (), "mobilenet_v2": ("--model", "mobilenet_v2", "--weights", MOBILENET)}
 
@@ -48,21 +35,21 @@ Parts = Iterator[tuple[str, Record]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """Something that is measured `repeats` times; it yields parts by name."""
+    """A measurement that is repeated `repeats` times and yields its parts by name."""
 
     name: str
     repeats: int
     measure: Callable[[argparse.Namespace, Path], Parts]
 
 
-def tried(run_folder: Path, done: Done) -> Record:
-    """What a `finetune` took, and how often it was right."""
+def record_of(run_folder: Path, done: Done) -> Record:
+    """Return the times of a `finetune` and its correct predictions."""
     metrics = json.loads((run_folder / "metrics.json").read_text())
-    return done.took() | {"right": round(metrics["top1"] * metrics["n"]), "n": metrics["n"]}
+    return done.times() | {"right": round(metrics["top1"] * metrics["n"]), "n": metrics["n"]}
 
 
 def start_up(options: argparse.Namespace, folder: Path) -> Parts:
-    """Importing, and one prediction by the command and by an exported model's script."""
+    """Time the imports, and one prediction by the command and by an exported model's script."""
     trained, onnx = folder / "trained", folder / "onnx" / "model.onnx"
     if not onnx.exists():
         if not (trained / "run.json").exists():
@@ -70,25 +57,25 @@ def start_up(options: argparse.Namespace, folder: Path) -> Parts:
             tlcli("finetune", options.data, "--case", "small-similar", "-o", trained)
         tlcli("export", trained, "--to", "onnx", "-o", onnx)
     image = next(path for path in sorted((options.data / "val").rglob("*.jpg")))
-    yield IMPORT, run([sys.executable, "-c", IMPORT]).took()
-    yield "tlcli predict, one image", tlcli("predict", image, "-m", trained).took()
+    yield IMPORT, run([sys.executable, "-c", IMPORT]).times()
+    yield "tlcli predict, one image", tlcli("predict", image, "-m", trained).times()
     script = onnx.with_name(onnx.name + ".py")
-    yield "exported ONNX script, one image", run([sys.executable, script, image]).took()
+    yield "exported ONNX script, one image", run([sys.executable, script, image]).times()
 
 
 def cold_and_warm(model: str, options: argparse.Namespace, folder: Path) -> Parts:
-    """The main job with an empty cache, and once more."""
+    """Time the main job with an empty cache, and then once more."""
     with tempfile.TemporaryDirectory(dir=folder) as here:
         for name in ("cold", "warm"):
             output = Path(here, name)
             command = ("finetune", options.data, *MODELS[model], "-o", output)
             done = tlcli(*command, TLCLI_CACHE=Path(here, "cache"))
-            yield f"tlcli {name}, {model}", tried(output, done)
-    yield IMPORT, run([sys.executable, "-c", IMPORT]).took()  # at that time, since machines drift
+            yield f"tlcli {name}, {model}", record_of(output, done)
+    yield IMPORT, run([sys.executable, "-c", IMPORT]).times()  # here too, since machines drift
 
 
 def step(options: argparse.Namespace, folder: Path) -> Parts:
-    """Images a second of an epoch in which everything is trained, validation not counted."""
+    """Measure images per second of an epoch of full fine-tuning, without validation."""
     with tempfile.TemporaryDirectory(dir=folder) as here:
         output = Path(here, "run")
         tlcli(
@@ -105,20 +92,23 @@ def step(options: argparse.Namespace, folder: Path) -> Parts:
 
 
 def tutorial(options: argparse.Namespace, mode: str, epochs: int, *more: object) -> Record:
+    """Run the tutorial's loop."""
     command = ("tests.bench.tutorial", options.data, "--mode", mode, "--epochs", epochs, *more)
     done = run([sys.executable, "-m", *command])
-    return done.took() | json.loads(done.stdout)
+    return done.times() | json.loads(done.stdout)
 
 
 def frozen_tutorial(options: argparse.Namespace, folder: Path) -> Parts:  # noqa: ARG001
+    """Time the tutorial's frozen epochs."""
     yield TUTORIAL, tutorial(options, "frozen", options.tutorial_epochs)
 
 
 def frozen_fastai(options: argparse.Namespace, folder: Path) -> Parts:  # noqa: ARG001
+    """Time fastai's frozen epochs."""
     script = Path(__file__).with_name("fastai_contender.py")
     command = [script, options.data, "--weights", MOBILENET, "--epochs", options.fastai_epochs]
     done = run([options.fastai_python, *command])
-    yield FASTAI, done.took() | json.loads(done.stdout)
+    yield FASTAI, done.times() | json.loads(done.stdout)
 
 
 MEASUREMENTS = (
@@ -131,46 +121,49 @@ MEASUREMENTS = (
 )
 
 
-def attempt(wanted: Measurement, options: argparse.Namespace, folder: Path) -> Record:
-    """One repetition; where it fails, why, beside the parts that were measured before."""
-    began = circumstances()
+def attempt(measurement: Measurement, options: argparse.Namespace, folder: Path) -> Record:
+    """Run one repetition; a failure is kept beside the parts that were measured before it."""
+    outcome = ledger.circumstances()
     parts: dict[str, Record] = {}
     try:
-        parts |= wanted.measure(options, folder)
+        parts |= measurement.measure(options, folder)
     except Failed as error:
-        began["error"] = str(error)
-    return {"name": wanted.name, "repeats": wanted.repeats, "parts": parts, **began}
+        outcome["error"] = str(error)
+    return {"name": measurement.name, "repeats": measurement.repeats, "parts": parts, **outcome}
 
 
 def todo(outcomes: list[Record], options: argparse.Namespace) -> list[Measurement]:
-    """What is left, in turns; the slow ones come last."""
+    """List what is left, in alternating rounds; the slow measurements come last."""
     known = {name: [o for o in of if "error" not in o] for name, of in latest(outcomes).items()}
-    turns = []
-    for wanted in MEASUREMENTS:
-        if options.only in wanted.name:
-            there = 0 if options.again else len(known.get(wanted.name, []))
-            turns += [(turn, wanted) for turn in range(min(wanted.repeats - there, options.most))]
-    # a stable sort: those of one turn stay in their order
-    turns.sort(key=lambda t: (t[1].repeats == 1, t[0]))
-    return [wanted for _, wanted in turns]
+    rounds = []
+    for measurement in MEASUREMENTS:
+        if options.only in measurement.name:
+            n_known = 0 if options.again else len(known.get(measurement.name, []))
+            left = min(measurement.repeats - n_known, options.most)
+            rounds += [(number, measurement) for number in range(left)]
+    # a stable sort: the measurements of one round stay in their order
+    rounds.sort(key=lambda r: (r[1].repeats == 1, r[0]))
+    return [measurement for _, measurement in rounds]
 
 
 def main() -> None:
-    parser = arguments(__doc__, page.SPEED)
-    parser.add_argument("--data", type=Path, default=SHARED / "data" / "flowers")
+    parser = ledger.ledger_parser(__doc__, page.SPEED)
+    parser.add_argument("--data", type=Path, default=FLOWERS)
     parser.add_argument("--tutorial-epochs", type=int, default=5)
     parser.add_argument("--fastai-epochs", type=int, default=3)
-    parser.add_argument("--full-images", type=int, default=300, help="of the tutorial's full loop")
-    parser.add_argument("--most", type=int, default=5, help="repetitions, at most")
+    parser.add_argument(
+        "--full-images", type=int, default=300, help="images of the tutorial's full loop"
+    )
+    parser.add_argument("--most", type=int, default=5, help="repetitions at most")
     options = parser.parse_args()
     options.data = options.data.resolve()
-    left = todo(read(options.results), options)
+    left = todo(ledger.read(options.results), options)
     if options.list:
-        print(*(wanted.name for wanted in left), sep="\n")
+        print(*(measurement.name for measurement in left), sep="\n")
         return
     folder = Path(tempfile.gettempdir(), f"tlcli-bench-{options.data.name}")
     folder.mkdir(exist_ok=True)
-    work([] if options.table else left, lambda one: attempt(one, options, folder), options)
+    ledger.work([] if options.table else left, lambda m: attempt(m, options, folder), options)
     page.write(options.page, speed=options.results)
 
 

@@ -1,4 +1,4 @@
-"""The part of docs/measured/benchmarks.md on speed: contenders, ratios, targets."""
+"""The section of docs/measured/benchmarks.md on speed: contenders, ratios, targets."""
 
 import statistics
 from collections.abc import Callable
@@ -15,16 +15,16 @@ WARM, WARM_MOBILE = f"tlcli warm, {DEFAULT}", "tlcli warm, mobilenet_v2"
 FASTAI, TUTORIAL = "fastai, frozen, mobilenet_v2", "tutorial, frozen"
 
 INTRODUCTION = """\
-All on the shared flowers (1,000 to train on, 400 to validate), each contender a process of its own
-from start to end, with the same weights. Quick commands are measured several times, in turns, and
-their median counts; slow ones once. Cold means with an empty feature cache, warm means the same
-command again. The tutorial is PyTorch's transfer-learning tutorial written out
+All run on the shared flowers (1,000 for training, 400 for validation), each contender in a process
+of its own from start to end, with the same weights. Quick measurements are repeated in alternation
+and their median counts; slow ones run once. Cold is with an empty feature cache, warm is the same
+command once more. The tutorial is PyTorch's transfer-learning tutorial written out
 (`tests/bench/tutorial.py`), frozen or with everything trained; fastai is its `vision_learner` with
 its own defaults (`tests/bench/fastai_contender.py`). Training rates do not count validation."""
 
 
 def latest(outcomes: list[Record]) -> dict[str, list[Record]]:
-    """By name: the newest repetitions that were measured, or else the newest failure."""
+    """Return the newest measured repetitions by name, or else the newest failure."""
     by_name: dict[str, list[Record]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome["name"], []).append(outcome)
@@ -36,12 +36,13 @@ def latest(outcomes: list[Record]) -> dict[str, list[Record]]:
 
 @dataclass
 class Table:
-    """The outcomes by name of a part; figures are medians."""
+    """The outcomes by the name of the part; figures are medians."""
 
     parts: dict[str, list[Record]]
 
     @classmethod
     def of(cls, outcomes: list[Record]) -> "Table":
+        """Collect the newest outcomes."""
         parts: dict[str, list[Record]] = {}
         for outcome in chain.from_iterable(latest(outcomes).values()):
             for name, record in outcome["parts"].items():
@@ -49,28 +50,39 @@ class Table:
         return cls(parts)
 
     def median(self, name: str, figure: str = "wall_s") -> float:
-        """Raises KeyError where it was not measured."""
+        """Return the median of a figure.
+
+        Raises:
+            KeyError: it was not measured.
+        """
         return statistics.median(record[figure] for record in self.parts[name])
 
     def ratio(self, slow: str, fast: str, figure: str = "wall_s") -> float:
+        """Divide one part's median by another's."""
         return self.median(slow, figure) / self.median(fast, figure)
 
     def no_lower(self, name: str, than: str) -> bool:
-        """Whether the other's share of right answers is within or below this one's interval."""
-        mine, other = self.parts[name][-1], self.parts[than][-1]
-        return wilson_interval(mine["right"], mine["n"])[1] >= other["right"] / other["n"]
+        """Tell whether the other's accuracy is within or below this one's 95% interval."""
+        this, other = self.parts[name][-1], self.parts[than][-1]
+        return wilson_interval(this["right"], this["n"])[1] >= other["right"] / other["n"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure that the table gives, what it is to reach, and how both are written."""
+    """A figure of the table and the bound that it should reach.
+
+    Attributes:
+        text: how figure and bound are formatted.
+        at_most: whether the bound is an upper one.
+        condition: what has to hold besides.
+    """
 
     what: str
     figure: Callable[[Table], float]
-    least: float
-    form: str = "{:.1f}x"
+    bound: float
+    text: str = "{:.1f}x"
     at_most: bool = False
-    also: Callable[[Table], bool] = lambda _: True
+    condition: Callable[[Table], bool] = lambda _: True
 
 
 TARGETS = (
@@ -78,13 +90,13 @@ TARGETS = (
         "cold `finetune`, default model, against the tutorial's frozen loop, accuracy no lower",
         lambda t: t.ratio(TUTORIAL, COLD),
         30,
-        also=lambda t: t.no_lower(COLD, TUTORIAL),
+        condition=lambda t: t.no_lower(COLD, TUTORIAL),
     ),
     Target(
         "the same against fastai's frozen epochs, `mobilenet_v2`, accuracy no lower",
         lambda t: t.ratio(FASTAI, COLD_MOBILE),
         15,
-        also=lambda t: t.no_lower(COLD_MOBILE, FASTAI),
+        condition=lambda t: t.no_lower(COLD_MOBILE, FASTAI),
     ),
     Target(
         "warm `finetune`, default model, beyond importing torch and torchvision",
@@ -116,24 +128,24 @@ TARGETS = (
 
 
 def target_row(target: Target, table: Table) -> str:
-    """A row of the second table."""
-    bound = ("at most " if target.at_most else "") + target.form.format(target.least)
+    """Format a row of the table of targets."""
+    bound = ("at most " if target.at_most else "") + target.text.format(target.bound)
     try:
-        figure, also = target.figure(table), target.also(table)
+        figure, condition = target.figure(table), target.condition(table)
     except KeyError as missing:
         return f"| {target.what} | not measured: {missing.args[0]} | {bound} | |"
-    met = (figure <= target.least if target.at_most else figure >= target.least) and also
+    reached = figure <= target.bound if target.at_most else figure >= target.bound
     return (
-        f"| {target.what} | **{target.form.format(figure)}** | {bound} "
-        f"| {'yes' if met else '**no**'} |"
+        f"| {target.what} | **{target.text.format(figure)}** | {bound} "
+        f"| {'yes' if reached and condition else '**no**'} |"
     )
 
 
 def part_row(name: str, records: list[Record]) -> str:
-    """A row of the first table."""
-    last, every = records[-1], [r["wall_s"] for r in records if "wall_s" in r]
-    seconds = f"**{statistics.median(every):.1f}**" if every else ""
-    span = f"{min(every):.1f} to {max(every):.1f}" if len(every) > 1 else ""
+    """Format a row of the table of contenders."""
+    last, walls = records[-1], [r["wall_s"] for r in records if "wall_s" in r]
+    seconds = f"**{statistics.median(walls):.1f}**" if walls else ""
+    span = f"{min(walls):.1f} to {max(walls):.1f}" if len(walls) > 1 else ""
     notes = []
     if "images_per_s" in last:
         notes.append(f"{statistics.median(r['images_per_s'] for r in records):.1f} images/s")
@@ -149,7 +161,7 @@ def part_row(name: str, records: list[Record]) -> str:
 
 
 def section(outcomes: list[Record]) -> str:
-    """The part of docs/measured/benchmarks.md on speed."""
+    """Write the section of docs/measured/benchmarks.md on speed."""
     table = Table.of(outcomes)
     shown = [*chain.from_iterable(latest(outcomes).values())]
     failed = [f"- {o['name']}: failed: {o['error']}" for o in shown if "error" in o]
@@ -158,10 +170,10 @@ def section(outcomes: list[Record]) -> str:
         INTRODUCTION,
         where(shown),
         "| what | runs | seconds, median | all runs | CPU seconds "
-        "| accuracy (95% interval) | |\n|---|---|---|---|---|---|---|\n"
+        "| right (95% interval) | |\n|---|---|---|---|---|---|---|\n"
         + "\n".join(part_row(name, records) for name, records in table.parts.items()),
         *(["\n".join(failed)] if failed else []),
-        "Ratios are of these medians. An accuracy counts as no lower than another one if the other "
+        "Ratios are of these medians. An accuracy counts as no lower than another if the other "
         "lies within or below its 95% interval.",
         "| target | measured | at least | met |\n|---|---|---|---|\n"
         + "\n".join(target_row(target, table) for target in TARGETS),

@@ -1,11 +1,9 @@
-"""A training step of the default backbone against the plain loop's: `python -m tests.bench.step`.
+"""Compare a training step of tlcli with the plain loop's: `python -m tests.bench.step`.
 
-The plain loop is that of PyTorch's transfer learning tutorial with all layers trained: fp32, images
-as NCHW, SGD with momentum. The contenders take turns, each in a process of its own, on the same
-random images; medians. On one thread CPU seconds count, since other work on the machine does not
-matter there; on several those of the clock.
-
-`--model NAME`, `--threads N` (as many as there are cores, where not said).
+The plain loop is that of PyTorch's transfer learning tutorial with all layers trained: fp32, NCHW
+images, SGD with momentum. The contenders alternate, each in a process of its own, on the same
+random images; the figures are medians. On one thread CPU seconds count, since other work on the
+machine does not matter there; on several threads wall time counts.
 """
 
 import argparse
@@ -19,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from tests.bench.common import make_parser
 from tlcli.backbones import build
 from tlcli.backbones.network import Network, build_network
 from tlcli.planning.training_config import TrainingConfig
@@ -29,24 +28,26 @@ from tlcli.training.freezing import set_mode
 from tlcli.training.gradients import Gradients
 from tlcli.training.optim import make_optimizer
 
-BATCH, ROUNDS, STEPS = 32, 3, 3
+BATCH_SIZE, N_ROUNDS, N_STEPS = 32, 3, 3
 CONTENDERS = {
     "plain loop": ("", ""),
     "tlcli, fp32": ("fp32", "adapt"),
     "tlcli, bf16": ("bf16", "adapt"),
     "tlcli, bf16, BatchNorm frozen": ("bf16", "frozen"),
 }
-"""The precision and what BatchNorm does."""
+"""Precision and BatchNorm policy."""
 
 
-def network(name: str) -> Network:
-    made = build_network(build.load_backbone(name), cut="none", dropped=False, n_classes=5)
-    made.freeze()
-    return made
+def make_network(name: str) -> Network:
+    """Build a network with nothing frozen."""
+    network = build_network(build.load_backbone(name), cut="none", dropped=False, n_classes=5)
+    network.freeze()
+    return network
 
 
-def plain(name: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
-    model = network(name).model
+def plain_step(name: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
+    """Return a training step of the plain loop."""
+    model = make_network(name).model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
 
@@ -60,16 +61,17 @@ def plain(name: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
     return step
 
 
-def ours(
+def tlcli_step(
     name: str, x: torch.Tensor, y: torch.Tensor, precision: str, batchnorm: str
 ) -> Callable[[], object]:
+    """Return a training step of tlcli."""
     compute = choose_device("cpu", precision)
     config = TrainingConfig(lr=1e-5, batchnorm=batchnorm)
-    made = network(name)
-    suffix = made.suffix.to(memory_format=torch.channels_last)
+    network = make_network(name)
+    suffix = network.suffix.to(memory_format=torch.channels_last)
     set_mode(suffix, batchnorm)
     gradients = Gradients(suffix, config, compute)
-    optimizer = make_optimizer(made, config)
+    optimizer = make_optimizer(network, config)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
     def step() -> float:
@@ -81,47 +83,47 @@ def ours(
     return step
 
 
-def seconds(name: str, contender: str, threads: int) -> list[float]:
-    """Of each step but the first, which warms up."""
+def step_seconds(name: str, contender: str, threads: int) -> list[float]:
+    """Time every step but the first, which warms up."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     side = build.build(name).preprocessing.crop
-    x, y = torch.randn(BATCH, 3, side, side), torch.randint(5, (BATCH,))
+    x, y = torch.randn(BATCH_SIZE, 3, side, side), torch.randint(5, (BATCH_SIZE,))
     precision, batchnorm = CONTENDERS[contender]
-    step = ours(name, x, y, precision, batchnorm) if precision else plain(name, x, y)
+    step = tlcli_step(name, x, y, precision, batchnorm) if precision else plain_step(name, x, y)
     clock = time.process_time if threads == 1 else time.perf_counter
-    took = []
-    for _ in range(STEPS + 1):
+    seconds = []
+    for _ in range(N_STEPS + 1):
         started = clock()
         step()
-        took.append(clock() - started)
-    return took[1:]
+        seconds.append(clock() - started)
+    return seconds[1:]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(seconds(asked.model, asked.one, asked.threads)))
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender:
+        print(json.dumps(step_seconds(options.model, options.contender, options.threads)))
         return
-    took: dict[str, list[float]] = {key: [] for key in CONTENDERS}
-    again = [sys.executable, "-m", "tests.bench.step", "--model", asked.model]
-    for _ in range(ROUNDS):
-        for key in CONTENDERS:
-            command = [*again, "--threads", str(asked.threads), "--one", key]
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    this = [sys.executable, "-m", "tests.bench.step", "--model", options.model]
+    for _ in range(N_ROUNDS):
+        for name in CONTENDERS:
+            command = [*this, "--threads", str(options.threads), "--contender", name]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            took[key] += json.loads(done.stdout.splitlines()[-1])
-    base = statistics.median(took["plain loop"])
-    kind = "CPU seconds" if asked.threads == 1 else "seconds"
-    where = f"torch {torch.__version__}, {asked.threads} threads"
-    print(f"{asked.model}, a step of {BATCH} images, {where}\n")
-    print(f"| | {kind} a step | images/s | times as fast |\n|---|---|---|---|")
-    for key, values in took.items():
+            seconds[name] += json.loads(done.stdout.splitlines()[-1])
+    base = statistics.median(seconds["plain loop"])
+    kind = "CPU seconds" if options.threads == 1 else "seconds"
+    where = f"torch {torch.__version__}, {options.threads} threads"
+    print(f"{options.model}, a step of {BATCH_SIZE} images, {where}\n")
+    print(f"| | {kind} per step | images/s | times as fast |\n|---|---|---|---|")
+    for name, values in seconds.items():
         median = statistics.median(values)
-        print(f"| {key} | {median:.2f} | {BATCH / median:.1f} | {base / median:.2f} |")
+        print(f"| {name} | {median:.2f} | {BATCH_SIZE / median:.1f} | {base / median:.2f} |")
 
 
 if __name__ == "__main__":

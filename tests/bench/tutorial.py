@@ -1,14 +1,13 @@
-"""The usual loop, for comparison: `python -m tests.bench.tutorial DIR`; JSON on stdout.
+"""Train with the usual loop, for comparison: `python -m tests.bench.tutorial DIR`.
 
-What PyTorch's "Transfer Learning for Computer Vision" tutorial does, written out: an ImageFolder
-and a loader with four worker processes and batches of four images for each part, random resized
-crops and mirroring for training, SGD with learning rate 0.001 and momentum 0.9, a tenth of the rate
-every seven epochs, the state with the best validation accuracy kept in a file. Either all layers
-are trained, or all but a new last one are frozen, but in train mode. Plain fp32, eager, nothing
-folded. The network, its weights and its preprocessing are tlcli's.
+PyTorch's "Transfer Learning for Computer Vision" tutorial, written out: an ImageFolder per part and
+a loader with four worker processes and batches of four images, random resized crops and mirroring
+for training, SGD with learning rate 0.001 and momentum 0.9, the rate divided by ten every seven
+epochs, the state with the best validation accuracy kept in a file. Either all layers are trained,
+or all but a new last one are frozen, though in train mode. Plain fp32, eager, nothing folded. The
+network, its weights and its preprocessing are tlcli's. Prints JSON on stdout.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -30,16 +29,17 @@ from torchvision.transforms import (
     ToTensor,
 )
 
+from tests.bench.common import make_parser
 from tlcli.backbones import build
 from tlcli.data.preprocessing import Preprocessing
 
 BATCH_SIZE = 4
-WORKERS = 4
+N_WORKERS = 4
 PARTS = ("train", "val")
 
 
 def loaders(data: Path, pre: Preprocessing, limit: int | None) -> dict[str, DataLoader]:
-    """A loader of each part; `limit`: of so many images, drawn at random."""
+    """Make a loader for each part; `limit`: with this many images, drawn at random."""
     how = InterpolationMode(pre.interpolation)
     last = [ToTensor(), Normalize(pre.mean, pre.std)]
     first = {
@@ -51,7 +51,7 @@ def loaders(data: Path, pre: Preprocessing, limit: int | None) -> dict[str, Data
         images = datasets.ImageFolder(str(data / part), Compose(first[part] + last))
         if limit:
             images = Subset(images, torch.randperm(len(images))[:limit].tolist())
-        found[part] = DataLoader(images, batch_size=BATCH_SIZE, shuffle=True, num_workers=WORKERS)
+        found[part] = DataLoader(images, batch_size=BATCH_SIZE, shuffle=True, num_workers=N_WORKERS)
     return found
 
 
@@ -62,7 +62,7 @@ def train_model(
     scheduler: lr_scheduler.LRScheduler,
     epochs: int,
 ) -> list[dict[str, float]]:
-    """The loop; a row an epoch. On return the model is the best one."""
+    """Run the loop and return one row per epoch; the model ends in its best state."""
     criterion = nn.CrossEntropyLoss()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -103,13 +103,13 @@ def train_model(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = make_parser(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--mode", choices=("frozen", "full"), default="frozen")
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--limit", type=int, help="only so many images of each part")
+    parser.add_argument("--limit", type=int, help="only this many images of each part")
     options = parser.parse_args()
 
     torch.manual_seed(0)
