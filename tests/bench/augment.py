@@ -14,7 +14,7 @@ from tests.bench.common import MOBILENET, environment, make_parser, write_page
 from tests.paths import FLOWERS
 from tlcli import finetune, load
 from tlcli.data.labelled import labelled
-from tlcli.inference.evaluate import Evaluation, compare, judge
+from tlcli.inference.evaluate import Evaluation, compare, predict_labeled
 from tlcli.recipes.finetune import Run
 from tlcli.reporter import Reporter
 
@@ -37,7 +37,8 @@ def evaluate(runs: Sequence[Run], tta: str = "none") -> tuple[Evaluation, float]
     classifier = load([run.folder for run in runs], tta=tta)
     _, images = labelled(FLOWERS)
     started = time.perf_counter()
-    return judge(classifier, images, Reporter(), "evaluating"), time.perf_counter() - started
+    result = predict_labeled(classifier, images, Reporter(), "evaluating")
+    return result, time.perf_counter() - started
 
 
 def row(name: str, this: Evaluation, first: Evaluation, seconds: float) -> str:
