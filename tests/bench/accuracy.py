@@ -31,18 +31,18 @@ class Row:
 
 ROWS = (
     Row(
-        "linear head, default backbone",
+        "head on the last features, default backbone",
         "finetune {shared}/data/flowers --case small-similar",
         0.88,
     ),
     Row(
-        "linear head, MobileNetV2",
+        "head on the last features, MobileNetV2",
         "finetune {shared}/data/flowers --case small-similar --model mobilenet_v2 "
         "--weights {shared}/weights/mobilenet_v2-tf-imagenet.pth",
         0.825,
     ),
     Row(
-        "digits, mid-level cut",
+        "digits, head on a middle stage",
         "finetune {shared}/data/digits --case small-different",
         0.90,
     ),
@@ -89,7 +89,7 @@ def main() -> None:
     parser = make_parser(__doc__, only="run the rows whose name contains WORD, and only print them")
     only = parser.parse_args().only
     lines = [
-        "| what | command | right | 95% interval | target | seconds |",
+        "| what | command | accuracy | 95% interval | target | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for row in ROWS:
@@ -105,8 +105,8 @@ def main() -> None:
     if not only:
         text = (
             "# Accuracy on real photographs\n\n"
-            "Made by `python -m tests.bench.accuracy`. Seconds are those of the whole command, "
-            f"including starting Python, on {environment()}; the machine is shared and noisy, so "
+            "Made by `python -m tests.bench.accuracy`. Seconds are for the whole command, "
+            f"Python's start included, on {environment()}; the machine is shared and noisy, so "
             "take them as an order of magnitude.\n\n"
         )
         write_page("accuracy.md", text + "\n".join(lines))

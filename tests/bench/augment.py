@@ -18,7 +18,7 @@ from tlcli.inference.evaluate import Evaluation, compare, predict_labeled
 from tlcli.recipes.finetune import Run
 from tlcli.reporter import Reporter
 
-HEADER = "| what | right | 95% interval | against the first row | McNemar's p | seconds |\n" + (
+HEADER = "| what | accuracy | 95% interval | against the first row | McNemar's p | seconds |\n" + (
     "|---|---|---|---|---|---|"
 )
 PRESETS = ("light", "none", "standard", "strong", "light,vflip", "light,pca", "light,pca=1")
@@ -54,7 +54,7 @@ def row(name: str, this: Evaluation, first: Evaluation, seconds: float) -> str:
 
 
 def presets(folder: Path) -> Iterator[str]:
-    """Presets, for a linear head on the features of one plain and one augmented view."""
+    """Presets, for a new head on the last features of one plain and one augmented view."""
     yield HEADER
     first = None
     for augment in PRESETS:
@@ -99,8 +99,8 @@ def main() -> None:
         text = (
             "# Augmentation, measured\n\n"
             "Made by `python -m tests.bench.augment` on the 400 validation images of "
-            "../shared/data/flowers (1,000 training images). Seconds are those of training "
-            f"(presets) and of evaluating all images (views), on {environment()}, shared and "
+            "../shared/data/flowers (1,000 training images). Seconds are for training "
+            f"(presets) and for predicting all images (views), on {environment()}, shared and "
             "noisy.\n"
         )
         write_page("augmentation.md", text + "\n".join(lines))

@@ -85,8 +85,8 @@ def main() -> None:
     text = (
         "# What a second process gains\n\n"
         f"Made by `python -m tests.bench.distributed` on {environment()}: {images} flowers through "
-        "EfficientNet-lite0 up to its last stage, one core and one thread per process, medians of "
-        f"{N_ROUNDS} rounds.\n\n"
+        "EfficientNet-lite0 up to its last features, one core and one thread per process, medians "
+        f"of {N_ROUNDS} rounds.\n\n"
         "| what | seconds | target |\n|---|---|---|\n"
         f"| one process | {statistics.median(one):.1f} | |\n"
         f"| two processes | {statistics.median(two):.1f} | |\n"

@@ -101,7 +101,7 @@ def main() -> int:
     lines.append(
         f"\nThe script beside the ONNX file, for one image, from a cold start: {seconds:.2f} s "
         f"(median of {N_COLD_STARTS}; target {MAX_COLD_SECONDS:g} s).\n\n`efficientnet_lite0`, "
-        f"{len(paths)} validation images ({top1:.1%} right), one image at a time, "
+        f"{len(paths)} validation images ({top1:.1%} accuracy), one image at a time, "
         f"{torch.get_num_threads()} thread(s) of torch, {os.cpu_count()} cores "
         f"({platform.machine()}), shared and noisy; "
         + ", ".join(f"{name} {version(name)}" for name in names)

@@ -105,7 +105,7 @@ def write_references(cache: FeatureCache) -> None:
     ]
     for name, published in PUBLISHED_TOP1.items():
         passes, sha256 = stage_features(name, cache)
-        outputs, _ = passes.at(samples)
+        outputs, _ = passes.extract(samples)
         probabilities = outputs["head"].softmax(1)
         top1 = (probabilities.argmax(1) == torch.arange(len(samples))).float().mean().item()
         confidence = probabilities.amax(1).mean().item()
@@ -134,9 +134,9 @@ def measure_scores(name: str, cache: FeatureCache) -> Iterator[Scores]:
             found = []
             for seed in range(n_samples):
                 samples = choose_sample(train, size, seed)
-                outputs, _ = passes.at(samples)
+                outputs, _ = passes.extract(samples)
                 measured = similarity.measure_familiarity(
-                    samples, weights, outputs, passes.last, passes.changed
+                    samples, weights, outputs, passes.last_stage, passes.extract_transformed
                 )
                 assert measured is not None
                 found.append(measured)
@@ -155,7 +155,7 @@ def few_classes(cache: FeatureCache) -> list[str]:
         for data, kind in KIND.items():
             dataset = scan(DATA / data)
             samples = choose_sample(dataset.train, FOLDERS_SAMPLE, 0)
-            outputs, _ = passes.at(samples)
+            outputs, _ = passes.extract(samples)
             labels = torch.tensor([s.label for s in samples])
             cells = []
             for n in CLASS_COUNTS:
@@ -166,8 +166,8 @@ def few_classes(cache: FeatureCache) -> list[str]:
                         [samples[row] for row in rows],
                         sha256,
                         {stage: output[rows] for stage, output in outputs.items()},
-                        passes.last,
-                        passes.changed,
+                        passes.last_stage,
+                        passes.extract_transformed,
                     )
                     evidence = Evidence(len(rows), n, 1, 1, len(rows), n, found)
                     verdict = judge_similarity(evidence)
@@ -212,7 +212,7 @@ def page(every: list[Scores], folders: list[str]) -> str:
         lines.append(
             f"| {scores.backbone} | {scores.data} | {kind} | {scores.by} "
             f"| {sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f}) "
-            f"| {threshold:.2f} | {right} of {len(values)} right |"
+            f"| {threshold:.2f} | {right} of {len(values)} correct |"
         )
     introduction = INTRODUCTION.format(
         torch=torch.__version__,

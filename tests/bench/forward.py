@@ -51,8 +51,8 @@ def main() -> None:
         "",
         f"Made by `python -m tests.bench.forward {options.rounds}` on {cores} cores ({_cpu()}, "
         f"torch {torch.__version__}, bf16 {'native' if native_bf16() else 'emulated'}): medians of "
-        f"{options.rounds} rounds in which every contender ran once; load of the machine at the "
-        "end {load}.",
+        f"{options.rounds} rounds in which every contender ran once. The machine's load at the end "
+        "was {load}.",
     ]
     for name in BATCHES_PER_WORKER:
         rows = forward_passes(name, options.rounds, options.compile)
@@ -220,7 +220,7 @@ def start_up(rounds: int) -> list[str]:
                 subprocess.run([*command, *output], env=env, check=True, capture_output=True)
                 seconds[label].append(time.perf_counter() - started)
     first = next(iter(commands))
-    lines = ["| process | seconds | over the first |", "|---|---|---|"]
+    lines = ["| process | seconds | against the first |", "|---|---|---|"]
     for label, values in seconds.items():
         pairs = list(zip(values, seconds[first], strict=True))
         ratio = statistics.median(value / base for value, base in pairs)
@@ -247,6 +247,7 @@ def _memory_of_pass(n: int) -> None:
     from tlcli.data.augmentation.presets import parse
     from tlcli.data.augmentation.spec import make_augmentation
     from tlcli.features.cache import FeatureCache
+    from tlcli.features.views import Views
 
     class Wide(nn.Module):
         name = "wide"
@@ -271,11 +272,10 @@ def _memory_of_pass(n: int) -> None:
             peak_kb = max(peak_kb, int(anonymous.split()[1]))
 
     with tempfile.TemporaryDirectory() as folder:
-        cache, light = FeatureCache(Path(folder)), make_augmentation(parse("light"))
+        cache, views = FeatureCache(Path(folder)), Views(2, make_augmentation(parse("light")))
         features, *_ = extract_features(
-            samples, extractor, task="x", views=2, augmentation=light, cache=cache,
-            reporter=MemoryReporter(),
-        )  # fmt: skip
+            samples, extractor, task="x", views=views, cache=cache, reporter=MemoryReporter()
+        )
     print(json.dumps({"peak": peak_kb / 1000, "mapped": features.nbytes / 1e6}))
 
 

@@ -158,8 +158,8 @@ def where(records: Sequence[Record]) -> str:
     loads = sorted(r["load"] for r in records)
     return (
         f"Measured on {'; '.join(machines)}, on {' and '.join(days)}. The machine's load in the "
-        f"minute before each measurement was {loads[len(loads) // 2]} (median) and at most "
-        f"{loads[-1]}; it includes the end of the previous measurement."
+        f"minute before each measurement was {loads[len(loads) // 2]} (median), {loads[-1]} at "
+        "most; it includes the rest of the previous measurement."
     )
 
 

@@ -33,13 +33,13 @@ What limits the targets that are missed:
 The gain of a second process on a feature pass: [distributed.md](distributed.md).
 There was no GPU to measure on.""",
     "training": """\
-Accuracies are of one version of the program; seconds are not. The rows in bf16, except folds 1 to 4
-of MobileNetV2 and the rows "as planned", were run before memory was kept from step to step
-([decisions](../decisions/README.md)), which saves a third of the time. Two runs (everything on fold
-3, a random head on fold 2) were paused for a while.
+All accuracies come from one version of the program; the seconds do not. The rows in bf16, except
+folds 1 to 4 of MobileNetV2 and the rows "as planned", were run before memory was kept from step to
+step ([decisions](../decisions/speed-and-memory.md)), which saves a third of the time. Two runs
+(everything on fold 3, a random head on fold 2) were paused for a while.
 The augmentation and the BatchNorm policy of `large-similar` were chosen on fold 0, and those of
 `large-different` on these digits, so their figures are slightly optimistic: without fold 0 the
-first row's mean is 2.4. Three epochs are too few here: the schedule is made for eight.""",
+first row's mean is 2.4. Three epochs are too few here: the recipe is made for eight.""",
 }
 
 

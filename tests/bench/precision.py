@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.bench.common import SETS, WEIGHT_FILES, load_pretrained, make_parser, write_page
 from tests.paths import DATA
 from tlcli.data.dataset import Sample, scan
-from tlcli.features import extractor
+from tlcli.features import precision_check
 from tlcli.features.cache import FeatureCache
 from tlcli.features.reference_images import N_REFERENCE_IMAGES
 from tlcli.features.stage_features import HEAD, StageFeatures
@@ -31,7 +31,7 @@ BOUNDS = (0.0, 0.02, 0.05, 0.08, 0.12, 0.16, 0.2)
 MAX_BEHIND = 0.05
 """How far behind the best stage a stage may be to count as a candidate for the cut."""
 SEED = 0
-LIMIT = extractor.PARITY[torch.bfloat16]
+LIMIT = precision_check.MAX_RELATIVE_ERROR[torch.bfloat16]
 
 INTRODUCTION = f"""\
 # How close bf16 has to be to fp32
@@ -105,8 +105,8 @@ def measure(name: str, data: str) -> tuple[list[Stage], Stage]:
         for precision in ("fp32", "bf16"):
             cache = FeatureCache(Path(folder, precision))
             passes = StageFeatures(backbone, choose_device("cpu", precision), cache, Reporter())
-            found, unreadable = passes.at(samples)
-            assert passes.seen == len(samples)
+            found, unreadable = passes.extract(samples)
+            assert passes.n_measured == len(samples)
             assert not unreadable
             outputs.append(found)
     fp32, bf16 = outputs
@@ -118,7 +118,7 @@ def measure(name: str, data: str) -> tuple[list[Stage], Stage]:
             a, b = (probe(o[stage], labels, fold).right for o in outputs)
             error = relative_error(fp32[stage][checked], bf16[stage][checked])
             stages.append(Stage(f"{name}, {data}, {stage}", error, a, b))
-    last = passes.last
+    last = passes.last_stage
     assert last is not None
     a, b = heads(fp32[last], bf16[last], labels)
     compared = HEAD if HEAD in fp32 else last
@@ -132,8 +132,8 @@ def page(stages: list[Stage], heads: list[Stage]) -> str:
     """Write the text of docs/measured/precision.md."""
     lines = [
         INTRODUCTION,
-        "## Heads on the features of the last stage\n",
-        "| backbone, set | error | images | right, fp32 | difference |",
+        "## Heads on the last features\n",
+        "| backbone, set | error | images | accuracy, fp32 | difference |",
         "|---|---|---|---|---|",
     ]
     for s in sorted(heads, key=lambda s: s.error):
@@ -161,7 +161,9 @@ def page(stages: list[Stage], heads: list[Stage]) -> str:
 
 def main() -> None:
     make_parser(__doc__).parse_args()
-    extractor.PARITY = dict.fromkeys(extractor.PARITY, float("inf"))
+    precision_check.MAX_RELATIVE_ERROR = dict.fromkeys(
+        precision_check.MAX_RELATIVE_ERROR, float("inf")
+    )
     stages: list[Stage] = []
     heads: list[Stage] = []
     for name in WEIGHT_FILES:

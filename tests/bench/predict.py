@@ -58,9 +58,9 @@ def speed() -> Iterator[str]:
         seconds = [(seconds_of(features), seconds_of(predictions)) for _ in range(N_ROUNDS)]
     rates = [len(paths) / statistics.median(column) for column in zip(*seconds, strict=True)]
     ratio = statistics.median(a / b for a, b in seconds)
-    yield "| pass | images per second |\n|---|---|"
+    yield "| pass | images/s |\n|---|---|"
     yield f"| features, as in training | {rates[0]:.0f} |"
-    yield f"| `predict`, from decoding to probabilities | {rates[1]:.0f} |"
+    yield f"| `predict`, from decoding to predictions | {rates[1]:.0f} |"
     yield (
         f"\n`predict` runs at **{ratio:.0%}** of the feature pass's speed (median of {N_ROUNDS} "
         f"alternating rounds over {len(paths):,} flower photographs; the target is 85%)."
@@ -105,7 +105,10 @@ CASES = (
     Case("flowers", "flowers", {}, ("digits/val", "eurosat", "caltech")),
     Case("flowers, MobileNetV2", "flowers", WITH_MOBILENET, ("digits/val", "eurosat", "caltech")),
     Case(
-        "digits, mid-level cut", "digits", {"case": "small-different"}, ("flowers/val", "eurosat")
+        "digits, head on a middle stage",
+        "digits",
+        {"case": "small-different"},
+        ("flowers/val", "eurosat"),
     ),
     Case("eurosat", "eurosat", {}),
     Case("caltech", "caltech", {}),
@@ -142,7 +145,8 @@ def calibration() -> Iterator[str]:
     )
     yield from rows
     yield (
-        "\n| run | images from | AUROC | share with `ood` > 1 | of its own validation images |\n"
+        "\n| run | images from | AUROC | share with `ood` > 1 "
+        "| the same of its own validation images |\n"
         "|---|---|---|---|---|"
     )
     yield from outside

@@ -103,7 +103,7 @@ def decide(job: Job) -> dict[str, Any]:
         backbone = load_pretrained(job.backbone)
         passes = StageFeatures(backbone, choose_device("cpu"), cache, Reporter())
         cpu = time.process_time()
-        passes.at(samples)
+        passes.extract(samples)
         image = (time.process_time() - cpu) / len(samples)
     known = planned.plan.evidence and planned.plan.evidence.familiarity
     return {

@@ -170,10 +170,10 @@ def section(outcomes: list[Record]) -> str:
         INTRODUCTION,
         where(shown),
         "| what | runs | seconds, median | all runs | CPU seconds "
-        "| right (95% interval) | |\n|---|---|---|---|---|---|---|\n"
+        "| accuracy (95% interval) | |\n|---|---|---|---|---|---|---|\n"
         + "\n".join(part_row(name, records) for name, records in table.parts.items()),
         *(["\n".join(failed)] if failed else []),
-        "Ratios are of these medians. An accuracy counts as no lower than another if the other "
+        "Ratios are of these medians. An accuracy counts as no lower than another one if the other "
         "lies within or below its 95% interval.",
         "| target | measured | at least | met |\n|---|---|---|---|\n"
         + "\n".join(target_row(target, table) for target in TARGETS),

@@ -97,7 +97,7 @@ class Comparison:
 COMPARISONS = (
     Comparison(
         "`efficientnet_lite0`: everything trained, as in `large-similar` (8 epochs), against a "
-        "linear head (`small-similar`)",
+        "head on the last features (`small-similar`)",
         PLANNED,
         SMALL,
         1.5,
@@ -172,7 +172,7 @@ def section(outcomes: list[Record]) -> str:
             "## Ways of training",
             INTRODUCTION,
             where(list(found.values())) + " " + conditions(list(found.values())),
-            "| way | options | folds | right (95% interval) | seconds per fold | CPU seconds "
+            "| way | options | folds | accuracy (95% interval) | seconds per fold | CPU seconds "
             "| epoch kept |\n|---|---|---|---|---|---|---|\n" + "\n".join(ways),
             *(["\n".join(failed)] if failed else []),
             "| difference, points | measured | images | each fold | at least | met |\n"
