@@ -14,9 +14,9 @@ from tlcli.artifacts.image_grid import GridRow, draw_grid
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
 from tlcli.data.augmentation.apply import augment_image
-from tlcli.data.augmentation.mixup import MIXING, make_mixing
+from tlcli.data.augmentation.mixup import MIXING_TRANSFORMS, make_mixing
 from tlcli.data.augmentation.pca_color import principal_colors
-from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse
+from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse_augment
 from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import scan
 from tlcli.data.drawings.sample import draw_flower, draw_sample
@@ -36,17 +36,17 @@ def draw_transforms(flowers: Path) -> Image.Image:
     colours = principal_colors(scan(flowers).train)
     sunflower = draw_flower("sunflower", 320, random.Random(5))
     others = [draw_flower(name, 320, random.Random(3)) for name in ("rose", "tulip", "daisy")]
-    plain = [pre.fit(image) for image in (sunflower, *others)]
+    plain = [pre.to_pixels(image) for image in (sunflower, *others)]
     rows = []
     for name, of in TRANSFORMS.items():
-        text = f"{name}={VISIBLE_STRENGTHS.get(name, of.usual):g}"
-        if name in MIXING:
+        text = f"{name}={VISIBLE_STRENGTHS.get(name, of.default):g}"
+        if name in MIXING_TRANSFORMS:
             classes = ["sunflower", "rose", "tulip", "daisy"]
             batch = torch.stack(plain), torch.arange(4)
-            mixed = mixed_row(*batch, classes, make_mixing(parse(text)), 4, N_VIEWS)
+            mixed = mixed_row(*batch, classes, make_mixing(parse_augment(text)), 4, N_VIEWS)
             rows.append(GridRow(text, mixed.pictures, mixed.captions))
             continue
-        aug = make_augmentation(parse(text), colours)
+        aug = make_augmentation(parse_augment(text), colours)
         draws = [random.Random(f"{name} {i}") for i in range(N_VIEWS)]
         views = [picture(augment_image(sunflower, pre, aug, rng)) for rng in draws]
         rows.append(GridRow(text, views))

@@ -85,7 +85,7 @@ def right(backbone, shared: Path, most: int) -> int:
     files = sorted((shared / "data" / "imagenet-samples").glob("*.*"))
     files = [f for f in files if f.suffix.lower() in (".jpg", ".jpeg", ".png")]
     chosen = range(0, 1000, 1000 // most)
-    pixels = torch.stack([backbone.preprocessing.fit(decode(files[i])) for i in chosen])
+    pixels = torch.stack([backbone.preprocessing.to_pixels(decode(files[i])) for i in chosen])
     with torch.inference_mode():
         logits = backbone.model.eval()(backbone.preprocessing.normalize(pixels))
     return int((logits.argmax(1) == torch.tensor(chosen)).sum())
@@ -336,7 +336,7 @@ def test_preprocessing_is_torchvisions(shared: Path) -> None:
     for name in ("resnet50", "inception_v3", "swin_v2_t", "efficientnet_v2_l"):
         preprocessing = weights.native_preprocessing(find_entry(name))
         theirs = torchvision.models.get_model_weights(name).DEFAULT.transforms()(picture)
-        ours = preprocessing.normalize(preprocessing.fit(picture)[None])[0]
+        ours = preprocessing.normalize(preprocessing.to_pixels(picture)[None])[0]
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 

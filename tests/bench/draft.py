@@ -3,7 +3,7 @@
 Run it as `python -m tests.bench.draft`. Every fourth validation photograph of the shared flowers is
 enlarged four times (about 2,000 x 1,300 pixels), then predicted from the fully decoded image and
 from images decoded at reduced size, with at least 1, 2 or 3 times `resize` pixels per side. The
-program's own margin is `tlcli.data.preprocessing.SPARE`.
+program's own margin is `tlcli.data.preprocessing.DECODE_MARGIN`.
 """
 
 import tempfile
@@ -37,7 +37,7 @@ def main() -> None:
         reference: torch.Tensor | None = None
         print("| margin | seconds per image | largest difference | changed predictions |")
         for margin in (FULL_SIZE, 1, 2, 3):
-            preprocessing.SPARE = margin
+            preprocessing.DECODE_MARGIN = margin
             started = time.process_time()
             batches = classifier.batches(enlarged)
             probabilities = torch.cat([batch.probabilities for batch in batches])

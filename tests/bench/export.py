@@ -48,7 +48,7 @@ TIMED_IMAGES = 100
 def inputs(subject: Subject, paths: list[Path]) -> list[torch.Tensor]:
     """Load each image as a batch of its own: [1, h, w, 3]."""
     pictures = map(decode, paths)
-    load = subject.meta.preprocessing.fit if subject.input == PIXELS else to_tensor
+    load = subject.meta.preprocessing.to_pixels if subject.input == PIXELS else to_tensor
     return [load(picture).permute(1, 2, 0).contiguous()[None] for picture in pictures]
 
 

@@ -144,10 +144,11 @@ def feature_pass(rounds: int, cores: int) -> list[str]:
     backbone = load_pretrained("efficientnet_lite0")
     extractor = make_extractor(backbone, choose_device("cpu"))
     pre, batch = backbone.preprocessing, extractor.compute.batch_size
-    loaded = [images for images, _ in load_batches([s.path for s in samples], pre, batch=batch)]
+    paths = [sample.path for sample in samples]
+    loaded = [images for images, _ in load_batches(paths, pre, batch_size=batch)]
 
     def decoding() -> None:
-        for _ in load_batches([s.path for s in samples], pre, batch=batch):
+        for _ in load_batches(paths, pre, batch_size=batch):
             pass
 
     def forwarding() -> None:
@@ -244,7 +245,7 @@ def _memory_of_pass(n: int) -> None:
     The network is only the first stage, with its output cut to 1,280 numbers: memory is measured
     here, and the other stages would take an hour.
     """
-    from tlcli.data.augmentation.presets import parse
+    from tlcli.data.augmentation.presets import parse_augment
     from tlcli.data.augmentation.spec import make_augmentation
     from tlcli.features.cache import FeatureCache
     from tlcli.features.views import Views
@@ -272,7 +273,10 @@ def _memory_of_pass(n: int) -> None:
             peak_kb = max(peak_kb, int(anonymous.split()[1]))
 
     with tempfile.TemporaryDirectory() as folder:
-        cache, views = FeatureCache(Path(folder)), Views(2, make_augmentation(parse("light")))
+        cache, views = (
+            FeatureCache(Path(folder)),
+            Views(2, make_augmentation(parse_augment("light"))),
+        )
         features, *_ = extract_features(
             samples, extractor, task="x", views=views, cache=cache, reporter=MemoryReporter()
         )

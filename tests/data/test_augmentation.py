@@ -14,9 +14,9 @@ from torchvision.transforms import v2
 from tests.fakes import RecordingReporter
 from tlcli.data.augmentation.apply import augment_image
 from tlcli.data.augmentation.auto_augment import OPERATIONS, rand_augment, trivial_augment
-from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix
+from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix_batch
 from tlcli.data.augmentation.pca_color import principal_colors
-from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse
+from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse_augment
 from tlcli.data.augmentation.spec import make_augmentation, random_box
 from tlcli.data.dataset import Sample
 from tlcli.data.loader import load_batches
@@ -25,7 +25,7 @@ from tlcli.errors import UsageError
 
 PRE = Preprocessing(72, 64, "bilinear", (0.5, 0.25, 1.0), (0.5, 0.5, 0.5))
 FILL = [128, 64, 255]
-COLOURS = ((0.3, 0.2, 0.1), (0.0, 0.02, -0.04), (0.001, 0.0, 0.0))
+COLORS = ((0.3, 0.2, 0.1), (0.0, 0.02, -0.04), (0.001, 0.0, 0.0))
 EVERYTHING = ",".join(TRANSFORMS)
 
 
@@ -40,11 +40,11 @@ def gradient(size=(72, 72)):
     return image
 
 
-PLAIN = PRE.fit(gradient()).int()
+PLAIN = PRE.to_pixels(gradient()).int()
 
 
 def view(text, seed=0, image=None):
-    aug = make_augmentation(parse(text), COLOURS)
+    aug = make_augmentation(parse_augment(text), COLORS)
     return augment_image(image or gradient(), PRE, aug, random.Random(seed)).int()
 
 
@@ -52,31 +52,37 @@ def view(text, seed=0, image=None):
 
 
 def test_presets_are_changed_by_what_follows_them():
-    assert parse("light") == PRESETS["light"] == {"flip": 0.5, "crop": 0.5, "rotate": 10}
-    assert parse("none") == {}
-    assert parse("light, vflip ,rotate=30") == PRESETS["light"] | {"vflip": 0.5, "rotate": 30}
-    assert parse("strong,erase=0,flip=0").keys() == PRESETS["strong"].keys() - {"erase", "flip"}
-    assert parse("flip,pca=0.5") == {"flip": 0.5, "pca": 0.5}
-    assert parse(EVERYTHING) == {name: of.usual for name, of in TRANSFORMS.items()}
+    assert parse_augment("light") == PRESETS["light"] == {"flip": 0.5, "crop": 0.5, "rotate": 10}
+    assert parse_augment("none") == {}
+    assert parse_augment("light, vflip ,rotate=30") == PRESETS["light"] | {
+        "vflip": 0.5,
+        "rotate": 30,
+    }
+    assert parse_augment("strong,erase=0,flip=0").keys() == PRESETS["strong"].keys() - {
+        "erase",
+        "flip",
+    }
+    assert parse_augment("flip,pca=0.5") == {"flip": 0.5, "pca": 0.5}
+    assert parse_augment(EVERYTHING) == {name: of.default for name, of in TRANSFORMS.items()}
     assert not any("vflip" in preset for preset in PRESETS.values())
 
 
 @pytest.mark.parametrize(
     ("text", "told", "hint"),
     [
-        ("standrd", "'standrd' is not known", "standard"),
-        ("light,vflipp,rotate=x,erase=2", "'vflipp' is not known; rotate=x: ", "vflip"),
-        ("light,vflipp,rotate=x,erase=2", "erase=2: it is a number from 0 (off) to 1", ""),
+        ("standrd", "'standrd' is unknown", "standard"),
+        ("light,vflipp,rotate=x,erase=2", "'vflipp' is unknown; rotate=x: ", "vflip"),
+        ("light,vflipp,rotate=x,erase=2", "erase=2: it takes a number from 0 (off) to 1", ""),
         ("flip,light", "the preset light must come first", "light,vflip"),
         ("light,", "nothing between two commas", ""),
         ("flip,flip=0", "flip is named twice", ""),
-        ("jitter=nan", "jitter=nan: it is a number", ""),
-        ("rotate=-3", "rotate=-3: it is a number", ""),
+        ("jitter=nan", "jitter=nan: it takes a number", ""),
+        ("rotate=-3", "rotate=-3: it takes a number", ""),
     ],
 )
 def test_mistakes_are_told_together_with_what_was_meant(text, told, hint):
     with pytest.raises(UsageError) as error:
-        parse(text)
+        parse_augment(text)
     assert told in error.value.message
     assert hint in error.value.hint
 
@@ -84,11 +90,15 @@ def test_mistakes_are_told_together_with_what_was_meant(text, told, hint):
 def test_views_that_were_remembered_before_are_found_again():
     # the text is part of the cache's keys
     light = "Augmentation(flip=0.5, scale=(0.5, 1.0), ratio=(0.75, 1.3333333333333333), degrees=10)"
-    assert str(make_augmentation(parse("light"))) == light
-    assert str(make_augmentation(parse("flip,crop,rotate"))) == light
-    more = str(make_augmentation(parse("light,pca"), COLOURS))
-    assert more == f"{light[:-1]}, pca=0.1, colours={COLOURS})"
-    assert make_augmentation(parse("none")) is make_augmentation(parse("mixup")) is None
+    assert str(make_augmentation(parse_augment("light"))) == light
+    assert str(make_augmentation(parse_augment("flip,crop,rotate"))) == light
+    more = str(make_augmentation(parse_augment("light,pca"), COLORS))
+    assert more == f"{light[:-1]}, pca=0.1, colours={COLORS})"
+    assert (
+        make_augmentation(parse_augment("none"))
+        is make_augmentation(parse_augment("mixup"))
+        is None
+    )
 
 
 # What each transform changes, and what it leaves
@@ -133,9 +143,9 @@ def test_shear_keeps_the_centre_and_moves_the_corners():
 def test_jitter_without_colour_keeps_grey_grey_and_hue_keeps_lightness():
     grey = ImageOps.grayscale(gradient()).convert("RGB")
     jittered = view("jitter", image=grey)
-    assert not torch.equal(jittered, PRE.fit(grey).int())
+    assert not torch.equal(jittered, PRE.to_pixels(grey).int())
     assert (jittered[0] - jittered[2]).abs().max() <= 1
-    assert torch.equal(view("hue=0.5", image=grey), PRE.fit(grey).int())
+    assert torch.equal(view("hue=0.5", image=grey), PRE.to_pixels(grey).int())
     turned = view("hue=0.5", 4)
     assert (turned - PLAIN).abs().max() > 20
     assert (turned.amax(0) - PLAIN.amax(0)).abs().max() <= 1
@@ -144,7 +154,9 @@ def test_jitter_without_colour_keeps_grey_grey_and_hue_keeps_lightness():
 def test_grey_is_grey():
     grey = view("grey=1")
     assert torch.equal(grey[0], grey[1])
-    assert torch.equal(grey, to_tensor(ImageOps.grayscale(PRE.center(gradient())).convert("RGB")))
+    assert torch.equal(
+        grey, to_tensor(ImageOps.grayscale(PRE.resize_and_crop(gradient())).convert("RGB"))
+    )
 
 
 def test_erasing_leaves_all_but_one_rectangle():
@@ -165,7 +177,7 @@ def test_the_colour_shift_adds_one_colour_along_the_principal_ones():
         assert (added == added[:, :1, :1]).all()
         draws.append(added[:, 0, 0].double() / 255)
     measured = torch.stack(draws)
-    expected = 0.1 * torch.tensor(COLOURS).double().square().sum(0).sqrt()
+    expected = 0.1 * torch.tensor(COLORS).double().square().sum(0).sqrt()
     assert measured.mean(0).abs().max() < 0.01
     assert torch.allclose(measured.std(0), expected, rtol=0.15, atol=0.002)
 
@@ -206,7 +218,7 @@ def _trivial(image, operation, step):
 
 
 def _strength(image, operation, greatest, step):
-    magnitude = operation.least + (greatest - operation.least) * step / 30
+    magnitude = operation.weakest + (greatest - operation.weakest) * step / 30
     return operation.apply(image, magnitude, tuple(FILL))
 
 
@@ -223,11 +235,11 @@ def test_policies_reach_every_operation_and_both_signs():
 
 def test_a_view_depends_on_its_seed_alone(flowers):
     paths = sorted(flowers.glob("*/*.jpg"))[:12]
-    aug = make_augmentation(parse(EVERYTHING), COLOURS)
+    aug = make_augmentation(parse_augment(EVERYTHING), COLORS)
     keys = [f"0:{path.name}:1" for path in paths]
 
     def views(workers, order):
-        batches = load_batches([paths[i] for i in order], PRE, batch=5, augmentation=aug,
+        batches = load_batches([paths[i] for i in order], PRE, batch_size=5, augmentation=aug,
                                keys=[keys[i] for i in order], workers=workers)  # fmt: skip
         images = torch.cat([images for images, _ in batches])[: len(order)]
         return images[torch.tensor(order).argsort()]
@@ -291,8 +303,8 @@ def test_without_pictures_or_colours_nothing_is_shifted(tmp_path):
     assert principal_colors([]) == ((0.0, 0.0, 0.0),) * 3
     black = saved(tmp_path, [Image.new("RGB", (8, 8))])
     assert principal_colors(black) == ((0.0, 0.0, 0.0),) * 3
-    with pytest.raises(ValueError, match="principal colours"):
-        augment_image(gradient(), PRE, make_augmentation(parse("pca")), random.Random(0))
+    with pytest.raises(ValueError, match="principal colors"):
+        augment_image(gradient(), PRE, make_augmentation(parse_augment("pca")), random.Random(0))
 
 
 # Mixing
@@ -309,14 +321,14 @@ def test_labels_are_what_is_in_the_image(mixing):
     images, labels = flat_batch()
     shares = set()
     for seed in range(30):
-        mixed, soft = mix(images, labels, 7, mixing, random.Random(seed))
+        mixed, soft = mix_batch(images, labels, 7, mixing, random.Random(seed))
         assert mixed.dtype == torch.uint8
         assert soft.shape == (6, 7)
         assert torch.allclose(soft.sum(1), torch.ones(6))
         # the mean grey of the mixed image says which part of it is which
         expected = (soft * 40 * torch.arange(7)).sum(1)
         assert torch.allclose(mixed.float().mean((1, 2, 3)), expected, atol=0.51)
-        again = mix(images, labels, 7, mixing, random.Random(seed))
+        again = mix_batch(images, labels, 7, mixing, random.Random(seed))
         assert torch.equal(mixed, again[0])
         assert torch.equal(soft, again[1])
         shares.add(round(soft.max().item(), 3))
@@ -327,12 +339,14 @@ def test_labels_are_what_is_in_the_image(mixing):
 def test_mixups_expected_share_is_one_half_and_cutmix_pastes():
     images, labels = flat_batch()
     hard = torch.eye(6)
-    kept = [mix(images, labels, 6, Mixing(mixup=0.4), random.Random(s))[1] for s in range(400)]
+    kept = [
+        mix_batch(images, labels, 6, Mixing(mixup=0.4), random.Random(s))[1] for s in range(400)
+    ]
     # an image is mixed with itself in one of six cases
     mean = torch.stack(kept).mean(0)
     assert torch.allclose(mean.diag(), torch.full((6,), 0.5 + 0.5 / 6), atol=0.06)
     assert torch.allclose(mean, mean.T, atol=0.06)
-    pasted = mix(images, labels, 6, Mixing(cutmix=1), random.Random(3))
+    pasted = mix_batch(images, labels, 6, Mixing(cutmix=1), random.Random(3))
     for image, share in zip(*pasted, strict=True):
         greys = set(image.unique().tolist())
         assert greys <= {40 * i for i in (share > 0).nonzero()[:, 0].tolist()}
@@ -382,7 +396,7 @@ def test_a_run_with_mixing_and_colours_says_so(two_classes, tmp_path):
     assert "--augment mixup asks for training in steps" in run.plan.why
     assert any("mixed, so features are computed again" in note for note in heard.notes)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["augmentation"]["transforms"] == parse("standard,mixup=0.4")
+    assert record["augmentation"]["transforms"] == parse_augment("standard,mixup=0.4")
     assert len(record["augmentation"]["colours"]) == 3
     assert record["remembered"] is False
     assert run.metrics["n"] == 4
@@ -453,9 +467,9 @@ def test_the_sheet_shows_the_views_of_training(flowers, tmp_path, monkeypatch):
     dataset = scan(flowers, seed=5)
     daisy = min((s for s in dataset.train if s.label == 0), key=lambda s: s.digest)
     pre = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    light = make_augmentation(parse("light"))
+    light = make_augmentation(parse_augment("light"))
     keys = [f"5:{daisy.digest}:{number}" for number in (1, 2)]
-    (batch,) = load_batches([daisy.path] * 2, pre, batch=2, augmentation=light, keys=keys)
+    (batch,) = load_batches([daisy.path] * 2, pre, batch_size=2, augmentation=light, keys=keys)
     for number in (1, 2):
         assert torch.equal(to_tensor(rows[0].pictures[number]), batch[0][number - 1])
 
@@ -487,14 +501,14 @@ def test_boxes_are_drawn_from_the_range_asked_for():
 
 
 def test_mixing_is_read_from_the_values():
-    assert make_mixing(parse("light")) is None
-    assert make_mixing(parse("light,mixup,cutmix=0.5")) == Mixing(0.2, 0.5)
+    assert make_mixing(parse_augment("light")) is None
+    assert make_mixing(parse_augment("light,mixup,cutmix=0.5")) == Mixing(0.2, 0.5)
 
 
 def test_the_docs_have_every_preset_and_transform_as_they_are():
     page = (Path(__file__).parents[2] / "docs" / "augmentation.md").read_text()
     for name, of in TRANSFORMS.items():
-        assert f"| `{name}` | {of.usual:g} | {of.most:g} | {of.what} |" in page
+        assert f"| `{name}` | {of.default:g} | {of.max:g} | {of.description} |" in page
     for name, values in PRESETS.items():
         told = ", ".join(f"{k} {v:g}" for k, v in values.items()) or "every image as it is"
         assert f"| `{name}` | {told} |" in page

@@ -390,7 +390,7 @@ def test_without_leaves_out_splits_again_and_tells(make: Make) -> None:
     assert left.counts()["b"]["train"] + left.counts()["b"]["val"] == 20
     assert left.warnings == (
         "7 unreadable images left out: "
-        + ", ".join(f"b/bad-{i}.jpg (not a picture but text)" for i in range(5))
+        + ", ".join(f"b/bad-{i}.jpg (not an image but text)" for i in range(5))
         + " and 2 more",
     )
     assert left.train == tuple(s for s in dataset.train if s.path not in bad)

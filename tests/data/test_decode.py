@@ -301,8 +301,8 @@ def test_a_named_pipe(tmp_path: Path) -> None:
 def why(data: bytes) -> str:
     with pytest.raises(Unreadable) as caught:
         decode(data)
-    assert str(caught.value) == f"-: {caught.value.why}"
-    return caught.value.why
+    assert str(caught.value) == f"-: {caught.value.reason}"
+    return caught.value.reason
 
 
 def test_a_truncated_file_is_unreadable() -> None:
@@ -384,4 +384,4 @@ def decoded_or_why(source: bytes | Path) -> str:
     try:
         return decode(source).mode
     except Unreadable as error:
-        return error.why
+        return error.reason

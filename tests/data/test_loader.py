@@ -39,32 +39,32 @@ def paths(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_batches_come_in_order_and_the_last_is_padded(paths: list[Path], workers: int) -> None:
-    batches = list(load_batches(paths, PRE, batch=4, workers=workers))
+    batches = list(load_batches(paths, PRE, batch_size=4, workers=workers))
     assert [len(problems) for _, problems in batches] == [4, 4, 3]
     assert all(images.shape == (4, 3, 32, 32) for images, _ in batches)
     assert all(images.dtype == torch.uint8 for images, _ in batches)
     rows = torch.cat([images for images, _ in batches])
     for row, path in zip(rows, paths, strict=False):
-        assert torch.equal(row, PRE.fit(decode(path)))
+        assert torch.equal(row, PRE.to_pixels(decode(path)))
     assert rows[11].count_nonzero() == 0
     assert all(problem is None for _, problems in batches for problem in problems)
 
 
 def test_an_unreadable_picture_is_zeros_and_named(paths: list[Path]) -> None:
     paths[5].write_text("no picture")
-    (images, problems), *_ = load_batches(paths[4:8], PRE, batch=4)
+    (images, problems), *_ = load_batches(paths[4:8], PRE, batch_size=4)
     assert [problem and problem.path for problem in problems] == [None, paths[5], None, None]
     assert images[1].count_nonzero() == 0
-    assert torch.equal(images[2], PRE.fit(decode(paths[6])))
+    assert torch.equal(images[2], PRE.to_pixels(decode(paths[6])))
 
 
 def test_nothing_gives_no_batch() -> None:
-    assert list(load_batches([], PRE, batch=4)) == []
+    assert list(load_batches([], PRE, batch_size=4)) == []
 
 
 def test_sources_may_be_bytes(paths: list[Path]) -> None:
-    [(images, _)] = load_batches([paths[4].read_bytes()], PRE, batch=1)
-    assert torch.equal(images[0], PRE.fit(decode(paths[4])))
+    [(images, _)] = load_batches([paths[4].read_bytes()], PRE, batch_size=1)
+    assert torch.equal(images[0], PRE.to_pixels(decode(paths[4])))
 
 
 def test_views_depend_on_the_key_alone(paths: list[Path]) -> None:
@@ -74,7 +74,7 @@ def test_views_depend_on_the_key_alone(paths: list[Path]) -> None:
         batches = load_batches(
             [paths[i] for i in picked],
             PRE,
-            batch=batch,
+            batch_size=batch,
             augmentation=LIGHT,
             keys=[keys[i] for i in picked],
             workers=workers,
@@ -88,15 +88,15 @@ def test_views_depend_on_the_key_alone(paths: list[Path]) -> None:
     torch.manual_seed(2)
     assert torch.equal(first, views(6, 3, list(range(11))))
     assert torch.equal(first.flip(0), views(2, 4, list(range(11))[::-1]))
-    other, _ = next(load_batches(paths, PRE, batch=11, augmentation=LIGHT, keys=["x"] * 11))
+    other, _ = next(load_batches(paths, PRE, batch_size=11, augmentation=LIGHT, keys=["x"] * 11))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_keys_must_match(paths: list[Path]) -> None:
     with pytest.raises(ValueError, match="key"):
-        load_batches(paths, PRE, batch=4, augmentation=LIGHT)
+        load_batches(paths, PRE, batch_size=4, augmentation=LIGHT)
     with pytest.raises(ValueError, match="shorter"):
-        list(load_batches(paths, PRE, batch=4, augmentation=LIGHT, keys=["a"]))
+        list(load_batches(paths, PRE, batch_size=4, augmentation=LIGHT, keys=["a"]))
 
 
 def test_sources_are_taken_no_further_than_two_batches_ahead(paths: list[Path]) -> None:
@@ -108,7 +108,7 @@ def test_sources_are_taken_no_further_than_two_batches_ahead(paths: list[Path]) 
             taken += 1
             yield paths[5]
 
-    batches = load_batches(endless(), PRE, batch=4)
+    batches = load_batches(endless(), PRE, batch_size=4)
     next(batches)
     assert taken <= 12
     before = threading.active_count()
@@ -199,7 +199,7 @@ def test_rotation_fills_corners_with_the_mean_colour() -> None:
 def test_flips_come_as_often_as_said() -> None:
     half = Augmentation(0.5, (1, 1), (1, 1), 0)
     image = noise((32, 32))
-    plain = PRE.fit(image.resize((40, 40)))
+    plain = PRE.to_pixels(image.resize((40, 40)))
     assert plain.shape == (3, 32, 32)
     views = [augment_image(image, PRE, half, random.Random(f"k{i}")) for i in range(200)]
     first = views[0]

@@ -51,7 +51,7 @@ def test_equals_torchvision_bit_for_bit(entry: str) -> None:
     ours, theirs = of(entry)
     for size in SIZES if ours.resize < 500 else SIZES[:3]:
         image = noise(size)
-        fitted = ours.fit(image)
+        fitted = ours.to_pixels(image)
         assert fitted.shape == (3, ours.crop, ours.crop)
         assert fitted.dtype == torch.uint8
         assert fitted.is_contiguous()
@@ -64,14 +64,14 @@ def test_a_very_long_picture_shows_the_same_middle(size: tuple[int, int]) -> Non
     image = noise((9, 9)).resize(size, Image.Resampling.BICUBIC)
     resized = functional.resize(image, [USUAL.resize], antialias=True)
     theirs = functional.pil_to_tensor(functional.center_crop(resized, [224, 224]))
-    difference = (USUAL.fit(image).int() - theirs.int()).abs()
+    difference = (USUAL.to_pixels(image).int() - theirs.int()).abs()
     assert difference.max() <= 3
 
 
 def test_an_endless_strip_takes_neither_memory_nor_time() -> None:
     start = time.perf_counter()
-    assert USUAL.fit(Image.new("RGB", (3_000_000, 1), (9, 8, 7))).shape == (3, 224, 224)
-    assert USUAL.fit(Image.new("RGB", (1, 3_000_000), (9, 8, 7))).shape == (3, 224, 224)
+    assert USUAL.to_pixels(Image.new("RGB", (3_000_000, 1), (9, 8, 7))).shape == (3, 224, 224)
+    assert USUAL.to_pixels(Image.new("RGB", (1, 3_000_000), (9, 8, 7))).shape == (3, 224, 224)
     assert time.perf_counter() - start < 2
 
 

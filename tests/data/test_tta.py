@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from tlcli import finetune, load
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import Preprocessing, to_tensor
-from tlcli.data.tta import VIEWS, count, views
+from tlcli.data.tta import TTA_VIEWS, count_views, make_views
 
 PRE = Preprocessing(80, 64, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -34,8 +34,8 @@ def probabilities(classifier, images):
 
 def test_the_views_are_the_centre_the_corners_and_their_mirror_images(images):
     image = Image.open(images[0]).convert("RGB").resize((120, 90))
-    plain = PRE.fit(image)
-    large = to_tensor(PRE.resized(image))
+    plain = PRE.to_pixels(image)
+    large = to_tensor(PRE.resize_shorter_side(image))
     assert large.shape == (3, 80, 106)
     corners = [large[:, y : y + 64, x : x + 64] for y in (0, 16) for x in (0, 42)]
     five = [plain, *corners]
@@ -45,8 +45,8 @@ def test_the_views_are_the_centre_the_corners_and_their_mirror_images(images):
         ("5", five),
         ("10", [*five, *(view.flip(2) for view in five)]),
     ):
-        assert torch.equal(views(image, PRE, name), torch.stack(expected))
-        assert count(name) == len(expected)
+        assert torch.equal(make_views(image, PRE, name), torch.stack(expected))
+        assert count_views(name) == len(expected)
 
 
 def test_of_a_symmetric_picture_all_views_answer_alike(images):
@@ -85,13 +85,13 @@ def test_networks_and_views_are_averaged_together(trained, other, images):
     manual = []
     pre = load(other.folder).members[0].preprocessing
     for path in images:
-        crops = views(decode(path, pre.least), pre, "10")
+        crops = make_views(decode(path, pre.min_side), pre, "10")
         cut = [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
         manual.append(probabilities(load(other.folder), cut).mean(0))
     assert torch.allclose(each[1], torch.stack(manual), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", TTA_VIEWS)
 def test_more_views_do_not_take_more_memory_at_once(other, images, name, monkeypatch):
     from tlcli.features.extract import FeatureExtractor
 
@@ -102,7 +102,7 @@ def test_more_views_do_not_take_more_memory_at_once(other, images, name, monkeyp
     )
     list(load(other.folder, tta=name).stream(images * 5))
     assert max(seen) <= 32
-    assert sum(seen) >= 40 * count(name)
+    assert sum(seen) >= 40 * count_views(name)
 
 
 def test_on_the_command_line(tlcli, trained, other, images, tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.fakes import RecordingReporter
 from tlcli.backbones import build
-from tlcli.data.augmentation.presets import parse
+from tlcli.data.augmentation.presets import parse_augment
 from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import scan
 from tlcli.errors import UsageError
@@ -194,7 +194,7 @@ def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
     dataset = scan(flowers)
     samples = dataset.train[:10]
     stages = nn.Sequential(*backbone.stages[:2])
-    more = {"views": Views(2, make_augmentation(parse("light"))), "task": "x"}
+    more = {"views": Views(2, make_augmentation(parse_augment("light"))), "task": "x"}
 
     def get(cache):
         forward = FeatureExtractor(

@@ -19,7 +19,7 @@ from tlcli import load
 from tlcli.artifacts import bundle
 from tlcli.cli import output
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.data.stream import stream_groups
+from tlcli.data.stream import stream_batches
 from tlcli.errors import UsageError, UserError
 from tlcli.inference.load import open_bundle
 from tlcli.recipes.finetune import finetune
@@ -242,22 +242,22 @@ def test_a_slow_source_gets_its_answers_while_it_waits():
         assert go.wait(20), "nothing came while the source waited"
         yield "d", BLACK
 
-    for group in stream_groups(jobs(), [PRE], batch=32, patience=0.05):
-        seen.append((group.names, len(group.pixels[0]), group.last))
+    for group in stream_batches(jobs(), [PRE], batch_size=32, max_wait=0.05):
+        seen.append((group.names, len(group.pixels[0]), group.is_last))
         go.set()
     assert seen == [(["a", "b", "c"], 4, False), (["d"], 32, True)]
 
 
 def test_groups_are_full_in_order_and_padded():
     jobs = ((str(i), BLACK if i % 2 else b"bad") for i in range(70))
-    groups = list(stream_groups(jobs, [PRE, PRE], batch=32))
+    groups = list(stream_batches(jobs, [PRE, PRE], batch_size=32))
     assert [len(g.names) for g in groups] == [32, 32, 6]
     assert [len(p) for g in groups for p in g.pixels] == [32] * 6
     assert [name for g in groups for name in g.names] == [str(i) for i in range(70)]
     assert [p is None for p in groups[2].problems] == [False, True] * 3
-    assert list(stream_groups(iter([]), [PRE], batch=4)) == []
-    (few,) = stream_groups([("a", BLACK)] * 3, [PRE], batch=32)
-    assert (len(few.pixels[0]), few.last) == (3, True)
+    assert list(stream_batches(iter([]), [PRE], batch_size=4)) == []
+    (few,) = stream_batches([("a", BLACK)] * 3, [PRE], batch_size=32)
+    assert (len(few.pixels[0]), few.is_last) == (3, True)
 
 
 def test_a_source_that_fails_is_heard_after_what_came_before():
@@ -265,7 +265,7 @@ def test_a_source_that_fails_is_heard_after_what_came_before():
         yield "a", BLACK
         raise UserError("the list is broken")
 
-    groups = stream_groups(jobs(), [PRE], batch=4)
+    groups = stream_batches(jobs(), [PRE], batch_size=4)
     assert next(groups).names == ["a"]
     with pytest.raises(UserError, match="list is broken"):
         next(groups)
@@ -279,7 +279,7 @@ def test_leaving_early_stops_reading():
             read.append(i)
             yield str(i), BLACK
 
-    groups = stream_groups(jobs(), [PRE], batch=4)
+    groups = stream_batches(jobs(), [PRE], batch_size=4)
     next(groups)
     groups.close()
     time.sleep(0.5)
@@ -405,7 +405,7 @@ def test_a_temperature_of_the_bundle_is_in_its_tensors(trained, images):
     assert meta.calibration.n == sum(count["train"] for count in counts)
     # so that what reads the tensors alone has the same probabilities
     network, _ = open_bundle(trained.bundle)
-    pixels = network.backbone.preprocessing.fit(Image.open(images[0]).convert("RGB"))
+    pixels = network.backbone.preprocessing.to_pixels(Image.open(images[0]).convert("RGB"))
     x = network.backbone.preprocessing.normalize(pixels[None])
     with torch.no_grad():
         plain = network.backbone.model.eval()(x).softmax(1)

@@ -54,14 +54,14 @@ def images(
 
 
 def _paths(arguments: Iterable[str], null: bool) -> Iterator[Path]:
-    from tlcli.data.folders import images_below
+    from tlcli.data.folders import find_images
 
     for argument in arguments:
         path = Path(argument)
         if argument == "-":
             yield from _from_stdin(b"\0" if null else b"\n")
         elif path.is_dir():
-            yield from images_below(path, set(), Counter()) or [path]
+            yield from find_images(path, set(), Counter()) or [path]
         elif glob.has_magic(argument) and not path.exists():
             # Path.glob takes no absolute pattern.
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207

@@ -1,4 +1,4 @@
-"""Folders of images: finding, splitting, decoding, and tensors of one size.
+"""Folders of images: finding, splitting, decoding, augmenting, and batches of tensors.
 
-Nothing is imported here: listing a folder must not wait for torch.
+Nothing is imported here, so that listing a folder needs no torch.
 """

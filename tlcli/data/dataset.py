@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from tlcli.data.layout import list_folder
-from tlcli.data.split import val_contents
+from tlcli.data.layout import detect_layout
+from tlcli.data.split import choose_val
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
 from tlcli.runtime.threads import map_in_order
@@ -104,7 +104,7 @@ def scan(
     """
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction is {val_fraction}", "it must lie between 0 and 1")
-    listing = list_folder(root)
+    listing = detect_layout(root)
     classes = tuple(listing.parts["train"].classes)
     found = [
         (name, label, path)
@@ -164,7 +164,7 @@ def _split(dataset: Dataset) -> Dataset:
     contents: list[set[str]] = [set() for _ in dataset.classes]
     for sample in pooled:
         contents[sample.label].add(sample.digest)
-    held_out = val_contents(contents, dataset.val_fraction, dataset.seed)
+    held_out = choose_val(contents, dataset.val_fraction, dataset.seed)
     return replace(
         dataset,
         train=tuple(sample for sample in pooled if sample.digest not in held_out),

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tlcli.data.decode import SUFFIXES
+from tlcli.data.decode import IMAGE_SUFFIXES
 from tlcli.errors import UserError, did_you_mean
 from tlcli.text import printable
 
-LEFTOVERS = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # systems strew these about
-NEITHER = "broken link or special file"
+SYSTEM_FILES = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # systems strew these about
+NOT_A_FILE = "broken link or special file"
 
-Identity = tuple[int, int]  # device and inode: the same for a folder and a link to it
+FolderId = tuple[int, int]  # device and inode: the same for a folder and a link to it
 
 
-class Entries(NamedTuple):
+class FolderContents(NamedTuple):
     """What a folder holds, links followed, each sorted by name; hidden things are left out."""
 
     folders: list[Path]
@@ -25,7 +25,7 @@ class Entries(NamedTuple):
 
 
 @dataclass
-class Part:
+class ClassFolders:
     """The class folders of one part: all of a folder, or its train, val or test.
 
     Attributes:
@@ -45,17 +45,17 @@ class Part:
         return sorted(name for name, images in self.images.items() if images)
 
 
-def entries(folder: Path) -> Entries:
+def list_contents(folder: Path) -> FolderContents:
     """What lies in `folder`.
 
     Raises:
         UserError: it is missing, is no folder, or cannot be listed.
     """
-    found = Entries([], [], [])
+    found = FolderContents([], [], [])
     try:
         with os.scandir(folder) as scanned:
             for entry in sorted(scanned, key=lambda entry: entry.name):
-                if not entry.name.startswith(".") and entry.name not in LEFTOVERS:
+                if not entry.name.startswith(".") and entry.name not in SYSTEM_FILES:
                     _list_for(entry, found).append(folder / entry.name)
     except FileNotFoundError:
         raise UserError(f"there is no folder {printable(folder)}", _close_to(folder)) from None
@@ -71,17 +71,17 @@ def entries(folder: Path) -> Entries:
     return found
 
 
-def read_part(folder: Path, root: Path) -> Part:
+def find_class_folders(folder: Path, root: Path) -> ClassFolders:
     """The class folders of `folder`, which is `root` or lies in it."""
-    found = entries(folder)
-    part = Part(folder, strays=[file for file in found.files if _is_image(file)])
+    found = list_contents(folder)
+    part = ClassFolders(folder, strays=[file for file in found.files if _is_image(file)])
     above = {_identity(root), _identity(folder)}
     for class_folder in found.folders:
-        part.images[class_folder.name] = images_below(class_folder, set(above), part.ignored)
+        part.images[class_folder.name] = find_images(class_folder, set(above), part.ignored)
     return part
 
 
-def images_below(folder: Path, entered: set[Identity], ignored: Counter[str]) -> list[Path]:
+def find_images(folder: Path, entered: set[FolderId], ignored: Counter[str]) -> list[Path]:
     """All images in `folder` at any depth, sorted; the kinds of other files go into `ignored`.
 
     A folder in `entered` is not entered again, so that links cannot lead round in circles.
@@ -94,16 +94,16 @@ def images_below(folder: Path, entered: set[Identity], ignored: Counter[str]) ->
         if identity in entered:
             continue
         entered.add(identity)
-        found = entries(here)
+        found = list_contents(here)
         waiting += found.folders
         images += [file for file in found.files if _is_image(file)]
         others = (file for file in found.files if not _is_image(file))
         ignored.update(file.suffix.lower() or "suffixless" for file in others)
-        ignored.update(NEITHER for _ in found.neither)
+        ignored.update(NOT_A_FILE for _ in found.neither)
     return sorted(images, key=str)
 
 
-def _list_for(entry: os.DirEntry[str], found: Entries) -> list[Path]:
+def _list_for(entry: os.DirEntry[str], found: FolderContents) -> list[Path]:
     try:
         if entry.is_dir():
             return found.folders
@@ -113,10 +113,10 @@ def _list_for(entry: os.DirEntry[str], found: Entries) -> list[Path]:
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
+    return file.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _identity(folder: Path) -> Identity:
+def _identity(folder: Path) -> FolderId:
     status = folder.stat()
     return status.st_dev, status.st_ino
 
@@ -125,5 +125,5 @@ def _close_to(folder: Path) -> str:
     """A hint with the folders beside where `folder` was looked for."""
     if folder.parent == folder or not folder.parent.is_dir():
         return "check the path"
-    beside = [path.name for path in entries(folder.parent).folders]
+    beside = [path.name for path in list_contents(folder.parent).folders]
     return printable(did_you_mean(folder.name, beside)) if beside else "check the path"

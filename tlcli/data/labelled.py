@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from tlcli.data.folders import entries, read_part
-from tlcli.data.layout import PARTS
+from tlcli.data.folders import find_class_folders, list_contents
+from tlcli.data.layout import SPLIT_FOLDERS
 from tlcli.errors import UserError
 from tlcli.text import printable
 
-Labelled = tuple[Path, str]
+LabelledImage = tuple[Path, str]
 """An image and the name of its class."""
 
 
-def labelled(root: Path) -> tuple[Path, list[Labelled]]:
+def find_labelled_images(root: Path) -> tuple[Path, list[LabelledImage]]:
     """The images below the class folders of `root`, or of its `test` or else `val` folder.
 
     Those two count as parts only beside a `train`; one class alone is enough.
@@ -22,11 +22,15 @@ def labelled(root: Path) -> tuple[Path, list[Labelled]]:
     Raises:
         UserError: there is no such folder, or no image in class folders.
     """
-    folders = {PARTS[f.name.lower()]: f for f in entries(root).folders if f.name.lower() in PARTS}
+    folders = {
+        SPLIT_FOLDERS[f.name.lower()]: f
+        for f in list_contents(root).folders
+        if f.name.lower() in SPLIT_FOLDERS
+    }
     folder = root
     if "train" in folders:
         folder = folders.get("test") or folders.get("val") or root
-    part = read_part(folder, root)
+    part = find_class_folders(folder, root)
     images = [(path, name) for name in part.classes for path in part.images[name]]
     if not images:
         raise UserError(

@@ -6,11 +6,23 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from tlcli.data.folders import NEITHER, Part, entries, images_below, read_part
+from tlcli.data.folders import (
+    NOT_A_FILE,
+    ClassFolders,
+    find_class_folders,
+    find_images,
+    list_contents,
+)
 from tlcli.errors import UserError
 from tlcli.text import printable, shorten_list
 
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 PHOTOGRAPHS = {
     ".heic", ".heif", ".avif", ".jxl", ".tga", ".psd", ".svg", ".pdf", ".eps", ".dng", ".cr2",
     ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
@@ -18,7 +30,7 @@ PHOTOGRAPHS = {
 
 
 @dataclass(frozen=True)
-class Listing:
+class DetectedLayout:
     """A folder whose layout is sound.
 
     Attributes:
@@ -28,33 +40,33 @@ class Listing:
     """
 
     layout: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ClassFolders]
     remarks: tuple[str, ...]
 
 
-def list_folder(root: Path) -> Listing:
+def detect_layout(root: Path) -> DetectedLayout:
     """The images below `root`, by part and class.
 
     Raises:
         UserError: the folder or its layout cannot be used; every reason found is told.
     """
-    parts, beside = _parts(root, entries(root).folders)
+    parts, beside = _parts(root, list_contents(root).folders)
     remarks = []
     if parts:
         layout = "train+val" if "val" in parts else "train"
-        found = {part: read_part(folder, root) for part, folder in parts.items()}
+        found = {part: find_class_folders(folder, root) for part, folder in parts.items()}
         if beside:
             remarks.append(
                 f"ignored beside {printable(parts['train'].name)}: {shorten_list(beside)}"
             )
     else:
         layout = "classes"
-        found = {"train": read_part(root, root)}
+        found = {"train": find_class_folders(root, root)}
     if "test" in found and not found["test"].classes:
         # Kaggle's way: pictures to be predicted, without labels
         remarks.append(f"{printable(found.pop('test').folder)} has no class folders: ignored")
     _check_parts(found)
-    return Listing(layout, found, (*remarks, *_remarks(found)))
+    return DetectedLayout(layout, found, (*remarks, *_remarks(found)))
 
 
 def _parts(root: Path, folders: Iterable[Path]) -> tuple[dict[str, Path], list[str]]:
@@ -68,7 +80,7 @@ def _parts(root: Path, folders: Iterable[Path]) -> tuple[dict[str, Path], list[s
     parts: dict[str, Path] = {}
     beside: list[str] = []
     for folder in folders:
-        part = PARTS.get(folder.name.lower())
+        part = SPLIT_FOLDERS.get(folder.name.lower())
         if part is None:
             beside.append(folder.name)
         elif part in parts:
@@ -90,7 +102,7 @@ def _parts(root: Path, folders: Iterable[Path]) -> tuple[dict[str, Path], list[s
     return parts, beside
 
 
-def _check_parts(found: Mapping[str, Part]) -> None:
+def _check_parts(found: Mapping[str, ClassFolders]) -> None:
     """Raises `UserError` with every reason why these parts cannot be trained on."""
     problems: list[str] = []
     hints: list[str] = []
@@ -132,15 +144,15 @@ def _check_parts(found: Mapping[str, Part]) -> None:
 def _deeper(folder: Path) -> Path | None:
     """The first folder inside that holds several class folders, where only one way leads down."""
     for _level in range(5):
-        within = entries(folder).folders
-        filled = [path for path in within if images_below(path, set(), Counter())]
+        within = list_contents(folder).folders
+        filled = [path for path in within if find_images(path, set(), Counter())]
         if len(filled) != 1:
             return folder if filled else None
         folder = filled[0]
     return None
 
 
-def _remarks(found: Mapping[str, Part]) -> list[str]:
+def _remarks(found: Mapping[str, ClassFolders]) -> list[str]:
     """What the person should know of what was left out, a line each."""
     remarks: list[str] = []
     for part in found.values():
@@ -161,7 +173,7 @@ def _kinds(ignored: Counter[str]) -> str:
     """As "12 .heic files (Pillow cannot read them here: convert them to JPEG), 1 .txt file"."""
     told = []
     for kind, count in sorted(ignored.items()):
-        noun = kind if kind == NEITHER else f"{printable(kind)} file"
+        noun = kind if kind == NOT_A_FILE else f"{printable(kind)} file"
         remedy = " (Pillow cannot read them here: convert them to JPEG)"
         told.append(f"{count} {noun}{'s'[: count > 1]}{remedy if kind in PHOTOGRAPHS else ''}")
     return ", ".join(told)

@@ -1,4 +1,4 @@
-"""From files to batches of tensors, decoded by threads ahead of whoever takes them."""
+"""Batches of image tensors from files, decoded by threads that read ahead."""
 
 import random
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -23,57 +23,79 @@ def load_batches(
     sources: Iterable[ImageSource],
     pre: Preprocessing,
     *,
-    batch: int,
+    batch_size: int,
     augmentation: Augmentation | None = None,
     keys: Iterable[str | Sequence[str]] | None = None,
     workers: int | None = None,
 ) -> Iterator[ImageBatch]:
-    """Pictures in the order of `sources`, `batch` at a time.
-
-    Every tensor is uint8 [batch, 3, crop, crop], the last one too (padded with zeros: a fixed
-    batch size keeps results equal). Beside it stands a list with an item for each picture that
-    it really holds: None, or why that picture is missing and its pixels are zeros.
+    """Load images in the order of `sources`, in batches of one size.
 
     Args:
-        augmentation: give random views; needs `keys`.
-        keys: a seed for each picture; the view depends on nothing else. Of several views of a
-            picture, which is decoded once, several; "" is the picture as it is.
-        workers: decoding threads; a core each where not said.
+        augmentation: makes random views; needs `keys`.
+        keys: a seed for each source, which alone determines the random view; "" gives the plain
+            view. Several seeds for a source give several views of it, and it is decoded once.
+        workers: number of decoding threads; None for one per core.
+
+    Yields:
+        uint8 [batch_size, 3, crop, crop], and for each image in it None, or why it is unreadable
+        and its pixels are zeros. The last batch is padded with zeros, because a fixed batch size
+        keeps results equal; the list is as long as the images without padding.
 
     Raises:
         ValueError: an augmentation without keys, or not as many keys as sources.
     """
     if augmentation is not None and keys is None:
-        raise ValueError("an augmentation needs a key for each picture")
+        raise ValueError("an augmentation needs a key for each image")
 
-    def pixels(job: tuple[ImageSource, str | Sequence[str]]) -> list[torch.Tensor | Unreadable]:
-        source, wanted = job
-        several = [wanted] if isinstance(wanted, str) else wanted
+    def load(job: tuple[ImageSource, str | Sequence[str]]) -> list[torch.Tensor | Unreadable]:
+        source, seeds = job
+        seeds = [seeds] if isinstance(seeds, str) else seeds
         try:
-            image = decode(source, pre.least)
+            image = decode(source, pre.min_side)
         except Unreadable as error:
-            return [error] * len(several)
+            return [error] * len(seeds)
         return [
-            pre.fit(image)
-            if augmentation is None or not key
-            else augment_image(image, pre, augmentation, random.Random(key))
-            for key in several
+            pre.to_pixels(image)
+            if augmentation is None or not seed
+            else augment_image(image, pre, augmentation, random.Random(seed))
+            for seed in seeds
         ]
 
     jobs = zip(sources, repeat("") if keys is None else keys, strict=keys is not None)
-    # one batch being taken and the next being decoded
-    loaded = map_in_order(pixels, jobs, workers=workers, ahead=2 * batch)
-    return _batches(loaded, batch, pre.crop)
+    # one batch being consumed and the next being decoded
+    loaded = map_in_order(load, jobs, workers=workers, ahead=2 * batch_size)
+    return _stack_batches(loaded, batch_size, pre.crop)
 
 
-def _batches(
-    loaded: Generator[list[torch.Tensor | Unreadable], None, None], batch: int, side: int
+def find_unreadable(paths: Sequence[Path], reporter: Reporter | None = None) -> dict[Path, str]:
+    """Decode every image completely, and return those that are unreadable with the reasons."""
+    reporter = reporter or Reporter()
+
+    def check(path: Path) -> str | None:
+        try:
+            decode(path, min_side=1)  # a small draft reads the file to its end all the same
+        except Unreadable as error:
+            return error.reason
+        return None
+
+    unreadable: dict[Path, str] = {}
+    reasons = map_in_order(check, paths)
+    for done, (path, reason) in enumerate(zip(paths, reasons, strict=True), 1):
+        if reason is not None:
+            unreadable[path] = reason
+        reporter.progress("checking images", done, len(paths))
+    return unreadable
+
+
+def _stack_batches(
+    loaded: Generator[list[torch.Tensor | Unreadable], None, None], batch_size: int, side: int
 ) -> Iterator[ImageBatch]:
+    """Stack images into batches of `batch_size`; see `load_batches`."""
     with closing(loaded):
         outcomes = chain.from_iterable(loaded)
-        while group := list(islice(outcomes, batch)):
-            # By numpy: torch's threads would meet for every picture, in the decoders' way.
-            images = np.zeros((batch, 3, side, side), np.uint8)
+        while group := list(islice(outcomes, batch_size)):
+            # numpy, because torch's threads would meet for every image and delay the decoders
+            images = np.zeros((batch_size, 3, side, side), np.uint8)
             problems: list[Unreadable | None] = []
             for row, outcome in enumerate(group):
                 if isinstance(outcome, Unreadable):
@@ -82,22 +104,3 @@ def _batches(
                     images[row] = outcome.numpy()
                     problems.append(None)
             yield torch.from_numpy(images), problems
-
-
-def find_unreadable(paths: Sequence[Path], reporter: Reporter | None = None) -> dict[Path, str]:
-    """Which of `paths` give no picture, and why: every one is decoded to its end."""
-    reporter = reporter or Reporter()
-
-    def why(path: Path) -> str | None:
-        try:
-            decode(path, least=1)  # read to its end all the same
-        except Unreadable as error:
-            return error.why
-        return None
-
-    bad: dict[Path, str] = {}
-    for done, (path, reason) in enumerate(zip(paths, map_in_order(why, paths), strict=True), 1):
-        if reason is not None:
-            bad[path] = reason
-        reporter.progress("checking images", done, len(paths))
-    return bad

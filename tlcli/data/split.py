@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 
-def assign_split(digest: str, seed: int) -> float:
+def split_position(digest: str, seed: int) -> float:
     """Where a content falls between 0 and 1, evenly and for good."""
     hashed = hashlib.sha256(f"{seed}:{digest}".encode("ascii")).digest()
     return int.from_bytes(hashed[:8], "big") / 2**64
 
 
-def val_contents(classes: Sequence[Collection[str]], fraction: float, seed: int) -> frozenset[str]:
+def choose_val(classes: Sequence[Collection[str]], fraction: float, seed: int) -> frozenset[str]:
     """The content digests that go to val, of each class's `classes[label]`.
 
     A content goes to val where its place is below `fraction`: identical files, in whichever
@@ -19,7 +19,7 @@ def val_contents(classes: Sequence[Collection[str]], fraction: float, seed: int)
     gives its highest place back; a class left without val takes its lowest, unless that content
     lies in other classes too or nothing would stay in train.
     """
-    places = {digest: assign_split(digest, seed) for contents in classes for digest in contents}
+    places = {digest: split_position(digest, seed) for contents in classes for digest in contents}
     val = {digest for digest, at in places.items() if at < fraction}
     # train first: giving back never takes a train image from another class
     for contents in classes:

@@ -4,149 +4,182 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from tlcli.data import tta as crops
 from tlcli.data.decode import ImageSource, Unreadable, decode
 from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.tta import count_views, make_views
 from tlcli.runtime.threads import usable_cores
 
-PATIENCE = 0.2
-"""Seconds without a new image after which those at hand are answered as they are."""
+MAX_WAIT_SECONDS = 0.2
+"""Time without a new image after which an incomplete batch is returned."""
 
-Job = tuple[str | None, ImageSource]
-Decoded = tuple[str | None, tuple[torch.Tensor, ...] | Unreadable]
+NamedImage = tuple[str | None, ImageSource]
+DecodedImage = tuple[str | None, tuple[torch.Tensor, ...] | Unreadable]
+"""A name, and for each preprocessing uint8 [views, 3, crop, crop]; or why there are no pixels."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """Some images, decoded.
+class StreamBatch:
+    """A batch of n decoded images.
 
     Attributes:
-        names: as they came with the images.
-        pixels: for each preprocessing uint8 [m, views, 3, crop, crop], m >= n; what is missing is
-            zeros.
-        problems: for each of the n images None, or why its pixels are zeros.
-        last: there are no more images.
-        more: others are waiting already.
+        names: the names that came with the images.
+        pixels: for each preprocessing uint8 [m, views, 3, crop, crop], m >= n; unreadable images
+            and padding are zeros.
+        problems: for each of the n images None, or why it is unreadable.
+        is_last: whether there are no more images.
+        more_ready: whether further images are decoded or being decoded already.
     """
 
     names: list[str | None]
     pixels: list[torch.Tensor]
     problems: list[Unreadable | None]
-    last: bool
-    more: bool
+    is_last: bool
+    more_ready: bool
 
 
-def stream_groups(
-    jobs: Iterable[Job],
+def stream_batches(
+    images: Iterable[NamedImage],
     preprocessings: Sequence[Preprocessing],
     *,
-    batch: int,
+    batch_size: int,
     tta: str = "none",
-    patience: float = PATIENCE,
-) -> Iterator[Group]:
-    """The images in order, `batch` at a time, decoded ahead by threads in bounded memory.
+    max_wait: float = MAX_WAIT_SECONDS,
+) -> Iterator[StreamBatch]:
+    """Decode images in order, by threads that read ahead in bounded memory.
 
-    Where `jobs` (a name and an image) has nothing new for `patience` seconds, what has come is
-    handed on: whoever writes paths into a pipe one by one gets answers one by one. Groups are
-    padded with zeros to `batch`, as a fixed size keeps results equal; after a pause only to a
-    power of two, and the only group of a short source not at all.
+    If `images` has nothing new for `max_wait` seconds, an incomplete batch is returned, so that
+    someone who writes paths into a pipe one by one gets predictions one by one. Batches are padded
+    with zeros to `batch_size`, because a fixed size keeps results equal. After a pause they are
+    padded to a power of two only, and the only batch of a short source is not padded.
 
     Args:
-        tta: which views of each image; a key of `tlcli.data.tta.VIEWS`.
+        tta: which views to make of each image; a key of `tlcli.data.tta.TTA_VIEWS`.
+        max_wait: in seconds.
     """
 
-    def pixels(job: Job) -> Decoded:
-        name, source = job
+    def decode_views(named: NamedImage) -> DecodedImage:
+        name, source = named
         try:
-            image = decode(source, least)
+            image = decode(source, min_side)
         except Unreadable as error:
             return name, error
-        return name, tuple(crops.views(image, pre, tta) for pre in preprocessings)
+        return name, tuple(make_views(image, pre, tta) for pre in preprocessings)
 
-    shapes = [(crops.count(tta), 3, pre.crop, pre.crop) for pre in preprocessings]
-    least = max(pre.least for pre in preprocessings)
+    shapes = [(count_views(tta), 3, pre.crop, pre.crop) for pre in preprocessings]
+    min_side = max(pre.min_side for pre in preprocessings)
     first = True
-    for decoded, paused, last, more in _gathered(pixels, jobs, batch, patience):
-        n = len(decoded)
-        room = n if first and last else batch
-        if paused and not last:
-            room = min(batch, 1 << (n - 1).bit_length())
-        first = False
-        yield _group(decoded, shapes, room, last, more)
+    # one batch being consumed and the next being decoded
+    with closing(_ReadAhead(decode_views, images, 2 * batch_size)) as ahead:
+        for group in _group_results(ahead, batch_size, max_wait):
+            n = len(group.decoded)
+            padded = n if first and group.is_last else batch_size
+            if group.paused:
+                padded = min(batch_size, 1 << (n - 1).bit_length())
+            first = False
+            yield _stack(group, shapes, padded)
 
 
-def _group(
-    decoded: list[Decoded], shapes: Sequence[tuple[int, ...]], room: int, last: bool, more: bool
-) -> Group:
-    pixels = [torch.zeros(room, *shape, dtype=torch.uint8) for shape in shapes]
+class _ReadAhead:
+    """Results of a function on items, computed in order by threads that read ahead.
+
+    Attributes:
+        results: a bounded queue of futures, then None or the exception that ended `items`.
+    """
+
+    def __init__(
+        self, function: Callable[[NamedImage], DecodedImage], items: Iterable[NamedImage], size: int
+    ) -> None:
+        self.results: queue.Queue[Future[DecodedImage] | BaseException | None] = queue.Queue(size)
+        self._function = function
+        self._items = items
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="tlcli")
+        # in a thread of its own: `items` may wait for someone who writes into a pipe
+        threading.Thread(target=self._read, name="tlcli-reader", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop reading, and cancel what is not computed yet."""
+        self._stop.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                if self._stop.is_set():
+                    return
+                if not self._put(self._pool.submit(self._function, item)):
+                    return
+        except BaseException as error:
+            self._put(error)
+        else:
+            self._put(None)
+
+    def _put(self, result: Future[DecodedImage] | BaseException | None) -> bool:
+        """Put `result` into the queue once there is space; return False if closed meanwhile."""
+        while not self._stop.is_set():
+            try:
+                self.results.put(result, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Decoded images that are returned together.
+
+    Attributes:
+        paused: whether the source had nothing new for a while after them.
+        is_last: whether the source ended after them.
+        more_ready: whether many more are being decoded already.
+    """
+
+    decoded: list[DecodedImage]
+    paused: bool = False
+    is_last: bool = False
+    more_ready: bool = False
+
+
+def _group_results(ahead: _ReadAhead, size: int, max_wait: float) -> Iterator[_Group]:
+    """Group results by `size`; raise the source's exception after the results before it."""
+    waiting: list[Future[DecodedImage]] = []
+    while True:
+        try:
+            result = ahead.results.get(timeout=max_wait if waiting else None)
+        except queue.Empty:
+            yield _Group([f.result() for f in waiting], paused=True)
+            waiting = []
+            continue
+        if not isinstance(result, Future):
+            if waiting:
+                yield _Group([f.result() for f in waiting], is_last=True)
+            if result is not None:
+                raise result
+            return
+        # a full group waits for one more result, which shows whether it is the last
+        if len(waiting) == size:
+            more_ready = ahead.results.qsize() >= size // 2
+            yield _Group([f.result() for f in waiting], more_ready=more_ready)
+            waiting = []
+        waiting.append(result)
+
+
+def _stack(group: _Group, shapes: Sequence[tuple[int, ...]], padded: int) -> StreamBatch:
+    """Stack a group's images into tensors of `padded` rows, one tensor per shape."""
+    pixels = [torch.zeros(padded, *shape, dtype=torch.uint8) for shape in shapes]
     problems: list[Unreadable | None] = []
-    for row, (_, outcome) in enumerate(decoded):
+    for row, (_, outcome) in enumerate(group.decoded):
         if isinstance(outcome, Unreadable):
             problems.append(outcome)
             continue
         problems.append(None)
         for images, image in zip(pixels, outcome, strict=True):
             images[row] = image
-    return Group([name for name, _ in decoded], pixels, problems, last, more)
-
-
-def _gathered(
-    function: Callable[[Job], Decoded], items: Iterable[Job], size: int, patience: float
-) -> Iterator[tuple[list[Decoded], bool, bool, bool]]:
-    """Up to `size` results, whether the source paused behind them, ended, or has more at once."""
-    # one batch being taken and the next being decoded
-    ahead: queue.Queue[Future[Decoded] | BaseException | None] = queue.Queue(2 * size)
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="tlcli")
-
-    def put(item: Any) -> bool:
-        while not stop.is_set():
-            try:
-                ahead.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def read() -> None:
-        # In a thread of its own: `items` may wait for somebody who writes into a pipe.
-        try:
-            for item in items:
-                if stop.is_set() or not put(pool.submit(function, item)):
-                    return
-        except BaseException as error:
-            put(error)
-        else:
-            put(None)
-
-    threading.Thread(target=read, name="tlcli-reader", daemon=True).start()
-    waiting: list[Future[Decoded]] = []
-    try:
-        while True:
-            try:
-                item = ahead.get(timeout=patience if waiting else None)
-            except queue.Empty:
-                yield [f.result() for f in waiting], True, False, False
-                waiting = []
-                continue
-            if isinstance(item, Future):
-                # One more than fits: only then is it known whether the group was the last.
-                if len(waiting) == size:
-                    more = ahead.qsize() >= size // 2
-                    yield [f.result() for f in waiting], False, False, more
-                    waiting = []
-                waiting.append(item)
-                continue
-            if waiting:
-                yield [f.result() for f in waiting], False, True, False
-            if item is not None:
-                raise item
-            return
-    finally:
-        stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+    names = [name for name, _ in group.decoded]
+    return StreamBatch(names, pixels, problems, group.is_last, group.more_ready)

@@ -145,7 +145,7 @@ def _compute_rows(
         readable = [k for k, problem in enumerate(problems) if problem is None]
         for store, features in zip(stores, outputs, strict=True):
             store.put(rows, features, readable)
-        unreadable |= {p.path: p.why for p in problems if p is not None}
+        unreadable |= {p.path: p.reason for p in problems if p is not None}
         before, done = done, done + len(problems)
         reporter.progress(task, done, len(missing))
         if before < FORECAST_AFTER_BATCHES * compute.batch_size <= done:
@@ -168,7 +168,7 @@ def _load_missing(
     return load_batches(
         (samples[i].path for i, _ in by_image()),
         extractor.preprocessing,
-        batch=extractor.compute.batch_size,
+        batch_size=extractor.compute.batch_size,
         augmentation=views.augmentation,
         keys=(
             [views.view_key(samples[i], row % views.n) for row in rows] for i, rows in by_image()

@@ -19,7 +19,7 @@ def choose_reference_samples(samples: Iterable[Sample]) -> list[Sample]:
     chosen: list[Sample] = []
     for sample in sorted(samples, key=lambda sample: sample.digest):
         with suppress(Unreadable):
-            decode(sample.path, least=1)
+            decode(sample.path, min_side=1)
             chosen.append(sample)
         if len(chosen) == N_REFERENCE_IMAGES:
             break
@@ -31,6 +31,6 @@ def load_reference_images(samples: Sequence[Sample], preprocessing: Preprocessin
     images: list[Tensor] = []
     for sample in samples:
         with suppress(Unreadable):
-            images.append(preprocessing.fit(decode(sample.path, preprocessing.least)))
+            images.append(preprocessing.to_pixels(decode(sample.path, preprocessing.min_side)))
     side = preprocessing.crop
     return torch.stack(images) if images else torch.empty(0, 3, side, side, dtype=torch.uint8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tlcli.data.augmentation.mixup import Mixing, mix
+from tlcli.data.augmentation.mixup import Mixing, mix_batch
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Dataset, Sample
 from tlcli.data.loader import find_unreadable, load_batches
@@ -110,7 +110,7 @@ class RecomputedFeatures:
         loaded = load_batches(
             [s.path for s in samples],
             self.extractor.preprocessing,
-            batch=batch_size,
+            batch_size=batch_size,
             augmentation=self.augmentation,
             keys=[f"{self.seed}:{s.digest}:{epoch}" for s in samples],
         )
@@ -120,7 +120,7 @@ class RecomputedFeatures:
                 # By the batch's first image, not its position: an epoch may resume in its middle.
                 first = samples[step * batch_size].digest
                 rng = random.Random(f"{self.seed}:mixed:{first}:{epoch}")
-                images[:n], y = mix(images[:n], y, self.n_classes, self.mixing, rng)
+                images[:n], y = mix_batch(images[:n], y, self.n_classes, self.mixing, rng)
             yield self.extractor(images)[:n].float(), y
 
 

@@ -172,7 +172,7 @@ class StageFeatures:
         loaded = load_batches(
             [sample.path for sample in planned.samples],
             self.extractor.preprocessing,
-            batch=batch,
+            batch_size=batch,
             augmentation=planned.views.augmentation,
             keys=planned.keys(),
         )
@@ -180,7 +180,7 @@ class StageFeatures:
             for outputs, problems in batches:
                 readable = [k for k, problem in enumerate(problems) if problem is None]
                 self._store([planned.row_ids[done + k] for k in readable], outputs, readable)
-                unreadable |= {p.path: p.why for p in problems if p is not None}
+                unreadable |= {p.path: p.reason for p in problems if p is not None}
                 done += len(problems)
                 n_images = planned.images_done[done - 1]
                 self.seconds = time.perf_counter() - started
@@ -215,7 +215,7 @@ class StageFeatures:
         loaded = load_batches(
             [samples[i].path for i in missing],
             self.extractor.preprocessing,
-            batch=self.extractor.compute.batch_size,
+            batch_size=self.extractor.compute.batch_size,
         )
         for outputs, problems in self.compute_batches(loaded, transform):
             indices = missing[done : done + len(problems)]

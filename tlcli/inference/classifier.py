@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tlcli.data.decode import ImageSource, Unreadable
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.data.stream import Group, Job, stream_groups
-from tlcli.data.tta import count
+from tlcli.data.stream import NamedImage, StreamBatch, stream_batches
+from tlcli.data.tta import count_views
 from tlcli.errors import UsageError, UserError
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.inference.prediction import UNKNOWN, Prediction, PredictionBatch
@@ -81,7 +81,7 @@ class Classifier:
         classes: names in the order of the probabilities.
         members: the networks, whose probabilities are averaged.
         tta: the views of each image whose probabilities are averaged, a key of
-            `tlcli.data.tta.VIEWS`.
+            `tlcli.data.tta.TTA_VIEWS`.
     """
 
     source: str
@@ -171,16 +171,16 @@ class Classifier:
         """Yield probabilities batch by batch, in the order of `images`."""
         preprocessings = list(dict.fromkeys(member.preprocessing for member in self.members))
         # Several views per image must not mean more pixels at once.
-        size = max(1, self.compute.batch_size // count(self.tta))
-        groups = stream_groups(map(_named, images), preprocessings, batch=size, tta=self.tta)
+        size = max(1, self.compute.batch_size // count_views(self.tta))
+        groups = stream_batches(map(_named, images), preprocessings, batch_size=size, tta=self.tta)
         first = next(groups, None)
         if first is None:
             return
         # A single batch takes less time, on all cores together, than folding BatchNorm would.
         networks = [
-            self._network(member, preprocessings, fold=not first.last) for member in self.members
+            self._network(member, preprocessings, fold=not first.is_last) for member in self.members
         ]
-        if first.last or self.compute.workers == 1:
+        if first.is_last or self.compute.workers == 1:
             yield from (self._predict_group(group, networks) for group in chain([first], groups))
             return
         set_threads = partial(torch.set_num_threads, self.compute.threads)
@@ -190,7 +190,7 @@ class Classifier:
             for group in chain([first], groups):
                 pending.append(pool.submit(self._predict_group, group, networks))
                 # Finished predictions must not wait for images that have not arrived yet.
-                while len(pending) > (self.compute.workers if group.more else 0):
+                while len(pending) > (self.compute.workers if group.more_ready else 0):
                     yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -211,7 +211,7 @@ class Classifier:
         )
 
     @torch.inference_mode()
-    def _predict_group(self, group: Group, networks: Sequence[_Network]) -> PredictionBatch:
+    def _predict_group(self, group: StreamBatch, networks: Sequence[_Network]) -> PredictionBatch:
         """Average the probabilities of all networks and views for a group of decoded images."""
         n = len(group.names)
         total = torch.zeros(n, len(self.classes))
@@ -236,12 +236,12 @@ class Classifier:
 
 def _problem_text(problem: Unreadable | None, finite: bool) -> str | None:
     if problem is not None:
-        return problem.why
+        return problem.reason
     return None if finite else NOT_FINITE
 
 
-def _named(image: Any) -> Job:
-    """Return the image with its name, as `stream_groups` takes them."""
+def _named(image: Any) -> NamedImage:
+    """Return the image with its name, as `stream_batches` takes them."""
     name = str(image) if isinstance(image, str | Path) else None
     return name, _image_source(image)
 

@@ -9,7 +9,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from tlcli.data.labelled import Labelled, labelled
+from tlcli.data.labelled import LabelledImage, find_labelled_images
 from tlcli.errors import UserError
 from tlcli.inference.classifier import Classifier
 from tlcli.inference.held_out import held_out_images
@@ -44,7 +44,7 @@ class Evaluation:
     """
 
     classifier: Classifier
-    images: list[Labelled]
+    images: list[LabelledImage]
     probabilities: Tensor
     skipped: dict[str, str]
 
@@ -106,7 +106,7 @@ def evaluate(
     return result
 
 
-def _figures(evaluation: Evaluation, images: Sequence[Labelled], worst: int) -> dict[str, Any]:
+def _figures(evaluation: Evaluation, images: Sequence[LabelledImage], worst: int) -> dict[str, Any]:
     """Return the reported figures of one classifier; `images` are all of the folder."""
     classifier = evaluation.classifier
     log_probabilities = evaluation.probabilities.clamp_min(MIN_PROBABILITY).log()
@@ -126,14 +126,14 @@ def _figures(evaluation: Evaluation, images: Sequence[Labelled], worst: int) -> 
 
 
 def predict_labeled(
-    classifier: Classifier, images: Sequence[Labelled], reporter: Reporter, task: str
+    classifier: Classifier, images: Sequence[LabelledImage], reporter: Reporter, task: str
 ) -> Evaluation:
     """Predict images whose classes the classifier knows.
 
     Raises:
         UserError: none of the images could be read.
     """
-    readable: list[Labelled] = []
+    readable: list[LabelledImage] = []
     rows: list[Tensor] = [torch.empty(0, len(classifier.classes))]
     skipped: dict[str, str] = {}
     done = 0
@@ -199,19 +199,21 @@ def worst_mistakes(evaluation: Evaluation, n: int) -> list[dict[str, Any]]:
     ]
 
 
-def _images_to_evaluate(classifier: Classifier, data: Path, reporter: Reporter) -> list[Labelled]:
+def _images_to_evaluate(
+    classifier: Classifier, data: Path, reporter: Reporter
+) -> list[LabelledImage]:
     held_out = held_out_images(classifier, data, reporter)
     if held_out is not None:
         return held_out
-    folder, images = labelled(data)
+    folder, images = find_labelled_images(data)
     if folder != data:
         reporter.note(f"evaluating {printable(folder)}")
     return images
 
 
 def _with_known_class(
-    images: Sequence[Labelled], classifier: Classifier, reporter: Reporter
-) -> list[Labelled]:
+    images: Sequence[LabelledImage], classifier: Classifier, reporter: Reporter
+) -> list[LabelledImage]:
     """Return the images whose class the classifier knows; warn of the others.
 
     Raises:

@@ -11,7 +11,7 @@ from tlcli.artifacts import run_folder as run
 from tlcli.backbones import build, catalogue
 from tlcli.backbones.empty_init import skip_init
 from tlcli.backbones.network import Network, build_network
-from tlcli.data.tta import VIEWS
+from tlcli.data.tta import TTA_VIEWS
 from tlcli.errors import UsageError, UserError, choice, did_you_mean
 from tlcli.inference.classifier import Classifier, Member
 from tlcli.reporter import Reporter
@@ -52,7 +52,7 @@ def load(
         UserError: there is no such model, it cannot be read, or the classes of several differ.
     """
     reporter = reporter or Reporter()
-    choice("--tta", tta, VIEWS)
+    choice("--tta", tta, TTA_VIEWS)
     if model is None:
         model = run.newest_run()
     models = [model] if isinstance(model, str | Path) else list(model)

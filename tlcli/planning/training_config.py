@@ -40,7 +40,7 @@ class TrainingConfig:
             many images of each class).
         init: of new layers: "default" (the layer's own), "uniform" (Glorot and Bengio 2010)
             or "normal" (mean 0, deviation 0.01, Krizhevsky et al. 2012).
-        augment: how training images are varied, as for `tlcli.data.augmentation.presets.parse`.
+        augment: augmentation of training images, as `presets.parse_augment` reads it.
     """
 
     optimizer: str = "adamw"

@@ -13,9 +13,9 @@ from tlcli.artifacts.image_grid import GridRow, draw_grid
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
 from tlcli.data.augmentation.apply import augment_image
-from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix
-from tlcli.data.augmentation.pca_color import augmentation_for
-from tlcli.data.augmentation.presets import DEFAULT, parse
+from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix_batch
+from tlcli.data.augmentation.pca_color import fit_augmentation
+from tlcli.data.augmentation.presets import DEFAULT_PRESET, parse_augment
 from tlcli.data.dataset import Dataset, Sample, scan
 from tlcli.data.decode import Unreadable, decode
 from tlcli.errors import UsageError, UserError
@@ -32,7 +32,7 @@ def contact_sheet(
     data: str | Path,
     output: str | Path = "augmented.png",
     *,
-    augment: str = DEFAULT,
+    augment: str = DEFAULT_PRESET,
     model: str = catalogue.DEFAULT_MODEL,
     views: int = VIEWS,
     seed: int = 0,
@@ -52,7 +52,7 @@ def contact_sheet(
     Raises:
         UserError: the data cannot be used, or `output` is there already.
     """
-    output, transforms = Path(output), parse(augment)
+    output, transforms = Path(output), parse_augment(augment)
     if output.suffix.lower() != ".png":
         raise UsageError(f"--output {output}: the sheet is a PNG", "end the name in .png")
     if output.exists() or output.is_symlink():
@@ -62,15 +62,19 @@ def contact_sheet(
         )
     pre = native_preprocessing(catalogue.find_entry(model))
     dataset = scan(Path(data), seed=seed, reporter=reporter or Reporter())
-    augmentation, mixing = augmentation_for(transforms, dataset.train), make_mixing(transforms)
+    augmentation, mixing = fit_augmentation(transforms, dataset.train), make_mixing(transforms)
     rows: list[GridRow] = []
     images: list[Tensor] = []
     labels: list[int] = []
-    for sample, image in _chosen(dataset, pre.least):
-        pictures = [pre.center(image)]
+    for sample, image in _chosen(dataset, pre.min_side):
+        pictures = [pre.resize_and_crop(image)]
         for view in range(1, views + 1):
             rng = random.Random(f"{seed}:{sample.digest}:{view}")
-            seen = augment_image(image, pre, augmentation, rng) if augmentation else pre.fit(image)
+            seen = (
+                augment_image(image, pre, augmentation, rng)
+                if augmentation
+                else pre.to_pixels(image)
+            )
             pictures.append(picture(seen))
             images.append(seen)
             labels.append(sample.label)
@@ -118,7 +122,9 @@ def mixed_row(
     """One image of each of `n` batches, as each batch draws its own share."""
     pictures, captions = [], []
     for turn in range(n):
-        mixed, shares = mix(images, labels, len(classes), mixing, random.Random(f"{seed}:{turn}"))
+        mixed, shares = mix_batch(
+            images, labels, len(classes), mixing, random.Random(f"{seed}:{turn}")
+        )
         chosen = turn * len(images) // n
         pictures.append(picture(mixed[chosen]))
         named = zip(shares[chosen].tolist(), classes, strict=True)

@@ -9,8 +9,8 @@ from typing import Any
 from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.network import is_linear
 from tlcli.data.augmentation.mixup import Mixing, make_mixing
-from tlcli.data.augmentation.pca_color import augmentation_for
-from tlcli.data.augmentation.presets import parse
+from tlcli.data.augmentation.pca_color import fit_augmentation
+from tlcli.data.augmentation.presets import parse_augment
 from tlcli.data.augmentation.spec import Augmentation, make_augmentation
 from tlcli.data.dataset import Dataset, scan
 from tlcli.data.loader import find_unreadable
@@ -149,8 +149,8 @@ def _unreadable(dataset: Dataset, found: dict[Path, str]) -> dict[Path, str]:
 
 def _variation(plan: Plan, dataset: Dataset) -> tuple[Augmentation | None, Mixing | None]:
     """How the plan varies and mixes the training images."""
-    strengths = parse(plan.training.augment)
-    return augmentation_for(strengths, dataset.train), make_mixing(strengths)
+    strengths = parse_augment(plan.training.augment)
+    return fit_augmentation(strengths, dataset.train), make_mixing(strengths)
 
 
 def scan_and_warn(data: Path, options: Options, reporter: Reporter) -> Dataset:
@@ -181,7 +181,7 @@ def decide_on_rank0(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
             "images": _order(dataset),
             "backbone": planned.backbone,
             "plan": planned.plan.to_dict(),
-            "colours": getattr(planned.augmentation, "colours", None),
+            "colours": getattr(planned.augmentation, "principal_colors", None),
             "gone": [i for i, s in enumerate(_samples(dataset)) if s.path not in left],
         }
 
@@ -196,7 +196,7 @@ def decide_on_rank0(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
     samples = _samples(dataset)
     gone = {samples[i].path: "unreadable for the first process" for i in heard["gone"]}
     plan = Plan.from_dict(heard["plan"])
-    strengths = parse(plan.training.augment)
+    strengths = parse_augment(plan.training.augment)
     colours = heard["colours"] and tuple(map(tuple, heard["colours"]))
     return Planned(
         heard["backbone"],

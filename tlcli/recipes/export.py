@@ -19,7 +19,7 @@ from tlcli.artifacts.export.script import run_script
 from tlcli.data.decode import Unreadable, decode
 from tlcli.data.drawings.flowers import FLOWERS
 from tlcli.data.drawings.sample import draw_flower
-from tlcli.data.folders import images_below
+from tlcli.data.folders import find_images
 from tlcli.errors import UserError
 from tlcli.inference.load import open_bundle
 from tlcli.reporter import Reporter
@@ -118,7 +118,7 @@ def find_pictures(
         UserError: there is none in `images` that can be read.
     """
     if images is not None:
-        found = _some(images_below(images, set(), Counter()))
+        found = _some(find_images(images, set(), Counter()))
         if not found:
             raise UserError(f"--images {images}: there is no image in it that can be read")
         return found
@@ -140,7 +140,7 @@ def _training_images(root: Path, classes: Sequence[str]) -> list[Path]:
     try:
         train = root / "train" if (root / "train").is_dir() else root
         folders = [train / name for name in classes if (train / name).is_dir()]
-        return [image for folder in folders for image in images_below(folder, set(), Counter())]
+        return [image for folder in folders for image in find_images(folder, set(), Counter())]
     except (OSError, UserError):  # another machine's path may lead to where nobody may look
         return []
 

@@ -167,7 +167,7 @@ class Options:
         """
         from tlcli.artifacts.run_folder import check_free, find_bundle  # imports torch
 
-        presets.parse(self.augment or presets.DEFAULT)
+        presets.parse_augment(self.augment or presets.DEFAULT_PRESET)
         if self.model not in catalogue() and len(Path(self.model).parts) > 1:
             find_bundle(self.model)
         elif self.model in catalogue() or not Path(self.model).exists():
@@ -178,12 +178,12 @@ class Options:
 
     def overrides(self) -> Overrides:
         """Return the options that override parts of the plan."""
-        from tlcli.data.augmentation.mixup import MIXING  # imports torch
+        from tlcli.data.augmentation.mixup import MIXING_TRANSFORMS  # imports torch
 
         names = {f.name for f in fields(TrainingConfig)} & self.values().keys()
         config = {name: getattr(self, name) for name in sorted(names)}
-        transforms = presets.parse(self.augment or presets.DEFAULT)
-        mixing = ",".join(name for name in transforms if name in MIXING)
+        transforms = presets.parse_augment(self.augment or presets.DEFAULT_PRESET)
+        mixing = ",".join(name for name in transforms if name in MIXING_TRANSFORMS)
         mixing = f"--augment {mixing}" if mixing else ""
         return Overrides(self.case, self.size, self.similarity, self.freeze, config, mixing)
 

@@ -15,7 +15,7 @@ from tlcli.artifacts import run_folder as run
 from tlcli.artifacts.atomic import Unwritable, write_json, write_text
 from tlcli.artifacts.bundle import BundleMeta
 from tlcli.backbones.network import Network
-from tlcli.data.augmentation.presets import parse
+from tlcli.data.augmentation.presets import parse_augment
 from tlcli.data.dataset import Dataset
 from tlcli.metrics.metrics import Metrics
 from tlcli.planning.plan import Plan
@@ -245,8 +245,8 @@ class RunWriter:
             },
             "options": asked,
             "augmentation": {
-                "transforms": parse(planned.plan.training.augment) if planned else None,
-                "colours": getattr(planned and planned.augmentation, "colours", None),
+                "transforms": parse_augment(planned.plan.training.augment) if planned else None,
+                "colours": getattr(planned and planned.augmentation, "principal_colors", None),
             },
             "plan": plan_json(planned.plan if planned else None),
             "forecast_s": planned and {k: round(v, 1) for k, v in planned.forecast_s.items()},

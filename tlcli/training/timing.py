@@ -35,7 +35,7 @@ def measure_costs(look: StageFeatures, samples: Sequence[Sample]) -> Timing:
         paths = [s.path for s in samples[:enough]]
         for _ in range(2):
             started = time.perf_counter()
-            loaded = load_batches(paths, look.extractor.preprocessing, batch=batch)
+            loaded = load_batches(paths, look.extractor.preprocessing, batch_size=batch)
             for _ in look.compute_batches(loaded):
                 pass
             look.seconds, look.n_computed = time.perf_counter() - started, len(paths)

@@ -7,7 +7,7 @@ because the resizing operators of torch and of ONNX each differ from Pillow and 
 import torch
 from torch import Tensor, nn
 
-from tlcli.data.preprocessing import LONGEST, Preprocessing
+from tlcli.data.preprocessing import MAX_ASPECT_RATIO, Preprocessing
 
 
 class Graph(nn.Module):
@@ -38,7 +38,7 @@ class Graph(nn.Module):
 
 
 def fitted(pixels: Tensor, pre: Preprocessing) -> Tensor:
-    """What `Preprocessing.fit` does, as tensor arithmetic of any height and width.
+    """What `Preprocessing.to_pixels` does, as tensor arithmetic of any height and width.
 
     Args:
         pixels: float32 [n, 3, h, w], whole numbers from 0 to 255.
@@ -63,7 +63,7 @@ def _weights(length: int, other: int, pre: Preprocessing) -> Tensor:
     # tensors, not numbers: a traced graph then asks nothing of the image's size
     full, side = (torch.scalar_tensor(n, dtype=torch.int64) for n in (length, other))
     shorter = torch.minimum(full, side)
-    start = (full - LONGEST * shorter).clamp(min=0) // 2
+    start = (full - MAX_ASPECT_RATIO * shorter).clamp(min=0) // 2
     old = full - 2 * start
     new = pre.resize * old // shorter
     first = ((new - pre.crop) / 2).round().to(torch.int64)  # halves to even, as Python does

@@ -59,7 +59,7 @@ def batches(subject: Subject, pictures: Sequence[Image.Image]) -> list[Tensor]:
     For the any-size input also each as it is, a piece of the first, and three cut to one size.
     """
     if subject.input == PIXELS:
-        fitted = [subject.meta.preprocessing.fit(picture) for picture in pictures]
+        fitted = [subject.meta.preprocessing.to_pixels(picture) for picture in pictures]
         pixels = torch.stack(fitted).permute(0, 2, 3, 1).contiguous()
         return [pixels[:1], pixels[1:]]
     width, height = (min(sides) for sides in zip(*(p.size for p in pictures), strict=True))
@@ -74,7 +74,7 @@ def reference(subject: Subject, batch: Tensor) -> Tensor:
     pre = subject.meta.preprocessing
     pixels = batch.permute(0, 3, 1, 2)
     if subject.input == IMAGE:
-        pixels = torch.stack([pre.fit(Image.fromarray(image.numpy())) for image in batch])
+        pixels = torch.stack([pre.to_pixels(Image.fromarray(image.numpy())) for image in batch])
     logits: Tensor = subject.network.model.eval()(pre.normalize(pixels))
     return logits.softmax(1)
 

@@ -1,0 +1,1 @@
+"""Augmentation: random views of training images, and images mixed within a batch."""

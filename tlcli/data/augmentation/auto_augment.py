@@ -1,6 +1,6 @@
-"""RandAugment and TrivialAugment over torchvision's functions, with draws of our own.
+"""RandAugment and TrivialAugment by torchvision's functions, with random draws of our own.
 
-torchvision's classes do the same (tests compare the two), but draw from torch's global generator.
+torchvision's classes do the same (tests compare the two) but draw from torch's global generator.
 """
 
 import math
@@ -13,37 +13,70 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-BINS = 31
-"""Magnitudes there are, the weakest first."""
-RAND_OPERATIONS = 2
-"""That RandAugment applies one after the other."""
+MAGNITUDE_BINS = 31
+"""Number of magnitudes, of which bin 0 is the weakest."""
+RAND_AUGMENT_OPERATIONS = 2
+"""Number of operations that RandAugment applies one after the other."""
 Fill = tuple[int, ...]
+"""A color, one number from 0 to 255 per channel."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One of the operations that both policies draw from.
+    """An operation that both policies draw from.
 
     Attributes:
-        apply: a view, a magnitude and the colour of what lies outside, to another view.
-        least: the magnitude of the weakest bin.
-        rand, trivial: that of the strongest one in RandAugment and in TrivialAugment.
-        signed: it goes either way.
-        of_side: RandAugment's magnitude is a share of the view's side.
+        apply: maps a view, a magnitude and the color of the area outside to another view.
+        rand: RandAugment's magnitude in the strongest bin.
+        trivial: TrivialAugment's magnitude in the strongest bin.
+        weakest: the magnitude in the weakest bin.
+        signed: whether the magnitude is negated half of the time.
+        of_side: whether RandAugment's magnitude is a share of the view's side.
     """
 
     apply: Callable[[Image.Image, float, Fill], Image.Image]
     rand: float = 0.0
     trivial: float = 0.0
-    least: float = 0.0
+    weakest: float = 0.0
     signed: bool = False
     of_side: bool = False
+
+
+def rand_augment(view: Image.Image, magnitude: int, fill: Fill, rng: random.Random) -> Image.Image:
+    """Apply two random operations of one magnitude, 0 to 30 (RandAugment, Cubuk et al. 2020)."""
+    for name in rng.choices(list(OPERATIONS), k=RAND_AUGMENT_OPERATIONS):
+        operation = OPERATIONS[name]
+        strongest = operation.rand * (view.width if operation.of_side else 1)
+        view = _apply(operation, view, strongest, magnitude, fill, rng)
+    return view
+
+
+def trivial_augment(view: Image.Image, fill: Fill, rng: random.Random) -> Image.Image:
+    """Apply one random operation of random magnitude (TrivialAugment, Mueller and Hutter 2021)."""
+    operation = OPERATIONS[rng.choice(list(OPERATIONS))]
+    return _apply(operation, view, operation.trivial, rng.randrange(MAGNITUDE_BINS), fill, rng)
+
+
+def _apply(
+    operation: Operation,
+    view: Image.Image,
+    strongest: float,
+    magnitude_bin: int,
+    fill: Fill,
+    rng: random.Random,
+) -> Image.Image:
+    """Apply `operation` with the magnitude of a bin, given the strongest bin's."""
+    span = strongest - operation.weakest
+    magnitude = operation.weakest + span * magnitude_bin / (MAGNITUDE_BINS - 1)
+    if operation.signed and rng.random() < 0.5:
+        magnitude = -magnitude
+    return operation.apply(view, magnitude, fill)
 
 
 def _affine(
     view: Image.Image, fill: Fill, x: float = 0, y: float = 0, across: float = 0, down: float = 0
 ) -> Image.Image:
-    """Shifted by whole pixels, or sheared by a slope, which leaves the upper left corner."""
+    """Shift a view by whole pixels, or shear it by a slope with the upper left corner fixed."""
     moved: Image.Image = F.affine(
         view,
         angle=0.0,
@@ -58,6 +91,7 @@ def _affine(
 
 
 def _color(change: Callable[..., Any]) -> Operation:
+    """Return the operation for a color change whose neutral factor is 1."""
     return Operation(lambda v, m, _: change(v, 1 + m), rand=0.9, trivial=0.99, signed=True)
 
 
@@ -80,32 +114,9 @@ OPERATIONS: Mapping[str, Operation] = {
     "Color": _color(F.adjust_saturation),
     "Contrast": _color(F.adjust_contrast),
     "Sharpness": _color(F.adjust_sharpness),
-    "Posterize": Operation(lambda v, m, _: F.posterize(v, round(m)), least=8, rand=4, trivial=2),
-    "Solarize": Operation(lambda v, m, _: F.solarize(v, 255 * m), least=1, rand=0, trivial=0),
+    "Posterize": Operation(lambda v, m, _: F.posterize(v, round(m)), weakest=8, rand=4, trivial=2),
+    "Solarize": Operation(lambda v, m, _: F.solarize(v, 255 * m), weakest=1, rand=0, trivial=0),
     "AutoContrast": Operation(lambda v, _, __: F.autocontrast(v)),
     "Equalize": Operation(lambda v, _, __: F.equalize(v)),
 }
-
-
-def rand_augment(view: Image.Image, magnitude: int, fill: Fill, rng: random.Random) -> Image.Image:
-    """Two operations of one magnitude, 0 to 30 (RandAugment, Cubuk et al. 2020)."""
-    for name in rng.choices(list(OPERATIONS), k=RAND_OPERATIONS):
-        of_side = view.width if OPERATIONS[name].of_side else 1
-        view = _applied(view, name, OPERATIONS[name].rand * of_side, magnitude, fill, rng)
-    return view
-
-
-def trivial_augment(view: Image.Image, fill: Fill, rng: random.Random) -> Image.Image:
-    """One operation of any magnitude (TrivialAugment, Mueller and Hutter 2021)."""
-    name = rng.choice(list(OPERATIONS))
-    return _applied(view, name, OPERATIONS[name].trivial, rng.randrange(BINS), fill, rng)
-
-
-def _applied(
-    view: Image.Image, name: str, greatest: float, step: int, fill: Fill, rng: random.Random
-) -> Image.Image:
-    operation = OPERATIONS[name]
-    magnitude = operation.least + (greatest - operation.least) * step / (BINS - 1)
-    if operation.signed and rng.random() < 0.5:
-        magnitude = -magnitude
-    return operation.apply(view, magnitude, fill)
+"""The operations by torchvision's names, in its order, which the random draws depend on."""

@@ -1,4 +1,4 @@
-"""Random views of a picture for training, drawn from a generator of their own."""
+"""The class `Augmentation`: how random views may differ from the plain view of an image."""
 
 import math
 import random
@@ -7,26 +7,30 @@ from dataclasses import dataclass, fields
 
 Box = tuple[int, int, int, int]
 Range = tuple[float, float]
-Colours = tuple[tuple[float, float, float], ...]
+PrincipalColors = tuple[tuple[float, float, float], ...]
 
-RATIO = (3 / 4, 4 / 3)
+ASPECT_RATIO = (3 / 4, 4 / 3)
+
+_STORED_NAMES = {"gray": "grey", "principal_colors": "colours"}
+"""The names of fields in `--augment` and in the feature cache's keys, if they differ."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a random view may differ in; what is 0 or None is off.
+    """How a random view may differ from the plain view; whatever is 0 or None is off.
 
-    As text it is part of the feature cache's keys, so that text names only what is on.
+    Its text is part of the feature cache's keys, so it names only what is on.
 
     Attributes:
         flip: probability of a left-right mirror image.
-        scale: least and greatest part of the picture's area in view; None: the part that the
+        scale: range of the share of the image's area in view; None for the part that the
             preprocessing shows.
-        ratio: least and greatest width over height of that part, before it is made square.
-        degrees: greatest rotation either way.
-        vflip, translate, shear, jitter, hue, grey, pca, randaugment, trivialaugment, erase:
-            strengths, as `tlcli.data.augmentation.presets.TRANSFORMS` tells them.
-        colours: what `pca` shifts along; see `tlcli.data.augmentation.pca_color.principal_colours`.
+        ratio: range of that part's width over height, before it is made square.
+        degrees: greatest rotation in either direction.
+        vflip, translate, shear, jitter, hue, gray, pca, randaugment, trivialaugment, erase:
+            strengths, described in `tlcli.data.augmentation.presets.TRANSFORMS`.
+        principal_colors: the colors that `pca` shifts along; see
+            `tlcli.data.augmentation.pca_color.principal_colors`.
     """
 
     flip: float
@@ -38,48 +42,65 @@ class Augmentation:
     shear: float = 0
     jitter: float = 0
     hue: float = 0
-    grey: float = 0
+    gray: float = 0
     pca: float = 0
     randaugment: float = 0
     trivialaugment: float = 0
     erase: float = 0
-    colours: Colours | None = None
+    principal_colors: PrincipalColors | None = None
 
     def __str__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        shown = [f"{k}={v!r}" for i, (k, v) in enumerate(values.items()) if i < 4 or v]
+        shown = [
+            f"{_STORED_NAMES.get(name, name)}={value!r}"
+            for i, (name, value) in enumerate(values.items())
+            if i < 4 or value
+        ]
         return f"Augmentation({', '.join(shown)})"
 
     @property
-    def more(self) -> bool:
-        """Whether anything beside crop, mirror image and rotation is on."""
+    def needs_torchvision(self) -> bool:
+        """Whether anything is on besides crop, left-right mirror image and rotation."""
         return any(getattr(self, field.name) for field in fields(self)[4:])
 
 
 def make_augmentation(
-    values: Mapping[str, float], colours: Colours | None = None
+    strengths: Mapping[str, float], principal_colors: PrincipalColors | None = None
 ) -> Augmentation | None:
-    """Return the views that `values` (of `presets.parse`) ask for; None for plain ones.
+    """Return the augmentation with these strengths; None if all views are plain.
 
-    What they say of mixing is left to `tlcli.data.augmentation.mixup`.
+    Args:
+        strengths: as `presets.parse_augment` returns them; mixing transforms are ignored.
     """
-    own = {field.name for field in fields(Augmentation)}
-    known = {name: value for name, value in values.items() if name in own}
-    crop, degrees = values.get("crop", 0), values.get("rotate", 0)
+    names = {
+        _STORED_NAMES.get(field.name, field.name): field.name for field in fields(Augmentation)
+    }
+    known = {names[name]: value for name, value in strengths.items() if name in names}
+    crop, degrees = strengths.get("crop", 0), strengths.get("rotate", 0)
     if not (known or crop or degrees):
         return None
-    scale = (crop, 1.0) if crop else None
     return Augmentation(
-        **{"flip": 0, **known}, scale=scale, ratio=RATIO, degrees=degrees, colours=colours
+        **{"flip": 0, **known},
+        scale=(crop, 1.0) if crop else None,
+        ratio=ASPECT_RATIO,
+        degrees=degrees,
+        principal_colors=principal_colors,
     )
 
 
 def random_box(size: tuple[int, int], scale: Range, ratio: Range, rng: random.Random) -> Box:
-    """A part of a picture: left, top, right, bottom, in pixels.
+    """Draw a random part of an image, as torchvision's RandomResizedCrop does.
 
-    Its share of the area is drawn from `scale`, its width over height from `ratio`, as
-    torchvision's RandomResizedCrop does (Inception's way, Szegedy et al. 2014), whose own draws
-    come from torch's global generator.
+    torchvision's own draws come from torch's global generator. The method is from Inception
+    (Szegedy et al. 2014).
+
+    Args:
+        size: width and height of the image, in pixels.
+        scale: range of the part's share of the area.
+        ratio: range of its width over height.
+
+    Returns:
+        Left, top, right and bottom, in pixels.
     """
     width, height = size
     for _ in range(10):
@@ -89,7 +110,7 @@ def random_box(size: tuple[int, int], scale: Range, ratio: Range, rng: random.Ra
         if 0 < w <= width and 0 < h <= height:
             left, top = rng.randint(0, width - w), rng.randint(0, height - h)
             return left, top, left + w, top + h
-    # a long picture, into which no such part fits: the largest central one of a ratio allowed
+    # no such part fits into a long image: take the largest central one of an allowed ratio
     w = max(1, min(width, round(height * ratio[1])))
     h = max(1, min(height, round(width / ratio[0])))
     left, top = (width - w) // 2, (height - h) // 2

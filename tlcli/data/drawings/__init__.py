@@ -1,0 +1,1 @@
+"""The drawn flowers of `tlcli sample`, for trying tlcli without a download."""

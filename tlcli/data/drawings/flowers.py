@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import ImageDraw
 
-from tlcli.data.drawings.scenery import Colour, shade
+from tlcli.data.drawings.scenery import Color, shade
 
 Points = list[tuple[float, float]]
 
@@ -35,7 +35,7 @@ class Frame:
     squeeze: float = 1.0
     turn: float = 0.0
 
-    def polygon(self, points: Points, fill: Colour) -> None:
+    def polygon(self, points: Points, fill: Color) -> None:
         """Fill the outline `points`, given in the flower's units."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         squeezed = [(x * self.radius, y * self.radius * self.squeeze) for x, y in points]
@@ -43,13 +43,13 @@ class Frame:
             [(self.x + x * cos - y * sin, self.y + x * sin + y * cos) for x, y in squeezed], fill
         )
 
-    def disc(self, x: float, y: float, radius: float, fill: Colour) -> None:
+    def disc(self, x: float, y: float, radius: float, fill: Color) -> None:
         """Fill a circle."""
         around = (math.tau * step / 24 for step in range(24))
         self.polygon([(x + radius * math.cos(a), y + radius * math.sin(a)) for a in around], fill)
 
     def petal(
-        self, angle: float, start: float, length: float, width: float, tip: float, fill: Colour
+        self, angle: float, start: float, length: float, width: float, tip: float, fill: Color
     ) -> None:
         """A petal that points to `angle`; `tip` 0.5 is round, 1 and above is pointed."""
         cos, sin = math.cos(angle), math.sin(angle)
@@ -169,7 +169,7 @@ def ring(
     rng: random.Random,
     count: int,
     petal: tuple[float, float, float, float],
-    colour: Colour,
+    colour: Color,
 ) -> None:
     """`count` petals (start, length, width, tip) all around, none quite like the next."""
     start, length, width, tip = petal
@@ -181,7 +181,7 @@ def ring(
 
 
 def seeds(
-    frame: Frame, rng: random.Random, radius: float, count: int, colours: tuple[Colour, ...]
+    frame: Frame, rng: random.Random, radius: float, count: int, colours: tuple[Color, ...]
 ) -> None:
     """Dots in the spirals of Vogel's model (1979): the golden angle from each to the next."""
     for index in range(count):

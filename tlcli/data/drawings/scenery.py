@@ -4,7 +4,7 @@ import random
 
 from PIL import Image, ImageDraw, ImageFilter
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 GREENS = ((46, 92, 40), (84, 130, 62), (120, 150, 84), (36, 70, 46), (140, 160, 90))
 SKIES = ((120, 170, 220), (170, 200, 226), (206, 214, 220), (226, 196, 170))
@@ -13,7 +13,7 @@ WALLS = ((214, 204, 190), (180, 196, 204), (110, 104, 120), (226, 214, 170), (60
 LIGHTS = ((240, 220, 120), (236, 140, 150), (250, 250, 245), (150, 120, 200), (120, 180, 90))
 
 
-def shade(colour: Colour, light: float) -> Colour:
+def shade(colour: Color, light: float) -> Color:
     """`colour` with every channel times `light`."""
     red, green, blue = (min(255, max(0, round(channel * light))) for channel in colour)
     return red, green, blue
@@ -27,7 +27,7 @@ def background(side: int, rng: random.Random) -> Image.Image:
     return blurred.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _fade(side: int, top: Colour, bottom: Colour) -> Image.Image:
+def _fade(side: int, top: Color, bottom: Color) -> Image.Image:
     mask = Image.linear_gradient("L").resize((side, side))
     return Image.composite(
         Image.new("RGB", (side, side), bottom), Image.new("RGB", (side, side), top), mask
