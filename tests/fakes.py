@@ -1,14 +1,23 @@
 """Fakes and helpers that tests of several folders share."""
 
+import random
+
+from PIL import Image
+
 from tlcli.reporter import Reporter
 from tlcli.training.loop import TrainingLoop
 
 
 class RecordingReporter(Reporter):
-    """Keep everything that is reported: notes, warnings, and (done, total, figures) by task."""
+    """A reporter that keeps everything that is reported.
+
+    Attributes:
+        tasks: The (done, total, figures) of each report of progress, by task.
+        units: What each task counts.
+    """
 
     def __init__(self):
-        self.notes, self.warnings, self.tasks = [], [], {}
+        self.notes, self.warnings, self.tasks, self.units = [], [], {}, {}
 
     def note(self, text):
         self.notes.append(text)
@@ -16,8 +25,14 @@ class RecordingReporter(Reporter):
     def warn(self, text):
         self.warnings.append(text)
 
-    def progress(self, task, done, total, unit="images", **figures):  # noqa: ARG002
+    def progress(self, task, done, total, unit="images", **figures):
+        self.units[task] = unit
         self.tasks.setdefault(task, []).append((done, total, figures))
+
+
+def noise_image(size, seed=0):
+    """Draw an RGB image of random pixels."""
+    return Image.frombytes("RGB", size, random.Random(seed).randbytes(size[0] * size[1] * 3))
 
 
 def fail_at_step(monkeypatch, number, error=KeyboardInterrupt, after=True):

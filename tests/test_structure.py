@@ -44,15 +44,15 @@ MAX_MODULE_LINES = 300
 
 # How many places may still break a rule. Lower a number when it is met; none is ever raised.
 ALLOWED = {
-    "long functions": 8,
-    "many parameters": 9,
+    "long functions": 5,
+    "many parameters": 4,
     "long modules": 0,
-    "definitions": 6,
-    "constants": 11,
-    "private words": 108,
-    "British spellings": 13,
-    "module docstrings": 26,
-    "docstrings": 413,
+    "definitions": 5,
+    "constants": 9,
+    "private words": 60,
+    "British spellings": 6,
+    "module docstrings": 17,
+    "docstrings": 253,
 }
 
 # The package's former private language, and the field's word for each.
@@ -67,10 +67,8 @@ PRIVATE_WORDS = {
     "lanes": "parallel",
     "lean": "minimal",
     "least": "min",
-    "level": "stage, depth",
     "look": "stage_features",
     "mine": "shard, own",
-    "numbers": "precision",
     "novelty": "ood",
     "remembered": "cached",
     "room": "free memory, capacity",

@@ -10,24 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.fakes import RecordingReporter
 from tlcli.backbones import download as fetch
 from tlcli.backbones import weights
 from tlcli.backbones.build import build, load_backbone
 from tlcli.backbones.family import PublishedWeights
 from tlcli.backbones.weights import TORCHVISION_URL
 from tlcli.errors import UserError
-from tlcli.reporter import Reporter
 
 SMALL = "squeezenet1_1"
-
-
-class Listener(Reporter):
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, int, int]] = []
-
-    def progress(self, task: str, done: int, total: int, unit: str = "images", **_: float) -> None:
-        assert unit == "bytes"
-        self.heard.append((task, done, total))
 
 
 @pytest.fixture
@@ -86,22 +77,25 @@ def failed(folder: Path) -> str:
 
 
 def test_download(server, file: str, folder: Path) -> None:
-    listener = Listener()
-    assert load_backbone(SMALL, reporter=listener).weights == "IMAGENET1K_V1"
+    reporter = RecordingReporter()
+    assert load_backbone(SMALL, reporter=reporter).weights == "IMAGENET1K_V1"
     assert server.asked == [f"/mirror/{file}"]
     assert [path.name for path in folder.iterdir()] == [file]
-    assert listener.heard[-1] == (f"downloading {file}", server.promised, server.promised)
-    assert [done for _, done, _ in listener.heard] == sorted({d for _, d, _ in listener.heard})
+    assert reporter.units == {f"downloading {file}": "bytes"}
+    progress = reporter.tasks[f"downloading {file}"]
+    assert progress[-1] == (server.promised, server.promised, {})
+    assert [done for done, *_ in progress] == sorted({done for done, *_ in progress})
     load_backbone(SMALL)
     assert len(server.asked) == 1  # at hand now
 
 
 def test_length_not_told(server, file: str, folder: Path) -> None:
     server.promised = None
-    listener = Listener()
-    load_backbone(SMALL, reporter=listener)
+    reporter = RecordingReporter()
+    load_backbone(SMALL, reporter=reporter)
     assert (folder / file).read_bytes() == server.content
-    assert [done == total for _, done, total in listener.heard][-2:] == [False, True]
+    progress = reporter.tasks[f"downloading {file}"]
+    assert [done == total for done, total, _ in progress][-2:] == [False, True]
 
 
 @pytest.mark.usefixtures("file")

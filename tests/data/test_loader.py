@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.fakes import noise_image
 from tlcli.data.augmentation.apply import augment_image
 from tlcli.data.augmentation.presets import PRESETS
 from tlcli.data.augmentation.spec import Augmentation, make_augmentation, random_box
@@ -149,17 +150,13 @@ def test_in_order_raises_at_the_items_turn_and_stops() -> None:
 # --- augmentation
 
 
-def noise(size: tuple[int, int]) -> Image.Image:
-    return Image.frombytes("RGB", size, random.Random(0).randbytes(size[0] * size[1] * 3))
-
-
 def test_a_view_without_chance_is_the_resized_picture() -> None:
     still = Augmentation(0, (1, 1), (1, 1), 0)
-    view = augment_image(noise((64, 64)), PRE, still, random.Random(0))
-    expected = noise((64, 64)).resize((32, 32), Image.Resampling.BILINEAR)
+    view = augment_image(noise_image((64, 64)), PRE, still, random.Random(0))
+    expected = noise_image((64, 64)).resize((32, 32), Image.Resampling.BILINEAR)
     assert bytes(view.permute(1, 2, 0).flatten().tolist()) == expected.tobytes()
     mirrored = augment_image(
-        noise((64, 64)), PRE, Augmentation(1, (1, 1), (1, 1), 0), random.Random(0)
+        noise_image((64, 64)), PRE, Augmentation(1, (1, 1), (1, 1), 0), random.Random(0)
     )
     assert torch.equal(mirrored, view.flip(2))
 
@@ -184,7 +181,7 @@ def test_odd_pictures_have_views_too(size: tuple[int, int]) -> None:
         left, top, right, bottom = random_box(size, LIGHT.scale, LIGHT.ratio, random.Random(seed))
         assert 0 <= left < right <= size[0]
         assert 0 <= top < bottom <= size[1]
-    assert augment_image(noise(size), PRE, LIGHT, random.Random(0)).shape == (3, 32, 32)
+    assert augment_image(noise_image(size), PRE, LIGHT, random.Random(0)).shape == (3, 32, 32)
 
 
 def test_rotation_fills_corners_with_the_mean_colour() -> None:
@@ -198,7 +195,7 @@ def test_rotation_fills_corners_with_the_mean_colour() -> None:
 
 def test_flips_come_as_often_as_said() -> None:
     half = Augmentation(0.5, (1, 1), (1, 1), 0)
-    image = noise((32, 32))
+    image = noise_image((32, 32))
     plain = PRE.to_pixels(image.resize((40, 40)))
     assert plain.shape == (3, 32, 32)
     views = [augment_image(image, PRE, half, random.Random(f"k{i}")) for i in range(200)]

@@ -1,7 +1,6 @@
 """Preprocessing equals torchvision's, and refuses what a damaged bundle may hold."""
 
 import json
-import random
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import functional
 
+from tests.fakes import noise_image
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UserError
 
@@ -30,10 +30,6 @@ SIZES = [
 ]  # fmt: skip
 
 
-def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    return Image.frombytes("RGB", size, random.Random(seed).randbytes(size[0] * size[1] * 3))
-
-
 def of(entry: str) -> tuple[Preprocessing, Any]:
     theirs = torchvision.models.get_weight(entry).transforms()
     ours = Preprocessing(
@@ -50,7 +46,7 @@ def of(entry: str) -> tuple[Preprocessing, Any]:
 def test_equals_torchvision_bit_for_bit(entry: str) -> None:
     ours, theirs = of(entry)
     for size in SIZES if ours.resize < 500 else SIZES[:3]:
-        image = noise(size)
+        image = noise_image(size)
         fitted = ours.to_pixels(image)
         assert fitted.shape == (3, ours.crop, ours.crop)
         assert fitted.dtype == torch.uint8
@@ -61,7 +57,7 @@ def test_equals_torchvision_bit_for_bit(entry: str) -> None:
 @pytest.mark.parametrize("size", [(2000, 31), (31, 2001), (5000, 40), (3, 1000)])
 def test_a_very_long_picture_shows_the_same_middle(size: tuple[int, int]) -> None:
     # smooth, so that a shift shows as a difference and rounding does not
-    image = noise((9, 9)).resize(size, Image.Resampling.BICUBIC)
+    image = noise_image((9, 9)).resize(size, Image.Resampling.BICUBIC)
     resized = functional.resize(image, [USUAL.resize], antialias=True)
     theirs = functional.pil_to_tensor(functional.center_crop(resized, [224, 224]))
     difference = (USUAL.to_pixels(image).int() - theirs.int()).abs()
