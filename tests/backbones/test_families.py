@@ -16,7 +16,8 @@ from tlcli.backbones.network import build_network, is_linear
 from tlcli.features.sources import CachedFeatures
 from tlcli.inference.load import open_bundle
 from tlcli.planning.cases import Overrides
-from tlcli.planning.plan import make_plan, stage_facts
+from tlcli.planning.cut import stage_facts
+from tlcli.planning.plan import make_plan
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
 from tlcli.training.trainer import fit
@@ -78,7 +79,7 @@ def test_frozen_stays_to_the_bit_and_trained_moves(name):
         pretrained=len(stages),
         linear_head=is_linear(backbone),
         n_train=6,
-        wish=Overrides(
+        overrides=Overrides(
             freeze=middle,
             training={
                 "optimizer": "sgd",
@@ -111,7 +112,7 @@ def test_the_new_head_of_small_different_is_all_that_moves(name):
         pretrained=len(stages),
         linear_head=is_linear(backbone),
         n_train=6,
-        wish=Overrides(case="small-different"),
+        overrides=Overrides(case="small-different"),
     )
     network, before = train(backbone, plan)
     changed = moved(network, before, network.stages)

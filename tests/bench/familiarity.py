@@ -31,8 +31,8 @@ from tlcli.data.dataset import Sample, scan
 from tlcli.features.cache import FeatureCache, default_cache_dir
 from tlcli.features.stage_features import StageFeatures
 from tlcli.planning import similarity
-from tlcli.planning.decision import LEVEL_LINE, SELF_LINE, judge_similarity
-from tlcli.planning.evidence import Evidence, Familiarity
+from tlcli.planning.decision import CONFIDENCE_THRESHOLD, WIN_RATE_THRESHOLD, judge_similarity
+from tlcli.planning.evidence import Evidence, SimilarityScore
 from tlcli.planning.measure import choose_sample
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import choose_device
@@ -73,11 +73,11 @@ class Scores:
 
     backbone: str
     data: str
-    found: list[Familiarity]
+    found: list[SimilarityScore]
 
     @property
     def by(self) -> str:
-        return self.found[0].by
+        return self.found[0].method
 
     @property
     def values(self) -> list[float]:
@@ -119,7 +119,7 @@ def write_references(cache: FeatureCache) -> None:
         }
         print(name, table[sha256], flush=True)
     Path(similarity.__file__).with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n")
-    similarity.references.cache_clear()
+    similarity.reference_confidences.cache_clear()
 
 
 def measure_scores(name: str, cache: FeatureCache) -> Iterator[Scores]:
@@ -129,13 +129,13 @@ def measure_scores(name: str, cache: FeatureCache) -> Iterator[Scores]:
     for data in KIND:
         train = scan(DATA / data).train
         for weights in dict.fromkeys([sha256, None]):
-            if weights is not None and weights not in similarity.references():
+            if weights is not None and weights not in similarity.reference_confidences():
                 continue
             found = []
             for seed in range(n_samples):
                 samples = choose_sample(train, size, seed)
                 outputs, _ = passes.extract(samples)
-                measured = similarity.measure_familiarity(
+                measured = similarity.measure_similarity(
                     samples, weights, outputs, passes.last_stage, passes.extract_transformed
                 )
                 assert measured is not None
@@ -162,7 +162,7 @@ def few_classes(cache: FeatureCache) -> list[str]:
                 wrong, close, folders = 0, 0, subsets(len(dataset.classes), n)
                 for classes in folders:
                     rows = torch.isin(labels, torch.tensor(classes)).nonzero()[:, 0].tolist()
-                    found = similarity.measure_familiarity(
+                    found = similarity.measure_similarity(
                         [samples[row] for row in rows],
                         sha256,
                         {stage: output[rows] for stage, output in outputs.items()},
@@ -218,8 +218,8 @@ def page(every: list[Scores], folders: list[str]) -> str:
         torch=torch.__version__,
         torchvision=torchvision.__version__,
         size=SAMPLE_SIZE,
-        level=LEVEL_LINE,
-        self=SELF_LINE,
+        level=CONFIDENCE_THRESHOLD,
+        self=WIN_RATE_THRESHOLD,
         wrong=wrong,
         n=sum(len(scores.values) for scores in every),
     )

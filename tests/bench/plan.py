@@ -21,7 +21,8 @@ from tests.bench.common import (
 from tests.paths import FLOWERS
 from tlcli.data.dataset import scan
 from tlcli.features.extract import extract_features
-from tlcli.planning.linear_probe import deal_folds, probe
+from tlcli.metrics.linear_models import deal_folds
+from tlcli.planning.linear_probe import FOLDS, cross_validate
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import choose_device, torch_threads
 
@@ -44,12 +45,12 @@ def plan() -> None:
 def probe_seconds() -> float:
     """Time the linear probes of nine stages on 1,000 images in five classes."""
     labels = torch.arange(1000) % 5
-    folds = deal_folds(labels, 0)
+    folds = deal_folds(labels, FOLDS, 0)
     stages = [
         torch.randn(1000, d, generator=torch.Generator().manual_seed(d)) for d in STAGE_WIDTHS
     ]
     with torch_threads(1):  # as the plan does
-        return seconds_of(lambda: [probe(features, labels, folds) for features in stages])
+        return seconds_of(lambda: [cross_validate(features, labels, folds) for features in stages])
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from tlcli.features import precision_check
 from tlcli.features.cache import FeatureCache
 from tlcli.features.reference_images import N_REFERENCE_IMAGES
 from tlcli.features.stage_features import HEAD, StageFeatures
-from tlcli.planning.linear_probe import FOLDS, deal_folds, probe
+from tlcli.metrics.linear_models import deal_folds
+from tlcli.planning.linear_probe import FOLDS, cross_validate
 from tlcli.planning.measure import choose_sample
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import choose_device
@@ -83,7 +84,7 @@ def checked_rows(samples: list[Sample]) -> list[int]:
 
 def heads(fp32: Tensor, bf16: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Solve heads on fp32 and on bf16 features; return which fp32 features each gets right."""
-    fold = deal_folds(labels, SEED)
+    fold = deal_folds(labels, FOLDS, SEED)
     n_classes = int(labels.max()) + 1
     correct = torch.zeros(2, len(labels))
     for k in range(FOLDS):
@@ -111,11 +112,11 @@ def measure(name: str, data: str) -> tuple[list[Stage], Stage]:
             outputs.append(found)
     fp32, bf16 = outputs
     labels = torch.tensor([s.label for s in samples])
-    checked, fold = checked_rows(samples), deal_folds(labels, SEED)
+    checked, fold = checked_rows(samples), deal_folds(labels, FOLDS, SEED)
     stages = []
     for stage in fp32:
         if stage != HEAD:
-            a, b = (probe(o[stage], labels, fold).right for o in outputs)
+            a, b = (cross_validate(o[stage], labels, fold).correct for o in outputs)
             error = relative_error(fp32[stage][checked], bf16[stage][checked])
             stages.append(Stage(f"{name}, {data}, {stage}", error, a, b))
     last = passes.last_stage

@@ -105,7 +105,7 @@ def decide(job: Job) -> dict[str, Any]:
         cpu = time.process_time()
         passes.extract(samples)
         image = (time.process_time() - cpu) / len(samples)
-    known = planned.plan.evidence and planned.plan.evidence.familiarity
+    known = planned.plan.evidence and planned.plan.evidence.similarity
     return {
         **asdict(job),
         "takes": planned.plan.case,

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from tlcli.planning.cases import CASES, Overrides
+from tlcli.planning.cut import StageFacts
 from tlcli.planning.decision import best_cut, judge_similarity
-from tlcli.planning.evidence import Evidence, Familiarity, StageScore, Timing
-from tlcli.planning.forecast import forecast
-from tlcli.planning.plan import StageFacts, make_plan, needs_evidence
+from tlcli.planning.evidence import Evidence, SimilarityScore, StageScore, Timing
+from tlcli.planning.forecast import Workload, forecast
+from tlcli.planning.plan import make_plan, needs_evidence
 
 STAGES = [
     *(StageFacts(f"layer{i}", "features", 1000 * i) for i in range(1, 5)),
@@ -29,25 +30,25 @@ def sweep(*behind, error=0.01):
     )
 
 
-def level(score, error=0.01):
-    return Familiarity(score, 0.64, error, "level", confidence=score * 0.6, reference=0.6)
+def by_confidence(score, error=0.01):
+    return SimilarityScore(score, 0.64, error, "level", confidence=score * 0.6, reference=0.6)
 
 
 LAST_BEST = sweep(0.3, 0.2, 0.1, 0.0)
 MIDDLE_BEST = sweep(0.1, 0.0, 0.03, 0.06)
 
 
-def evidence(familiarity=None, stages=LAST_BEST, n=1000, **more):
-    return Evidence(n, 5, 10, 500, min(n, 1000), 5, familiarity=familiarity, sweep=stages, **more)
+def evidence(similarity=None, stages=LAST_BEST, n=1000, **more):
+    return Evidence(n, 5, 10, 500, min(n, 1000), 5, similarity=similarity, sweep=stages, **more)
 
 
-def plan(found, n=1000, large_from=10_000, **wish):
+def plan(found, n=1000, large_from=10_000, **options):
     return make_plan(
         STAGES,
         pretrained=len(STAGES),
         linear_head=True,
         n_train=n,
-        wish=Overrides(**wish),
+        overrides=Overrides(**options),
         evidence=found,
         large_from=large_from,
     )
@@ -67,21 +68,21 @@ def plan(found, n=1000, large_from=10_000, **wish):
     ],
 )
 def test_size_familiarity_and_sweep_decide(n, score, stages, case, cut):
-    got = plan(evidence(level(score), stages, n), n)
+    got = plan(evidence(by_confidence(score), stages, n), n)
     assert (got.case, got.cut, got.override, got.runner_up) == (case, cut, (), "")
     assert case in got.why
     assert f"{n:,} training images is {got.size}" in got.why
 
 
 def test_a_dropped_network_gets_a_head_on_the_stage_of_the_sweep():
-    got = plan(evidence(level(0.2), MIDDLE_BEST))
+    got = plan(evidence(by_confidence(0.2), MIDDLE_BEST))
     assert got.trained == ("new_head",)
     assert got.dropped == ("layer3", "layer4", "avgpool", "head")
     assert "layer2 tells the classes apart best (90.0% +- 2.0%; the last" in got.why
 
 
 def test_where_no_earlier_stage_is_better_a_different_folder_keeps_the_last_codes():
-    got = plan(evidence(level(0.2), LAST_BEST))
+    got = plan(evidence(by_confidence(0.2), LAST_BEST))
     assert (got.case, got.trained, got.dropped) == ("small-different", ("head",), ())
     assert "no earlier stage beats" in got.why
 
@@ -110,7 +111,7 @@ def test_the_cut_is_the_earliest_stage_within_one_paired_standard_error(stages, 
     ],
 )
 def test_near_the_line_the_sweep_has_the_casting_vote(score, stages, similarity, case):
-    got = plan(evidence(level(score), stages))
+    got = plan(evidence(by_confidence(score), stages))
     assert (got.similarity, got.case) == (similarity, case)
     assert (
         got.runner_up
@@ -135,24 +136,24 @@ def test_near_the_line_the_sweep_has_the_casting_vote(score, stages, similarity,
     ],
 )
 def test_near_the_line_the_pictures_upside_down_speak_too(score, wins, stages, similarity, word):
-    found = replace(level(score), upright=wins + 0.1, peaked=wins - 0.1)
+    found = replace(by_confidence(score), head_win_rate=wins + 0.1, feature_win_rate=wins - 0.1)
     verdict = judge_similarity(evidence(found, stages))
     assert (verdict.similarity, verdict.close) == (similarity, True)
-    assert word in verdict.why
-    clear = replace(level(0.9), upright=0.1, peaked=0.1)
+    assert word in verdict.reason
+    clear = replace(by_confidence(0.9), head_win_rate=0.1, feature_win_rate=0.1)
     assert not judge_similarity(evidence(clear, LAST_BEST)).close
 
 
-def test_few_classes_make_a_score_doubtful():
-    assert not judge_similarity(evidence(level(0.75))).close
-    assert judge_similarity(evidence(replace(level(0.75), doubt=0.15))).close
+def test_few_classes_make_a_score_uncertain():
+    assert not judge_similarity(evidence(by_confidence(0.75))).close
+    assert judge_similarity(evidence(replace(by_confidence(0.75), margin=0.15))).close
 
 
 def test_a_sweep_no_better_than_guessing_says_nothing():
     guessed = tuple(
         StageScore(n, 0.21, 0.02, b, 0.01) for n, b in zip(NAMES, range(4), strict=True)
     )
-    got = plan(evidence(level(0.2), guessed))
+    got = plan(evidence(by_confidence(0.2), guessed))
     assert "no stage tells the classes apart better than guessing (21.0% at best)" in got.why
     assert (got.cut, got.case) == ("layer3", "small-different")
     assert "three quarters up" in got.why
@@ -161,12 +162,12 @@ def test_a_sweep_no_better_than_guessing_says_nothing():
 
 def test_the_best_of_equals_is_the_earliest_whatever_rounding_says():
     equal = (StageScore("a", 0.98039216, 0.01, 0.0, 0.03), StageScore("b", 0.98039228, 0.01, 0, 0))
-    assert evidence(stages=equal).best.name == "a"
+    assert evidence(stages=equal).best_stage.name == "a"
 
 
-def test_few_images_make_a_score_doubtful_that_many_would_not():
-    assert not judge_similarity(evidence(level(0.75, error=0.01))).close
-    assert judge_similarity(evidence(level(0.75, error=0.08))).close
+def test_few_images_make_a_score_uncertain_that_many_would_not():
+    assert not judge_similarity(evidence(by_confidence(0.75, error=0.01))).close
+    assert judge_similarity(evidence(by_confidence(0.75, error=0.08))).close
 
 
 def test_without_familiarity_only_a_clear_sweep_speaks_for_different():
@@ -177,12 +178,12 @@ def test_without_familiarity_only_a_clear_sweep_speaks_for_different():
 
 
 def test_without_a_sweep_the_cut_of_a_different_folder_is_three_quarters_up():
-    got = plan(evidence(level(0.2), ()))
+    got = plan(evidence(by_confidence(0.2), ()))
     assert (got.case, got.cut) == ("small-different", "layer3")
 
 
 @pytest.mark.parametrize(
-    ("wish", "case"),
+    ("options", "case"),
     [
         ({"case": "large-similar"}, "large-similar"),
         ({"similarity": "different"}, "small-different"),
@@ -190,18 +191,21 @@ def test_without_a_sweep_the_cut_of_a_different_folder_is_three_quarters_up():
         ({"size": "large", "similarity": "different"}, "large-different"),
     ],
 )
-def test_an_override_wins_and_is_recorded_as_one(wish, case):
-    got = plan(evidence(level(0.9)), **wish)
+def test_an_override_wins_and_is_recorded_as_one(options, case):
+    got = plan(evidence(by_confidence(0.9)), **options)
     assert got.case == case
-    assert got.override == tuple(f"--{k} {v}" for k, v in wish.items())
+    assert got.override == tuple(f"--{k} {v}" for k, v in options.items())
     assert got.evidence is not None
 
 
 def test_what_contradicts_an_override_is_told():
-    got = plan(evidence(level(0.9), MIDDLE_BEST), similarity="different")
+    got = plan(evidence(by_confidence(0.9), MIDDLE_BEST), similarity="different")
     assert "different as you said (measured, they look similar" in got.why
-    assert "measured, they" not in plan(evidence(level(0.9)), similarity="similar").why
-    assert "measured, they look similar" in plan(evidence(level(0.9)), case="small-different").why
+    assert "measured, they" not in plan(evidence(by_confidence(0.9)), similarity="similar").why
+    assert (
+        "measured, they look similar"
+        in plan(evidence(by_confidence(0.9)), case="small-different").why
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,24 +220,25 @@ def test_what_contradicts_an_override_is_told():
 )
 def test_how_sure_is_said_in_words(score, words):
     assert (
-        f"the backbone is {words} of ImageNet's own photographs" in plan(evidence(level(score))).why
+        f"the backbone is {words} of ImageNet's own photographs"
+        in plan(evidence(by_confidence(score))).why
     )
 
 
 def test_a_cut_before_the_best_stage_says_so():
-    got = plan(evidence(level(0.2), sweep(0.02, 0.009, 0.0, 0.02)))
+    got = plan(evidence(by_confidence(0.2), sweep(0.02, 0.009, 0.0, 0.02)))
     assert got.cut == "layer2"
     assert "layer2 is the earliest stage within a standard error of the best" in got.why
     assert "0.9 points (+- 2.0) behind layer3" in got.why
 
 
 def test_the_line_between_small_and_large_can_be_set():
-    assert plan(evidence(level(0.9)), large_from=1000).size == "large"
-    assert plan(evidence(level(0.9)), large_from=1001).size == "small"
+    assert plan(evidence(by_confidence(0.9)), large_from=1000).size == "large"
+    assert plan(evidence(by_confidence(0.9)), large_from=1001).size == "small"
 
 
 @pytest.mark.parametrize(
-    ("wish", "needed"),
+    ("options", "needed"),
     [
         ({}, True),
         ({"size": "small"}, True),
@@ -247,12 +252,12 @@ def test_the_line_between_small_and_large_can_be_set():
         ({"case": "small-different", "freeze": "layer2"}, False),
     ],
 )
-def test_nothing_is_measured_that_was_set_by_hand(wish, needed):
-    assert needs_evidence(Overrides(**wish)) is needed
+def test_nothing_is_measured_that_was_set_by_hand(options, needed):
+    assert needs_evidence(Overrides(**options)) is needed
 
 
 def test_the_evidence_is_plain_json_and_keeps_six_digits():
-    text = json.dumps(plan(evidence(level(1 / 3))).to_dict())
+    text = json.dumps(plan(evidence(by_confidence(1 / 3))).to_dict())
     assert json.loads(text)["evidence"]["familiarity"]["score"] == 0.333333
 
 
@@ -272,7 +277,7 @@ def seconds(made, **more):
         "parameters": 0,
         "n_classes": 5,
     } | more
-    return forecast(made, timing, **given)
+    return forecast(made, timing, Workload(**given))
 
 
 def test_the_forecast_orders_the_cases_by_what_they_compute():

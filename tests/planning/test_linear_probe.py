@@ -5,8 +5,9 @@ import time
 import pytest
 import torch
 
+from tlcli.metrics.linear_models import deal_folds
 from tlcli.planning import linear_probe as probe
-from tlcli.planning.linear_probe import balanced, deal_folds, learning_curve
+from tlcli.planning.linear_probe import FOLDS, balanced_weights, learning_curve
 
 
 def blobs(n=120, d=10, classes=3, spread=1.0, seed=0):
@@ -20,29 +21,29 @@ def blobs(n=120, d=10, classes=3, spread=1.0, seed=0):
 def test_left_out_answers_are_those_of_fits_without_the_fold(d, monkeypatch):
     monkeypatch.setattr(probe, "PENALTIES", (0.3,))
     codes, labels = blobs(d=d, spread=3.0)
-    fold = deal_folds(labels, 0)
-    weights = balanced(labels)
-    x = probe._standardized(codes, weights).double()
+    fold = deal_folds(labels, FOLDS, 0)
+    weights = balanced_weights(labels)
+    x = probe._standardize(codes, weights).double()
     y = probe._targets(labels).double()
     expected = torch.empty_like(labels)
-    for k in range(probe.FOLDS):
+    for k in range(FOLDS):
         fit, out = fold != k, fold == k
         w = weights[fit, None].double()
         gram = x[fit].T @ (w * x[fit]) / d + 0.3 * torch.eye(d)
         solved = torch.linalg.solve(gram, x[fit].T @ (w * y[fit]) / d)
         expected[out] = (x[out] @ solved).argmax(1)
-    got = probe.probe(codes, labels, fold)
+    got = probe.cross_validate(codes, labels, fold)
     assert (got.predicted == expected).all()
     assert got.accuracy == pytest.approx((weights * (expected == labels)).mean().item(), abs=1e-6)
 
 
 def test_folds_hold_their_share_of_every_class():
     labels = torch.tensor([0] * 50 + [1] * 10 + [2] * 2)
-    fold = deal_folds(labels, 3)
+    fold = deal_folds(labels, FOLDS, 3)
     assert torch.bincount(fold[labels == 0]).tolist() == [10] * 5
     assert torch.bincount(fold[labels == 1]).tolist() == [2] * 5
     assert fold[labels == 2].unique().numel() == 2
-    assert not torch.equal(fold, deal_folds(labels, 4))
+    assert not torch.equal(fold, deal_folds(labels, FOLDS, 4))
 
 
 def test_accuracy_is_balanced():
@@ -50,7 +51,7 @@ def test_accuracy_is_balanced():
     labels = torch.where(torch.arange(len(labels)) < 100, torch.zeros_like(labels), labels)
     counts = torch.bincount(labels)
     assert counts.max() > 5 * counts.min()
-    found = probe.probe(codes, labels, deal_folds(labels, 0))
+    found = probe.cross_validate(codes, labels, deal_folds(labels, FOLDS, 0))
     right = [(found.predicted == labels)[labels == c].float().mean().item() for c in range(3)]
     assert found.accuracy == pytest.approx(sum(right) / 3, abs=1e-6)
 
@@ -58,37 +59,37 @@ def test_accuracy_is_balanced():
 def test_noise_is_at_chance_and_blobs_are_told_apart():
     noise = torch.randn(300, 40, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(300) % 3
-    at_chance = probe.probe(noise, labels, deal_folds(labels, 0))
+    at_chance = probe.cross_validate(noise, labels, deal_folds(labels, FOLDS, 0))
     assert abs(at_chance.accuracy - 1 / 3) < 4 * at_chance.error + 0.05
     codes, labels = blobs(spread=0.2)
-    assert probe.probe(codes, labels, deal_folds(labels, 0)).accuracy == 1.0
+    assert probe.cross_validate(codes, labels, deal_folds(labels, FOLDS, 0)).accuracy == 1.0
 
 
 def test_the_paired_error_is_smaller_than_two_unpaired_ones():
     codes, labels = blobs(n=300, spread=2.5)
-    fold = deal_folds(labels, 0)
-    one = probe.probe(codes, labels, fold)
+    fold = deal_folds(labels, FOLDS, 0)
+    one = probe.cross_validate(codes, labels, fold)
     g = torch.Generator().manual_seed(5)
-    two = probe.probe(codes + 0.3 * torch.randn(codes.shape, generator=g), labels, fold)
-    difference, error = one.ahead_of(two)
+    two = probe.cross_validate(codes + 0.3 * torch.randn(codes.shape, generator=g), labels, fold)
+    difference, error = one.gain_over(two)
     assert difference == pytest.approx(one.accuracy - two.accuracy, abs=1e-6)
     assert 0 < error < (one.error**2 + two.error**2) ** 0.5
-    assert one.ahead_of(one) == (0.0, 0.0)
+    assert one.gain_over(one) == (0.0, 0.0)
 
 
 def test_dead_and_constant_codes_do_no_harm():
     codes, labels = blobs(spread=0.2)
     codes = torch.cat([codes, torch.zeros(len(codes), 3), torch.full((len(codes), 1), 7.0)], 1)
-    assert probe.probe(codes, labels, deal_folds(labels, 0)).accuracy == 1.0
-    dead = probe.probe(
-        torch.zeros(30, 4), torch.arange(30) % 3, deal_folds(torch.arange(30) % 3, 0)
+    assert probe.cross_validate(codes, labels, deal_folds(labels, FOLDS, 0)).accuracy == 1.0
+    dead = probe.cross_validate(
+        torch.zeros(30, 4), torch.arange(30) % 3, deal_folds(torch.arange(30) % 3, FOLDS, 0)
     )
     assert dead.accuracy <= 0.5
 
 
 def test_more_images_help_where_the_problem_is_hard():
     codes, labels = blobs(n=400, d=60, spread=3.0)
-    curve = learning_curve(codes, labels, deal_folds(labels, 0), (0.1, 0.5, 1.0), 0.3)
+    curve = learning_curve(codes, labels, deal_folds(labels, FOLDS, 0), (0.1, 0.5, 1.0), 0.3)
     assert [images for images, _ in curve] == [34, 161, 320]
     few, half, all_of = (found.accuracy for _, found in curve)
     assert few < half < all_of
@@ -97,10 +98,10 @@ def test_more_images_help_where_the_problem_is_hard():
 @pytest.mark.slow
 def test_nine_stages_of_a_thousand_images_take_under_three_seconds():
     labels = torch.arange(1000) % 10
-    fold = deal_folds(labels, 0)
+    fold = deal_folds(labels, FOLDS, 0)
     widths = (32, 16, 24, 40, 80, 112, 192, 320, 1280)
     stages = [torch.randn(1000, d, generator=torch.Generator().manual_seed(d)) for d in widths]
     started = time.perf_counter()
     for codes in stages:
-        probe.probe(codes, labels, fold)
+        probe.cross_validate(codes, labels, fold)
     assert time.perf_counter() - started < 3

@@ -27,7 +27,7 @@ from tlcli.features.cache import FeatureCache
 from tlcli.features.extract import FeatureExtractor, extract_features
 from tlcli.features.stage_features import StageFeatures
 from tlcli.features.views import Views
-from tlcli.planning import similarity as familiarity
+from tlcli.planning import similarity
 from tlcli.planning.measure import choose_sample as draw
 from tlcli.planning.measure import measure_folder, probe_stages
 from tlcli.recipes import plan as comparing
@@ -101,7 +101,7 @@ def test_a_class_with_one_image_is_left_out_of_the_sweep():
     scores, best, notes = probe_stages(codes, labels, 0)
     assert len(best.labels) == 20
     assert "one image" in notes[0]
-    assert scores[0].behind == 0.0
+    assert scores[0].gap == 0.0
     for few in (torch.tensor([0, 1]), torch.tensor([0] * 30), torch.zeros(0, dtype=torch.int64)):
         scores, best, notes = probe_stages({"a": torch.zeros(len(few), 4)}, few, 0)
         assert (scores, best) == ((), None)
@@ -145,9 +145,9 @@ def test_a_stage_that_gives_no_numbers_is_left_out_and_told():
 
 def test_upside_down_is_upside_down():
     images = torch.randint(256, (3, 3, 30, 20), dtype=torch.uint8)
-    changed = familiarity.upside_down(images)
+    changed = similarity.upside_down(images)
     assert torch.equal(changed[0, :, 0, 0], images[0, :, -1, -1])
-    assert torch.equal(familiarity.upside_down(changed), images)
+    assert torch.equal(similarity.upside_down(changed), images)
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -273,7 +273,7 @@ def test_a_fresh_run_decodes_no_image_twice(tmp_path, flowers, monkeypatch, simi
 
     monkeypatch.setattr(load, "decode", counting)
     # In doubt some are looked at upside down too.
-    monkeypatch.setattr("tlcli.planning.similarity.doubtful", lambda _: False)
+    monkeypatch.setattr("tlcli.planning.similarity.is_uncertain", lambda _: False)
     run = finetune(flowers, cache=False, similarity=similarity, output=tmp_path / "run")
     assert json.loads((run.folder / "run.json").read_text())["views"] == 2
     assert len(seen) == 40
@@ -475,7 +475,7 @@ def test_nothing_pretrained_has_nothing_to_measure(tlcli, flowers):
 
 @pytest.mark.usefixtures("small_batches")
 def test_a_backbone_without_its_classifier_still_gets_an_answer(shared, monkeypatch):
-    monkeypatch.setattr(familiarity, "FEW", 8)
+    monkeypatch.setattr(similarity, "MAX_ROTATED", 8)
     weights = shared / "weights" / "vgg16_features-keras-imagenet.pth"
     found = comparing.plan(
         shared / "data" / "caltech", model="vgg16", weights=weights, sample=20, cache=False

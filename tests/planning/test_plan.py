@@ -7,7 +7,8 @@ import pytest
 
 from tlcli.errors import UsageError
 from tlcli.planning.cases import CASES, LARGE_FROM, Overrides
-from tlcli.planning.plan import StageFacts, make_plan
+from tlcli.planning.cut import StageFacts
+from tlcli.planning.plan import make_plan
 
 VGG = [
     *(StageFacts(f"block{i}", "features", 1000 * i) for i in range(1, 6)),
@@ -24,16 +25,18 @@ RESNET = [
 ]
 
 
-def plan(stages=RESNET, *, pretrained=None, linear=True, n=100, **wish):
-    config = {
-        k: wish.pop(k) for k in list(wish) if k not in ("case", "size", "similarity", "freeze")
+def plan(stages=RESNET, *, pretrained=None, linear=True, n=100, **options):
+    training = {
+        k: options.pop(k)
+        for k in list(options)
+        if k not in ("case", "size", "similarity", "freeze")
     }
     return make_plan(
         stages,
         pretrained=len(stages) if pretrained is None else pretrained,
         linear_head=linear,
         n_train=n,
-        wish=Overrides(**wish, training=config),
+        overrides=Overrides(**options, training=training),
     )
 
 
@@ -127,7 +130,7 @@ def test_options_win_and_a_step_option_turns_the_solver_off():
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("options", "message"),
     [
         ({"case": "smal-similar"}, "--case: 'smal-similar'"),
         ({"case": "small-similar", "size": "small"}, "--case already says"),
@@ -139,12 +142,12 @@ def test_options_win_and_a_step_option_turns_the_solver_off():
         ({"init": "zeros"}, "--init"),
         ({"case": "large-similar", "optimizer": "lbfgs"}, "linear head only"),
         ({"optimizer": "lbfgs", "lr": 0.1}, "takes no --lr"),
-        ({"optimizer": "adamw", "momentum": 0.5}, "--momentum is SGD's"),
+        ({"optimizer": "adamw", "momentum": 0.5}, "--momentum needs --optimizer sgd"),
     ],
 )
-def test_contradictions_are_refused_by_name(wish, message):
+def test_contradictions_are_refused_by_name(options, message):
     with pytest.raises(UsageError, match="--") as caught:
-        plan(**wish)
+        plan(**options)
     assert message in caught.value.message
 
 

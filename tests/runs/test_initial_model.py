@@ -76,8 +76,8 @@ def test_a_bundle_without_its_last_stages_is_trained_further_without_them(two_cl
 def test_a_bundle_can_be_planned_for(trained, flowers):
     notes = RecordingReporter()
     found = plan(flowers, model=trained.folder, reporter=notes)
-    assert found.evidence.familiarity.by == "self"  # no table knows these weights
-    assert found.evidence.familiarity.upright is None  # nor is its head one of ImageNet's
+    assert found.evidence.similarity.method == "self"  # no table knows these weights
+    assert found.evidence.similarity.head_win_rate is None  # nor is its head one of ImageNet's
     assert found.evidence.sweep
     assert any("the same as here" in note for note in notes.notes)
 

@@ -300,13 +300,13 @@ def test_evaluation_halves_too():
 
 
 def test_the_fused_optimizers_take_the_steps_of_the_plain_ones(monkeypatch):
-    from tlcli.training import optim as optimise
+    from tlcli.training import optim
 
     # Adam's first steps go by the gradient's sign, which noise decides where it is next to zero.
     for optimizer, lr in (("adamw", 1e-5), ("sgd", 0.01)):
         config = replace(PLAIN, optimizer=optimizer, lr=lr, weight_decay=0.1)
         fused, _, _ = run(config)
-        monkeypatch.setattr(optimise, "FUSED", ())
+        monkeypatch.setattr(optim, "FUSED_DEVICES", ())
         plain, steps, _ = run(config)
         monkeypatch.undo()
         assert not steps.optimizer.param_groups[0]["fused"]

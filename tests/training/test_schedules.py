@@ -9,12 +9,13 @@ from tlcli.errors import UsageError
 from tlcli.metrics.classification import macro_metric
 from tlcli.planning.choose_training import choose_training
 from tlcli.planning.explain import describe_training
-from tlcli.planning.training_config import LR_SCHEDULES, TrainingConfig, unfrozen
-from tlcli.planning.training_presets import SIZES, TRAINING_PRESETS
+from tlcli.planning.optimizers import LR_SCHEDULES
+from tlcli.planning.training_config import TrainingConfig, count_unfrozen
+from tlcli.planning.training_presets import SIZE_ADJUSTMENTS, TRAINING_PRESETS
 from tlcli.runs.options import Options
 from tlcli.training.class_balance import class_weights, sample_balanced
 from tlcli.training.lr_finder import HIGHEST, LOWEST, pick, range_test
-from tlcli.training.optim import rate_factor
+from tlcli.training.optim import lr_factor
 
 
 def chosen(recipe="all", n=1000, **asked):
@@ -24,7 +25,7 @@ def chosen(recipe="all", n=1000, **asked):
 @pytest.mark.parametrize("name", LR_SCHEDULES)
 def test_the_rate_rises_in_the_warmup_and_never_after_it(name):
     config = chosen(lr_schedule=name, epochs=10, warmup=2.0)
-    rates = [rate_factor(config, 7)(step) for step in range(70)]
+    rates = [lr_factor(config, 7)(step) for step in range(70)]
     rise, fall = rates[: 2 * 7 + 1], rates[2 * 7 :]
     assert all(a < b for a, b in itertools.pairwise(rise))
     assert max(rates) == pytest.approx(1)
@@ -34,14 +35,14 @@ def test_the_rate_rises_in_the_warmup_and_never_after_it(name):
 
 def test_without_a_warmup_the_first_step_is_a_full_one():
     for name in ("cosine", "linear", "constant"):
-        assert rate_factor(TrainingConfig(lr_schedule=name, warmup=0.0), 5)(0) == 1
+        assert lr_factor(TrainingConfig(lr_schedule=name, warmup=0.0), 5)(0) == 1
 
 
 def test_the_warmup_depends_on_the_schedule_unless_it_is_set():
     assert chosen(lr_schedule="constant").warmup == 0
     assert chosen(lr_schedule="one-cycle", epochs=20).warmup == 6
     assert chosen(lr_schedule="one-cycle", epochs=20, warmup=1.0).warmup == 1
-    assert chosen(lr_schedule="linear").warmup == TRAINING_PRESETS["all"][0].warmup
+    assert chosen(lr_schedule="linear").warmup == TRAINING_PRESETS["all"].warmup
     with pytest.raises(UsageError, match="--warmup 9"):
         chosen(epochs=8, warmup=9.0)
 
@@ -50,9 +51,9 @@ def test_the_warmup_depends_on_the_schedule_unless_it_is_set():
 def test_more_images_never_ask_for_more_epochs(recipe):
     epochs = [chosen(recipe, n).epochs for n in (10, 499, 500, 30_000, 200_000, 10**6)]
     assert epochs == sorted(epochs, reverse=True)
-    least = [n for n, _ in SIZES[recipe]]
+    least = [n for n, _ in SIZE_ADJUSTMENTS[recipe]]
     assert least == sorted(least)
-    assert chosen(recipe, 10**6).optimizer == TRAINING_PRESETS[recipe][0].optimizer
+    assert chosen(recipe, 10**6).optimizer == TRAINING_PRESETS[recipe].optimizer
 
 
 def test_what_is_set_by_hand_wins_over_what_the_size_says():
@@ -88,7 +89,14 @@ def test_a_solved_head_stays_solved_with_weights_and_a_metric_but_not_with_dropo
 
 def test_the_schedule_is_told_in_one_line():
     told = describe_training(chosen(lr="find", accumulate=2, average="ema", label_smoothing=0.1))
-    for words in ("AdamW", "lr to be found", "batches of 32 x 2", "ema", "smoothing 0.1", "cosine"):
+    for words in (
+        "AdamW",
+        "a measured learning rate",
+        "batches of 32 x 2",
+        "ema",
+        "smoothing 0.1",
+        "cosine",
+    ):
         assert words in told
     assert "BatchNorm frozen" in describe_training(chosen(batchnorm="frozen"))
     assert "L-BFGS" in describe_training(chosen("solve", balance="weights"))
@@ -97,10 +105,10 @@ def test_the_schedule_is_told_in_one_line():
 
 def test_gradual_unfreezing_goes_a_stage_an_epoch_and_ends_with_all():
     slow = TrainingConfig(unfreeze="gradual", epochs=10)
-    assert [unfrozen(slow, e, 4) for e in range(1, 11)] == [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]
+    assert [count_unfrozen(slow, e, 4) for e in range(1, 11)] == [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]
     fast = TrainingConfig(unfreeze="gradual", epochs=3)
-    assert [unfrozen(fast, e, 9) for e in (1, 2, 3)] == [3, 6, 9]
-    assert unfrozen(TrainingConfig(), 1, 9) == 9
+    assert [count_unfrozen(fast, e, 9) for e in (1, 2, 3)] == [3, 6, 9]
+    assert count_unfrozen(TrainingConfig(), 1, 9) == 9
 
 
 def test_class_weights_make_classes_count_the_same():

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tlcli.planning.evidence import Evidence
-from tlcli.planning.explain import describe_training
+from tlcli.planning.explain import describe_training, stages_text
 from tlcli.planning.planned import Planned
 from tlcli.recipes.plan import comparison_row
 from tlcli.text import format_duration, printable
@@ -67,7 +67,7 @@ def _one(planned: Planned, console: Console) -> None:
     console.print()
     if evidence is not None and evidence.sweep:
         console.print(_stages(planned, evidence))
-    parts = plan.parts()
+    parts = stages_text(plan.cut, plan.trained, plan.dropped)
     console.print(Text(printable(f"{parts[0].upper()}{parts[1:]}.")))
     console.print(Text(f"Training: {describe_training(plan.training)}."))
     if evidence is not None:
@@ -109,13 +109,13 @@ def _stages(planned: Planned, evidence: Evidence) -> Table:
     for stage in evidence.sweep:
         share = (stage.accuracy - chance) / max(best - chance, 1e-9)
         length = max(0, round(BAR * share))
-        behind = f"{100 * stage.behind:.1f} +- {200 * stage.behind_error:.1f}"
+        behind = f"{100 * stage.gap:.1f} +- {200 * stage.gap_error:.1f}"
         table.add_row(
             Text(stage.name),
             Text("█" * length + "░" * (BAR - length)),
             Text(f"{stage.accuracy:.1%}"),
-            Text(behind if stage.behind or stage.behind_error else "best"),
-            Text("<- cut" if stage.name == planned.reads else ""),
+            Text(behind if stage.gap or stage.gap_error else "best"),
+            Text("<- cut" if stage.name == planned.head_stage else ""),
         )
     return table
 
@@ -132,10 +132,10 @@ def _lines(evidence: Evidence) -> list[str]:
     )
     if evidence.curve:
         curve = ", ".join(f"{p.images:,}: {p.accuracy:.1%}" for p in evidence.curve)
-        lines += [f"Accuracy by images fitted on: {curve}.", f"More images? {evidence.grows}."]
+        lines += [f"Accuracy by images fitted on: {curve}.", f"More images? {evidence.curve_note}."]
     if evidence.pairs:
         pairs = ", ".join(
-            f"{a} and {b} ({p.confused} of {p.of})"
+            f"{a} and {b} ({p.confused} of {p.images})"
             for p in evidence.pairs[:3]
             for a, b in [p.classes]
         )

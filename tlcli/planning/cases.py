@@ -1,4 +1,4 @@
-"""The four cases of transfer learning as data, and what can be asked for by hand."""
+"""The four cases of transfer learning as data, and the options that override the decision."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,23 +8,29 @@ from tlcli.errors import choice
 
 LARGE_FROM = 10_000
 """Training images from which a dataset counts as large; `--large-from` sets it."""
-SAMPLE = 1000
+SAMPLE_SIZE = 1000
 """Training images that are measured at most; `--sample` sets it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One of the four: how much data, how much like the pretraining's, and what follows.
+    """One of the four cases: its two halves, and what follows from them.
 
-    `cut` is as for `cut_index`, or "measured": where the sweep says. `short` is for the decision's
-    sentence, `reason` for who set the case by hand.
+    Attributes:
+        size: "small" or "large".
+        similarity: "similar" to the pretraining images, or "different" from them.
+        cut: where the chain of stages is cut, as for `cut_index`, or "measured" by the sweep.
+        drop: whether the stages behind the cut make way for a new head.
+        preset: the entry of `TRAINING_PRESETS` that a plan without frozen stages begins with.
+        short: a clause for a case that was measured.
+        reason: a clause for a case that was set by hand.
     """
 
     size: str
     similarity: str
     cut: str
     drop: bool
-    training: str
+    preset: str
     short: str
     reason: str
 
@@ -75,9 +81,11 @@ CASES: Mapping[str, Case] = {
 
 @dataclass(frozen=True)
 class Overrides:
-    """What was asked for by hand; None is "you choose".
+    """The options that override the decision; None leaves the choice to the plan.
 
-    `mixing` is the option that asks for mixed images, or "": those need training in steps.
+    Attributes:
+        training: values of `TrainingConfig` by field name.
+        mixing: the option that asks for mixed images, which need training in steps, or "".
     """
 
     case: str | None = None
@@ -87,24 +95,38 @@ class Overrides:
     training: Mapping[str, Any] = field(default_factory=dict)
     mixing: str = ""
 
+    @property
+    def only_the_cut(self) -> bool:
+        """Whether the cut is set by hand, but no half of the case."""
+        return self.freeze is not None and not (self.case or self.size or self.similarity)
 
-def case_of(size: str, similarity: str) -> str:
-    """The case of that size and similarity."""
+    def flags(self) -> tuple[str, ...]:
+        """Return the options about the case and the cut, such as "--size small"."""
+        names = ("case", "size", "similarity", "freeze")
+        return tuple(f"--{name} {value}" for name in names if (value := getattr(self, name)))
+
+
+def find_case(size: str, similarity: str) -> str:
+    """Return the name of the case with this size and similarity."""
     return next(n for n, c in CASES.items() if (c.size, c.similarity) == (size, similarity))
 
 
-def other_halves(size: str, similarity: str) -> dict[str, dict[str, Any]]:
-    """What to ask for, as an option and as a part of `Overrides`, to have the other of either."""
-    other = next(c.size for c in CASES.values() if c.size != size)
-    unlike = next(c.similarity for c in CASES.values() if c.similarity != similarity)
+def opposite_overrides(size: str, similarity: str) -> dict[str, dict[str, Any]]:
+    """Return the fields of `Overrides` that ask for the other size or similarity, by the option."""
+    other_size = next(c.size for c in CASES.values() if c.size != size)
+    other_similarity = next(c.similarity for c in CASES.values() if c.similarity != similarity)
     return {
-        f"--size {other}": {"size": other},
-        f"--similarity {unlike}": {"similarity": unlike},
+        f"--size {other_size}": {"size": other_size},
+        f"--similarity {other_similarity}": {"similarity": other_similarity},
     }
 
 
-def named_case(wish: Overrides) -> str:
-    """The case that was set by hand, whole or in halves."""
-    if wish.case is not None:
-        return choice("--case", wish.case, CASES)
-    return case_of(wish.size or "", wish.similarity or "")
+def case_set_by_hand(overrides: Overrides) -> str:
+    """Return the case that the options name, as one word or in two halves.
+
+    Raises:
+        UsageError: there is no such case.
+    """
+    if overrides.case is not None:
+        return choice("--case", overrides.case, CASES)
+    return find_case(overrides.size or "", overrides.similarity or "")

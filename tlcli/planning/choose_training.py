@@ -1,106 +1,135 @@
-"""TODO"""
+"""The choice of a training configuration: a preset, what the options set, and what contradicts."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from tlcli.errors import UsageError, choice
-from tlcli.planning.training_config import CHOICES, FIND, TrainingConfig
-from tlcli.planning.training_presets import SIZES, TRAINING_PRESETS, WARMUPS
+from tlcli.planning import explain
+from tlcli.planning.optimizers import OPTIMIZERS, find_lr_schedule
+from tlcli.planning.training_config import CHOICES, FIND_LR, TrainingConfig
+from tlcli.planning.training_presets import (
+    SGD_LEARNING_RATES,
+    SIZE_ADJUSTMENTS,
+    TRAINING_PRESETS,
+)
 
-# What a step-wise optimizer reads and L-BFGS, which takes no steps over batches, does not.
-STEPWISE = frozenset(f.name for f in fields(TrainingConfig)) - {
+# Optimizers that take steps over batches read these; L-BFGS does not.
+_STEP_OPTIONS = frozenset(f.name for f in fields(TrainingConfig)) - {
     "augment",
     "optimizer",
     "head_first",
     "metric",
     "balance",
 }
-
-
-ALL_STAGES = frozenset({"unfreeze", "batchnorm", "layer_decay"})
-"""What says something of several stages."""
+_STAGE_OPTIONS = frozenset({"unfreeze", "batchnorm", "layer_decay"})
+"""Options about several trained stages, which mean nothing for a head alone."""
 
 
 def choose_training(
-    recipe: str,
-    asked: Mapping[str, Any],
+    preset: str,
+    options: Mapping[str, Any],
     *,
     solvable: bool,
     mixing: str = "",
     n_train: int = 1000,
 ) -> tuple[TrainingConfig, list[str]]:
-    """A schedule of `TRAINING_PRESETS` with what was set by hand.
+    """Return an entry of `TRAINING_PRESETS` with the values that were set by hand.
 
     Args:
-        asked: values by field name; None is "as the recipe says".
-        solvable: what is trained is one linear layer.
+        options: the values by field name; None keeps the preset's.
+        solvable: the trained stages are one linear layer.
         mixing: the option that asks for mixed images, which need steps too; "" for none.
-        n_train: training images.
+        n_train: the number of training images.
 
     Returns:
-        The schedule, and what a person should know of how it came to be.
+        The configuration, and notes on how it came about.
 
     Raises:
         UsageError: unknown names, or options that contradict each other.
     """
-    asked = {k: v for k, v in asked.items() if v is not None}
-    optimizer = asked.get("optimizer")
-    for flag, known in CHOICES.items():
-        if flag in asked:
-            choice(f"--{flag.replace('_', '-')}", asked[flag], known)
-    stepwise = sorted(STEPWISE & asked.keys())
-    if asked.get("balance") == "sampler":
-        stepwise.append("balance")
-    if asked.get("head_first") and (solvable or recipe in ("solve", "head", "scratch")):
-        only = "nothing is pretrained" if recipe == "scratch" else "only the head is trained"
+    options = {k: v for k, v in options.items() if v is not None}
+    for name, known in CHOICES.items():
+        if name in options:
+            choice(_flag(name), options[name], known)
+    _check_stages(preset, options, solvable)
+    step_flags = ", ".join(_step_flags(options, mixing))
+    optimizer = options.get("optimizer")
+    if optimizer == "lbfgs":
+        _check_solver(step_flags, solvable)
+    notes: list[str] = []
+    if preset == "solve" and (step_flags or optimizer not in (None, "lbfgs")):
+        preset = "head"
+        if optimizer is None:
+            notes.append(explain.steps_text(step_flags))
+    return _configure(preset, options, n_train), notes
+
+
+def _flag(name: str) -> str:
+    """Return the flag of an option, such as "--batch-size"."""
+    return "--" + name.replace("_", "-")
+
+
+def _check_stages(preset: str, options: Mapping[str, Any], solvable: bool) -> None:
+    """Refuse options about stages that this preset does not train."""
+    if options.get("head_first") and (solvable or preset in ("solve", "head", "scratch")):
+        only = "nothing is pretrained" if preset == "scratch" else "only the head is trained"
         raise UsageError(f"--head-first: {only}, so there is no second phase", "leave it out")
-    idle = sorted(ALL_STAGES & asked.keys()) if recipe in ("solve", "head") else []
-    if idle:
-        flags = ", ".join("--" + k.replace("_", "-") for k in idle)
+    unused = sorted(_STAGE_OPTIONS & options.keys()) if preset in ("solve", "head") else []
+    if unused:
         raise UsageError(
-            f"{flags}: only the head is trained here",
+            f"{', '.join(map(_flag, unused))}: only the head is trained here",
             "leave it out, or train more: --freeze STAGE, --case large-similar",
         )
-    asking = ["--" + k.replace("_", "-") for k in stepwise] + ([mixing] if mixing else [])
-    flags = ", ".join(asking)
-    if optimizer == "lbfgs":
-        if not solvable:
-            raise UsageError(
-                "--optimizer lbfgs fits a linear head only, and this plan trains more",
-                "use --optimizer adamw or sgd, or --freeze all-but-head",
-            )
-        if asking:
-            raise UsageError(f"--optimizer lbfgs takes no {flags}", "use --optimizer adamw or sgd")
-    notes: list[str] = []
-    if recipe == "solve" and (asking or optimizer in ("sgd", "adamw")):
-        recipe = "head"
-        if optimizer is None:
-            notes.append(f"{flags} asks for training in steps: AdamW instead of L-BFGS")
-    config, sgd_lr = TRAINING_PRESETS[recipe]
-    sizes = [values for least, values in SIZES[recipe] if n_train >= least]
-    config = replace(config, **(sizes[-1] if sizes else {}))
+
+
+def _step_flags(options: Mapping[str, Any], mixing: str) -> list[str]:
+    """Return the flags that ask for training in steps."""
+    flags = [_flag(name) for name in sorted(_STEP_OPTIONS & options.keys())]
+    if options.get("balance") == "sampler":
+        flags.append("--balance")
+    return [*flags, mixing] if mixing else flags
+
+
+def _check_solver(step_flags: str, solvable: bool) -> None:
+    """Refuse L-BFGS for anything but a linear head, and options that it does not take."""
+    if not solvable:
+        raise UsageError(
+            "--optimizer lbfgs fits a linear head only, and this plan trains more",
+            "use --optimizer adamw or sgd, or --freeze all-but-head",
+        )
+    if step_flags:
+        raise UsageError(f"--optimizer lbfgs takes no {step_flags}", "use --optimizer adamw or sgd")
+
+
+def _configure(preset: str, options: Mapping[str, Any], n_train: int) -> TrainingConfig:
+    """Return the preset for `n_train` images with the options applied."""
+    optimizer = options.get("optimizer")
+    config = TRAINING_PRESETS[preset]
+    adjustments = [values for start, values in SIZE_ADJUSTMENTS[preset] if n_train >= start]
+    config = replace(config, **(adjustments[-1] if adjustments else {}))
     if optimizer == "sgd":
-        config = replace(config, lr=sgd_lr)
-    if "momentum" in asked and optimizer != "sgd":
-        raise UsageError("--momentum is SGD's", "add --optimizer sgd")
-    if asked.get("lr") == FIND:
-        asked = {k: v for k, v in asked.items() if k != "lr"} | {"find_lr": True}
-    config = replace(config, **asked)
-    if "warmup" not in asked and config.lr_schedule in WARMUPS:
-        warmup = WARMUPS[config.lr_schedule] * config.epochs
-        config = replace(config, warmup=round(warmup, 3))
+        config = replace(config, lr=SGD_LEARNING_RATES[preset])
+    for name, spec in OPTIMIZERS.items():
+        for option in options.keys() & spec.options if name != optimizer else ():
+            raise UsageError(f"{_flag(option)} needs --optimizer {name}", f"add --optimizer {name}")
+    if options.get("lr") == FIND_LR:
+        options = {k: v for k, v in options.items() if k != "lr"} | {"find_lr": True}
+    config = replace(config, **options)
+    warmup = find_lr_schedule(config.lr_schedule).warmup
+    if "warmup" not in options and warmup is not None:
+        config = replace(config, warmup=round(warmup * config.epochs, 3))
     if config.warmup > config.epochs:
         raise UsageError(
             f"--warmup {config.warmup:g} is longer than the {config.epochs} epochs",
-            "the learning rate would never be reached",
+            "the learning rate would never reach its full value",
         )
-    return config, notes
+    return config
 
 
 def with_more_epochs(config: TrainingConfig, epochs: int) -> TrainingConfig:
-    """The schedule over so many epochs, with a warm-up that was a share of them growing along."""
-    share = WARMUPS.get(config.lr_schedule)
+    """Return the configuration with `epochs`; a warm-up that was a share of them grows along."""
+    share = find_lr_schedule(config.lr_schedule).warmup
     derived = share is not None and config.warmup == round(share * config.epochs, 3)
     warmup = round(share * epochs, 3) if derived and share is not None else config.warmup
     return replace(config, epochs=epochs, warmup=warmup)

@@ -1,91 +1,112 @@
-"""From evidence to a decision, and what to say of it. Pure functions, no torch."""
+"""The decision for one of the four cases, from the evidence and the options; needs no torch."""
 
 from dataclasses import dataclass
 
 from tlcli.errors import UsageError, choice
-from tlcli.planning.cases import CASES, Overrides, case_of, named_case
-from tlcli.planning.evidence import Evidence, Familiarity, StageScore
-from tlcli.planning.explain import _familiarity_text, _wins_text
+from tlcli.planning import explain
+from tlcli.planning.cases import CASES, Overrides, case_set_by_hand, find_case
+from tlcli.planning.evidence import (
+    BY_CONFIDENCE,
+    BY_WIN_RATE,
+    Evidence,
+    SimilarityScore,
+    StageScore,
+)
 
-LEVEL_LINE = 0.61
+CONFIDENCE_THRESHOLD = 0.61
 """Confidence, as a share of the reference, from which images count as similar."""
-SELF_LINE = 0.56
-"""The same of the share of comparisons won against the picture upside down, where there is no
-reference."""
-DOUBT = {"level": 0.05, "self": 0.04}
-"""How near to its line a score is not trusted alone, beside two standard errors."""
-FEW_CLASSES = 0.3
-"""The same, shared out among the classes: that a network knows a rose badly says little of flowers
-(docs/measured/familiarity.md)."""
-UNMEASURED = "how familiar the images are was not measured, and is taken as similar"
+WIN_RATE_THRESHOLD = 0.56
+"""Share of comparisons won against the same image upside down, from which images count as similar.
+It decides where there is no reference."""
+MARGINS = {BY_CONFIDENCE: 0.05, BY_WIN_RATE: 0.04}
+"""Distance from its threshold within which a score is uncertain; so it is within two standard
+errors."""
+CLASS_MARGIN = 0.3
+"""The same divided by the number of classes: that a network knows a rose badly says little of
+flowers (docs/measured/familiarity.md)."""
 
 
 @dataclass(frozen=True)
 class SimilarityVerdict:
-    """Similar or different, whether it was close, and the reason as a clause."""
+    """The similarity that the evidence speaks for.
+
+    Attributes:
+        similarity: "similar" or "different".
+        close: whether the other one is nearly as likely.
+        reason: a clause for a person.
+    """
 
     similarity: str
     close: bool
-    why: str
+    reason: str
 
 
-def doubtful(found: Familiarity) -> bool:
-    """Whether the score is too near to the line to be trusted alone."""
-    return abs(found.score - found.line) < max(found.doubt, 2 * found.error)
+def is_uncertain(found: SimilarityScore) -> bool:
+    """Return whether the score is too near to its threshold to be trusted alone."""
+    return abs(found.score - found.threshold) < max(found.margin, 2 * found.error)
 
 
 def judge_similarity(evidence: Evidence) -> SimilarityVerdict:
-    """Whether the images are like those that the backbone was trained on.
+    """Judge whether the images are like the images that the backbone was pretrained on.
 
-    The familiarity says. Where it is close to its line others are heard: a stage before the last
-    that tells the classes apart better, by more than two paired standard errors (the best of
-    several stages is always a little ahead), speaks for different; else, beside a level, the same
-    pictures upside down.
+    The similarity score decides. Where it is uncertain, an earlier stage decides for "different"
+    if it separates the classes better than the last by more than two paired standard errors (the
+    best of several stages is always a little ahead). Otherwise the win rate decides, where the
+    score is of the confidence.
     """
-    found, sweep = evidence.familiarity, evidence.telling
-    ahead = _earlier_ahead(sweep)
+    found = evidence.similarity
+    earlier_wins = _earlier_stage_wins(evidence.informative_sweep)
     if found is None:
-        # Nothing is known of the pretraining's own answers: only a clear sweep can speak.
-        similarity = "different" if ahead else "similar"
-        return SimilarityVerdict(
-            similarity, True, "how familiar the images are could not be measured"
-        )
-    similar = found.score >= found.line
-    why = _familiarity_text(found)
-    if not doubtful(found):
-        return SimilarityVerdict("similar" if similar else "different", False, why)
-    if ahead:
-        word = "but" if similar else "and"
-        return SimilarityVerdict(
-            "different", True, f"{why}, {word} an earlier stage clearly beats the last"
-        )
-    if found.by == "level" and (wins := found.wins) is not None:
-        word = "and" if similar == (wins >= SELF_LINE) else "but"
-        similar = wins >= SELF_LINE
-        why = f"{why}, {word} {_wins_text(wins, SELF_LINE)}"
-    return SimilarityVerdict("similar" if similar else "different", True, why)
+        # The pretrained head's predictions are unknown: only a clear sweep can decide.
+        return SimilarityVerdict(_word(not earlier_wins), True, explain.SIMILARITY_UNKNOWN)
+    similar = found.score >= found.threshold
+    reason = explain.similarity_text(found)
+    if not is_uncertain(found):
+        return SimilarityVerdict(_word(similar), False, reason)
+    if earlier_wins:
+        reason = explain.add_reason(reason, explain.EARLIER_STAGE_WINS, agrees=not similar)
+        return SimilarityVerdict("different", True, reason)
+    if found.method == BY_CONFIDENCE and (win_rate := found.win_rate) is not None:
+        wins = win_rate >= WIN_RATE_THRESHOLD
+        text = explain.win_rate_text(win_rate, WIN_RATE_THRESHOLD)
+        reason = explain.add_reason(reason, text, agrees=similar == wins)
+        similar = wins
+    return SimilarityVerdict(_word(similar), True, reason)
 
 
-def _earlier_ahead(sweep: tuple[StageScore, ...]) -> bool:
-    return bool(sweep) and sweep[-1].behind > 2 * sweep[-1].behind_error
+def _word(similar: bool) -> str:
+    """Return the name of a similarity."""
+    return "similar" if similar else "different"
+
+
+def _earlier_stage_wins(sweep: tuple[StageScore, ...]) -> bool:
+    """Return whether a stage before the last is clearly more accurate."""
+    return bool(sweep) and sweep[-1].gap > 2 * sweep[-1].gap_error
 
 
 def best_cut(sweep: tuple[StageScore, ...]) -> StageScore | None:
-    """The earliest stage within one paired standard error of the best."""
-    return next((s for s in sweep if s.behind <= s.behind_error), None)
+    """Return the earliest stage within one paired standard error of the best."""
+    return next((s for s in sweep if s.gap <= s.gap_error), None)
 
 
-def _against(similarity: str, evidence: Evidence | None) -> str:
-    """What was measured, where it contradicts what was set by hand."""
+def _contradiction(similarity: str, evidence: Evidence | None) -> str:
+    """Return a text on measurements that contradict a similarity set by hand, or ""."""
     verdict = judge_similarity(evidence) if evidence else None
     if verdict is None or verdict.similarity == similarity:
         return ""
-    return f" (measured, they look {verdict.similarity}: {verdict.why})"
+    return explain.contradiction_text(verdict.similarity, verdict.reason)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A case, how it came to be, and which other came close."""
+    """The case that was decided for.
+
+    Attributes:
+        case: one of `CASES`.
+        why: a sentence for a person.
+        measured: whether measurements decided its similarity.
+        runner_up: the case that came close, or "".
+    """
 
     case: str
     why: str
@@ -94,45 +115,47 @@ class Decision:
 
 
 def decide_case(
-    n_train: int, wish: Overrides, evidence: Evidence | None, large_from: int
+    n_train: int, overrides: Overrides, evidence: Evidence | None, large_from: int
 ) -> Decision:
-    """The case, from what was asked for, else from the number of images and the evidence.
+    """Decide from the options, else from the number of images and the evidence.
 
     Raises:
         UsageError: unknown names, or options that contradict each other.
     """
-    if wish.case is not None:
-        if wish.size or wish.similarity:
+    if overrides.case is not None:
+        if overrides.size or overrides.similarity:
             raise UsageError(
                 "--case already says size and similarity",
                 "give --case, or --size and --similarity, not both",
             )
-        name = named_case(wish)
-        return Decision(name, f"set by hand{_against(CASES[name].similarity, evidence)}")
-    sizes = sorted({c.size for c in CASES.values()})
-    similarities = sorted({c.similarity for c in CASES.values()})
-    small = n_train < large_from
-    size = choice("--size", wish.size, sizes) if wish.size else "small" if small else "large"
-    verdict = (
-        judge_similarity(evidence) if evidence else SimilarityVerdict("similar", False, UNMEASURED)
-    )
-    if wish.similarity:
-        similarity = choice("--similarity", wish.similarity, similarities)
-        measured = _against(similarity, evidence)
-        verdict = SimilarityVerdict(similarity, False, f"{similarity} as you said{measured}")
-    name = case_of(size, verdict.similarity)
-    if wish.freeze is not None and not (wish.size or wish.similarity):
-        return Decision(name, f"the cut was set by hand with --freeze {wish.freeze}")
-    how_large = (
-        f"{size} as you said ({n_train:,} training images)"
-        if wish.size
-        else f"{n_train:,} training images is {size} (the line is at {large_from:,})"
-    )
-    close = verdict.close and evidence is not None
-    other = "different" if verdict.similarity == "similar" else "similar"
+        name = case_set_by_hand(overrides)
+        contradiction = _contradiction(CASES[name].similarity, evidence)
+        return Decision(name, explain.case_by_hand_text(contradiction))
+    size = "small" if n_train < large_from else "large"
+    if overrides.size:
+        size = choice("--size", overrides.size, sorted({c.size for c in CASES.values()}))
+    verdict = _verdict(overrides, evidence)
+    name = find_case(size, verdict.similarity)
+    if overrides.only_the_cut:
+        return Decision(name, explain.cut_by_hand_text(overrides.freeze or ""))
+    size_text = explain.size_text(size, n_train, large_from, by_hand=bool(overrides.size))
+    other = _word(verdict.similarity != "similar")
     return Decision(
         name,
-        f"{how_large}; {verdict.why}",
-        measured=evidence is not None and not wish.similarity,
-        runner_up=case_of(size, other) if close else "",
+        f"{size_text}; {verdict.reason}",
+        measured=evidence is not None and not overrides.similarity,
+        runner_up=find_case(size, other) if verdict.close and evidence is not None else "",
     )
+
+
+def _verdict(overrides: Overrides, evidence: Evidence | None) -> SimilarityVerdict:
+    """Return the similarity that was set by hand, else the one that the evidence speaks for."""
+    if overrides.similarity:
+        known = sorted({c.similarity for c in CASES.values()})
+        similarity = choice("--similarity", overrides.similarity, known)
+        contradiction = _contradiction(similarity, evidence)
+        reason = explain.similarity_by_hand_text(similarity, contradiction)
+        return SimilarityVerdict(similarity, False, reason)
+    if evidence is None:
+        return SimilarityVerdict("similar", False, explain.SIMILARITY_ASSUMED)
+    return judge_similarity(evidence)

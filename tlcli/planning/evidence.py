@@ -1,67 +1,75 @@
-"""What was measured of a folder before deciding its case. Pure data, no torch."""
+"""The measurements of a folder that its case is decided on, as data that needs no torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-EQUAL = 6
-"""Digits of an accuracy; what differs behind them is rounding."""
+from tlcli.planning.json_fields import from_json_types, stored_as, to_json_types
+
+ACCURACY_DIGITS = 6
+"""Digits in which accuracies are compared; further ones are rounding errors."""
+BY_CONFIDENCE, BY_WIN_RATE = "level", "self"
+"""The values of `SimilarityScore.method`, as bundles store them."""
 
 
 @dataclass(frozen=True)
 class StageScore:
-    """How well a linear probe on a stage's pooled activations tells the classes apart.
+    """The score of a linear probe on a stage's pooled features.
 
     Attributes:
-        accuracy: balanced, cross-validated; `error` its standard error.
-        behind: how far behind the best stage, on the same images; `behind_error` the paired
-            standard error of that.
+        accuracy: the balanced accuracy under cross-validation.
+        error: the standard error of `accuracy`.
+        gap: the best stage's accuracy minus this one's, on the same images.
+        gap_error: the paired standard error of `gap`.
     """
 
     name: str
     accuracy: float
     error: float
-    behind: float
-    behind_error: float
+    gap: float = field(metadata=stored_as("behind"))
+    gap_error: float = field(metadata=stored_as("behind_error"))
 
 
 @dataclass(frozen=True)
-class Familiarity:
-    """How much at home the pretrained network is with the images.
+class SimilarityScore:
+    """How familiar the images are to the pretrained network.
 
     Attributes:
-        score: what is compared with `line`: at or above it the images are similar.
-        line: see `docs/four-cases.md` for how it was set.
+        score: the images are similar where this is at or above `threshold`.
+        threshold: the limit, set as docs/four-cases.md tells.
         error: the standard error of `score`.
-        by: "level" (the confidence as a share of the reference) or "self" (the mean of the two
-            shares below, where these weights have no reference).
-        confidence: mean probability of the likeliest ImageNet class; None without a classifier.
+        method: `BY_CONFIDENCE` (the confidence as a share of the reference) or `BY_WIN_RATE` (the
+            mean of the two win rates, where these weights have no reference).
+        confidence: the mean probability of the likeliest ImageNet class; None without a classifier.
         reference: the same on ImageNet photographs that these weights have not seen.
-        upright: share of images of which it is surer than of them upside down.
-        peaked: share of images whose last codes are more peaked than upside down.
-        doubt: how near to its line the score is not trusted alone, whatever its error.
+        head_win_rate: the share of images whose logits stand out more than those of the same image
+            upside down.
+        feature_win_rate: the share of images whose last features are more peaked than those of the
+            same image upside down.
+        margin: the distance from the threshold within which the score is uncertain, whatever its
+            error.
     """
 
     score: float
-    line: float
+    threshold: float = field(metadata=stored_as("line"))
     error: float
-    by: str
+    method: str = field(metadata=stored_as("by"))
     confidence: float | None = None
     reference: float | None = None
-    upright: float | None = None
-    peaked: float | None = None
-    doubt: float = 0.05
+    head_win_rate: float | None = field(default=None, metadata=stored_as("upright"))
+    feature_win_rate: float | None = field(default=None, metadata=stored_as("peaked"))
+    margin: float = field(default=0.05, metadata=stored_as("doubt"))
 
     @property
-    def wins(self) -> float | None:
-        """The mean of `upright` and `peaked`, as far as they are known."""
-        known = [share for share in (self.upright, self.peaked) if share is not None]
+    def win_rate(self) -> float | None:
+        """The mean of the two win rates, as far as they are known."""
+        known = [r for r in (self.head_win_rate, self.feature_win_rate) if r is not None]
         return sum(known) / len(known) if known else None
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Probe accuracy when fitted on a share of the sample's images."""
+    """The accuracy of a probe that was fitted on some of the sample's images."""
 
     images: int
     accuracy: float
@@ -69,28 +77,33 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two classes that the best probe takes for each other, and how often, of both's images."""
+class ConfusedPair:
+    """Two classes that the best probe confuses.
+
+    Attributes:
+        confused: the images of either class that were predicted as the other.
+        images: the images of both classes.
+    """
 
     classes: tuple[str, str]
     confused: int
-    of: int
+    images: int = field(metadata=stored_as("of"))
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the decision rests on.
+    """All measurements that the decision rests on.
 
     Attributes:
-        n_train, n_classes: of the whole folder.
-        smallest, largest: images of the smallest and of the largest class.
-        sampled, sampled_classes: what the pass looked at.
-        familiarity: None where nothing of it could be measured.
-        sweep: by stage, first to last; empty where the classes are too small to probe.
-        last: the stage whose output the head reads, by its name in `sweep`.
-        curve: probe accuracy by number of images, and `grows` whether more would help.
-        pairs: the hardest to tell apart, worst first.
-        notes: what could not be measured, and why.
+        n_train, n_classes: the training images and classes of the whole folder.
+        smallest, largest: the images of the smallest and of the largest class.
+        sampled, sampled_classes: the images and classes that were measured.
+        similarity: None where it could not be measured.
+        sweep: the stages' scores, first to last; empty where the classes are too small to probe.
+        curve: the probe's accuracy by number of images.
+        curve_note: a sentence on whether more images would help.
+        pairs: the most confused pairs of classes, worst first.
+        notes: sentences on what could not be measured, and why.
     """
 
     n_train: int
@@ -99,44 +112,44 @@ class Evidence:
     largest: int
     sampled: int
     sampled_classes: int
-    familiarity: Familiarity | None = None
+    similarity: SimilarityScore | None = field(default=None, metadata=stored_as("familiarity"))
     sweep: tuple[StageScore, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
-    grows: str = ""
-    pairs: tuple[Pair, ...] = ()
+    curve_note: str = field(default="", metadata=stored_as("grows"))
+    pairs: tuple[ConfusedPair, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
-    def best(self) -> StageScore | None:
-        """The stage that tells the classes apart best, the earliest of equals."""
-        return max(self.sweep, key=lambda s: round(s.accuracy, EQUAL), default=None)
+    def best_stage(self) -> StageScore | None:
+        """The stage with the most accurate probe, the earliest of equals."""
+        return max(self.sweep, key=lambda s: round(s.accuracy, ACCURACY_DIGITS), default=None)
 
     @property
-    def telling(self) -> tuple[StageScore, ...]:
-        """The sweep, where its best stage is beyond guessing; else nothing."""
-        best, guessing = self.best, 1 / max(self.sampled_classes, 1)
+    def informative_sweep(self) -> tuple[StageScore, ...]:
+        """The sweep if its best stage is clearly better than guessing; else empty."""
+        best, guessing = self.best_stage, 1 / max(self.sampled_classes, 1)
         return self.sweep if best and best.accuracy - 2 * best.error > guessing else ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, figures to six digits."""
-        return _rounded(asdict(self))
+        """Return the evidence in plain JSON types, its figures to six digits."""
+        return _rounded(to_json_types(self))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Evidence":
-        """What `to_dict` was made of, to six digits.
+        """Return the evidence that `to_dict` wrote.
 
         Raises:
             TypeError: fields are missing or unknown.
         """
-        found = cls(**content)
-        known = found.familiarity and Familiarity(**content["familiarity"])
+        evidence = from_json_types(cls, content)
+        similarity = content.get("familiarity")
         return replace(
-            found,
-            familiarity=known or None,
-            sweep=tuple(StageScore(**stage) for stage in content["sweep"]),
-            curve=tuple(CurvePoint(**point) for point in content["curve"]),
+            evidence,
+            similarity=from_json_types(SimilarityScore, similarity) if similarity else None,
+            sweep=tuple(from_json_types(StageScore, stage) for stage in content["sweep"]),
+            curve=tuple(from_json_types(CurvePoint, point) for point in content["curve"]),
             pairs=tuple(
-                Pair(tuple(pair["classes"]), pair["confused"], pair["of"])
+                ConfusedPair(tuple(pair["classes"]), pair["confused"], pair["of"])
                 for pair in content["pairs"]
             ),
             notes=tuple(content["notes"]),
@@ -144,23 +157,25 @@ class Evidence:
 
 
 def _rounded(value: Any) -> Any:
+    """Return JSON types with floats to six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_rounded(v) for v in value]
     return value
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What things cost on this machine, in seconds; kept apart from the evidence, since it varies.
+    """The costs on this machine, in seconds; they vary, so they are no part of the evidence.
 
     Attributes:
         image: one image through the whole backbone, decoding included.
-        share: by stage name, the part of `image` that is spent up to and including it.
-        step, step_image: a training step of all stages: its fixed part, and that of each image.
+        share: by stage, the part of `image` that is spent up to and including it.
+        step: the fixed part of a training step of all stages.
+        step_image: the additional cost of each image in the step.
     """
 
     image: float

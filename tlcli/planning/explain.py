@@ -1,106 +1,232 @@
-"""TODO"""
+"""The sentences in which plans, evidence and forecasts are explained to people; needs no torch."""
 
-from tlcli.planning.evidence import Evidence, Familiarity, StageScore
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from tlcli.planning.evidence import BY_CONFIDENCE, Evidence, SimilarityScore, StageScore
+from tlcli.planning.optimizers import find_optimizer
 from tlcli.planning.training_config import TrainingConfig
+from tlcli.text import format_duration
 
-# How sure, by the score as a multiple of the line.
-_SURE = (
+# The decision for a case.
+SIMILARITY_ASSUMED = "how familiar the images are was not measured, and is taken as similar"
+SIMILARITY_UNKNOWN = "how familiar the images are could not be measured"
+EARLIER_STAGE_WINS = "an earlier stage clearly beats the last"
+# The trained stages of a plan.
+FROM_SCRATCH = "nothing is pretrained, so everything is trained from scratch"
+INIT_STARTS_HEAD = "--init starts the head from there, so it is not solved first"
+HEAD_ON_MIDDLE_STAGE = "a new head three quarters up, since no sweep says where"
+HEAD_ON_LAST_STAGE = "a new head on the last codes, which no earlier stage beats"
+ALL_NOT_PRETRAINED = "all that has no pretrained weights is trained"
+HEAD_FIRST = ", the head first"
+# The notes of the evidence.
+TOO_FEW_TO_PROBE = "too few images to probe the stages"
+
+_CONFIDENCE_WORDS = (
     (1.8, "surer of these than"),
     (1.5, "as sure of these as"),
     (0.8, "less sure of these than"),
     (0.0, "much less sure of these than"),
 )
+"""Words for a confidence from this multiple of its threshold on."""
 
 
-def _familiarity_text(found: Familiarity) -> str:
-    if found.by == "level":
-        how = next(text for least, text in _SURE if found.score >= least * found.line)
-        return (
-            f"the backbone is {how} of ImageNet's own photographs "
-            f"({found.confidence:.2f} against {found.reference:.2f}; similar from "
-            f"{found.line * (found.reference or 0):.2f})"
-        )
-    return _wins_text(found.score, found.line)
-
-
-def _wins_text(wins: float, line: float) -> str:
-    more = "more" if wins >= line else "hardly more" if wins > 0.5 else "no more"
+def similarity_text(found: SimilarityScore) -> str:
+    """Explain a similarity score by its confidence or its win rate."""
+    if found.method != BY_CONFIDENCE:
+        return win_rate_text(found.score, found.threshold)
+    words = next(w for start, w in _CONFIDENCE_WORDS if found.score >= start * found.threshold)
     return (
-        f"they say {more} to the backbone than the same upside down "
-        f"(in {wins:.0%} of comparisons; similar from {line:.0%})"
+        f"the backbone is {words} of ImageNet's own photographs "
+        f"({found.confidence:.2f} against {found.reference:.2f}; similar from "
+        f"{found.threshold * (found.reference or 0):.2f})"
     )
 
 
-def sweep_text(evidence: Evidence, cut: str | None) -> str:
-    """What the stages make of the classes, as a clause; "" where they were not probed.
+def win_rate_text(win_rate: float, threshold: float) -> str:
+    """Explain how often the images win against themselves upside down."""
+    more = "more" if win_rate >= threshold else "hardly more" if win_rate > 0.5 else "no more"
+    return (
+        f"they say {more} to the backbone than the same upside down "
+        f"(in {win_rate:.0%} of comparisons; similar from {threshold:.0%})"
+    )
 
-    `cut` is the stage whose output the new head is to read; None: the last.
+
+def add_reason(reason: str, other: str, *, agrees: bool) -> str:
+    """Join a second reason to a first, which it supports or contradicts."""
+    return f"{reason}, {'and' if agrees else 'but'} {other}"
+
+
+def contradiction_text(similarity: str, reason: str) -> str:
+    """Explain that the measurements speak for another similarity than the one set by hand."""
+    return f" (measured, they look {similarity}: {reason})"
+
+
+def case_by_hand_text(contradiction: str) -> str:
+    """Explain a case that an option names."""
+    return f"set by hand{contradiction}"
+
+
+def similarity_by_hand_text(similarity: str, contradiction: str) -> str:
+    """Explain a similarity that an option names."""
+    return f"{similarity} as you said{contradiction}"
+
+
+def cut_by_hand_text(stage: str) -> str:
+    """Explain a plan whose cut alone is set by hand."""
+    return f"the cut was set by hand with --freeze {stage}"
+
+
+def size_text(size: str, n_train: int, large_from: int, *, by_hand: bool) -> str:
+    """Explain whether a folder counts as small or large."""
+    if by_hand:
+        return f"{size} as you said ({n_train:,} training images)"
+    return f"{n_train:,} training images is {size} (the line is at {large_from:,})"
+
+
+def sweep_text(evidence: Evidence, cut: str | None) -> str:
+    """Explain how well the stages separate the classes; "" where they were not probed.
+
+    Args:
+        cut: the stage whose features a new head is to read; None: the last.
     """
-    sweep, best = evidence.sweep, evidence.best
+    sweep, best = evidence.sweep, evidence.best_stage
     if best is None:
         return ""
-    if not evidence.telling:
+    if not evidence.informative_sweep:
         return (
             f"no stage tells the classes apart better than guessing ({best.accuracy:.1%} at best)"
         )
     last = sweep[-1]
     chosen = next((s for s in sweep if s.name == cut), last)
-    figure = f"{chosen.accuracy:.1%} +- {2 * chosen.error:.1%}"
+    accuracy = f"{chosen.accuracy:.1%} +- {2 * chosen.error:.1%}"
     if chosen is not last and chosen is best:
-        behind = f"the last codes are {_points(last)} behind"
-        return f"{best.name} tells the classes apart best ({figure}; {behind})"
+        gap = f"the last codes are {_points(last)} behind"
+        return f"{best.name} tells the classes apart best ({accuracy}; {gap})"
     if chosen is not last:
         return (
-            f"{chosen.name} is the earliest stage within a standard error of the best ({figure}, "
+            f"{chosen.name} is the earliest stage within a standard error of the best ({accuracy}, "
             f"{_points(chosen)} behind {best.name})"
         )
-    if last.behind <= 2 * last.behind_error:
-        return f"its last codes tell the classes apart as well as any stage ({figure})"
-    return f"its last codes tell the classes apart ({figure}; {best.name} is {_points(last)} ahead)"
+    if last.gap <= 2 * last.gap_error:
+        return f"its last codes tell the classes apart as well as any stage ({accuracy})"
+    return (
+        f"its last codes tell the classes apart ({accuracy}; {best.name} is {_points(last)} ahead)"
+    )
 
 
 def _points(stage: StageScore) -> str:
-    return f"{100 * stage.behind:.1f} points (+- {200 * stage.behind_error:.1f})"
+    """Return a stage's gap in points with twice its standard error."""
+    return f"{100 * stage.gap:.1f} points (+- {200 * stage.gap_error:.1f})"
+
+
+def moved_cut_text(stage: str) -> str:
+    """Explain a cut that was moved before the first stage without pretrained weights."""
+    return f"{stage} and what follows have no pretrained weights, so the cut moves before them"
+
+
+def steps_text(flags: str) -> str:
+    """Explain why a head is trained in steps that would otherwise be solved."""
+    return f"{flags} asks for training in steps: AdamW instead of L-BFGS"
+
+
+def case_text(case: str, trained: str) -> str:
+    """Name the case and what is trained."""
+    return f"{case}, {trained}"
+
+
+def case_with_cut_by_hand_text(stage: str) -> str:
+    """Explain a plan whose case was decided, but whose cut is set by hand."""
+    return f"with the cut set by hand with --freeze {stage}"
+
+
+def runner_up_text(case: str) -> str:
+    """Suggest the case that came close."""
+    return f"it is close, so {case} is worth a try (--case {case})"
+
+
+def stages_text(cut: str, trained: Sequence[str], dropped: Sequence[str]) -> str:
+    """List the frozen, the trained and the dropped stages in a line."""
+    ends = trained if len(trained) < 4 else (trained[0], "...", trained[-1])
+    frozen = "frozen: nothing" if cut == "none" else f"frozen up to: {cut}"
+    rest = f"; dropped: {dropped[0]} and on" if dropped else ""
+    return f"{frozen}; trained: {', '.join(ends)}{rest}"
 
 
 def describe_training(config: TrainingConfig) -> str:
-    """How it is trained, in a line for a person."""
+    """Describe a training in a line."""
+    optimizer = find_optimizer(config.optimizer).phrase.format(**asdict(config))
     balance = f"; classes balanced by {config.balance}" if config.balance != "none" else ""
-    if config.optimizer == "lbfgs":
-        return f"L-BFGS: the head's optimum, the penalty by cross-validation{balance}"
-    name = {"adamw": "AdamW", "sgd": f"SGD with momentum {config.momentum:g}"}
-    lr = "lr to be found" if config.find_lr else f"lr {config.lr:.2g}"
+    if config.solves_head:
+        return f"{optimizer}{balance}"
+    lr = "a measured learning rate" if config.find_lr else f"learning rate {config.lr:.2g}"
     if config.layer_decay != 1:
-        lr += f" ({config.layer_decay:g} of it for each stage earlier)"
+        lr += f" (times {config.layer_decay:g} for each earlier stage)"
     batch = f"{config.batch_size}"
     if config.accumulate > 1:
         batch += f" x {config.accumulate}"
-    rises = f" after {config.warmup:g} epochs of warm-up" if config.warmup else ""
+    warmup = f" after {config.warmup:g} epochs of warm-up" if config.warmup else ""
     parts = [
-        name[config.optimizer],
+        f"the head first, then {optimizer}" if config.head_first else optimizer,
         lr,
         f"weight decay {config.weight_decay:g}",
         f"{config.epochs} epoch{'s' * (config.epochs > 1)} in batches of {batch}",
-        config.lr_schedule + rises,
+        f"{config.lr_schedule} schedule{warmup}",
         f"BatchNorm {'frozen' if config.batchnorm == 'frozen' else 'adapts'}",
     ]
-    if config.head_first:
-        parts[0] = f"the head first, then {parts[0]}"
     if config.unfreeze == "gradual":
-        parts.append("unfrozen from the head backwards")
+        parts.append("unfrozen gradually from the head backwards")
     if config.average != "none":
-        parts.append(f"weights averaged ({config.average})")
+        parts.append(f"averaged weights ({config.average})")
     if config.label_smoothing:
         parts.append(f"label smoothing {config.label_smoothing:g}")
     if config.dropout is not None:
         parts.append(f"dropout {config.dropout:g}")
     if config.augment != TrainingConfig.augment:
-        parts.append(f"augmented by {config.augment}")
+        parts.append(f"augmentation {config.augment}")
     return ", ".join(parts) + balance
 
 
+def plan_line(case: str, stages: str, seconds: float | None) -> str:
+    """Summarize a plan and its forecast in a line."""
+    forecast = f"; about {format_duration(seconds)}" if seconds is not None else ""
+    return f"plan: {case}; {stages}{forecast}"
+
+
 def forecast_error_text(forecast_s: float, took_s: float) -> str:
-    """As "took 39 s, forecast 41 s (5% too long)"."""
-    off = forecast_s / max(took_s, 1e-9) - 1
-    told = "too long" if off > 0 else "too short"
-    return f"took {took_s:.0f} s, forecast {forecast_s:.0f} s ({abs(off):.0%} {told})"
+    """Compare a forecast with the time that was taken."""
+    error = forecast_s / max(took_s, 1e-9) - 1
+    word = "too long" if error > 0 else "too short"
+    return f"took {took_s:.0f} s, forecast {forecast_s:.0f} s ({abs(error):.0%} {word})"
+
+
+def sampled_classes_text(sampled: int, total: int) -> str:
+    """Note that only some of the classes were measured."""
+    return f"{sampled} of {total} classes were looked at"
+
+
+def single_images_text(n: int) -> str:
+    """Note that classes with a single image cannot be cross-validated."""
+    return f"classes with one image in the sample, left out of the sweep: {n}"
+
+
+def dropped_stage_text(stage: str) -> str:
+    """Note that a stage's features cannot be used."""
+    return f"{stage} gives numbers that are not finite and was left out"
+
+
+def curve_text(smaller: int, larger: int, gain: float, error: float, small_gain: float) -> str:
+    """Explain from the learning curve's last step whether more images would help.
+
+    Args:
+        smaller, larger: the images of the last two points of the curve.
+        gain, error: the gain in accuracy between them, and its standard error.
+        small_gain: a gain below this is called little.
+    """
+    gained = f"{larger} images instead of {smaller} gained {100 * gain:.1f} points"
+    gained = f"{gained} (+- {200 * error:.1f})"
+    if gain > 2 * error:
+        return f"{gained}: more images would help"
+    if gain + 2 * error < small_gain:
+        return f"{gained}: more of the same would help little"
+    return f"{gained}: that may be chance, and these are too few to say"

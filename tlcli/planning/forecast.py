@@ -1,53 +1,58 @@
-"""How long a plan will take on this machine, from what the measuring pass took. No torch."""
+"""The forecast of a plan's time on this machine, from the measured costs; needs no torch."""
+
+from dataclasses import dataclass
 
 from tlcli.planning.evidence import Timing
 from tlcli.planning.plan import Plan
-from tlcli.planning.training_config import TRIES
+from tlcli.planning.training_config import MAX_RANGE_TEST_STEPS
 
-SOLVE = 2.6e-4
-"""Seconds for each image view and class that solving a head takes, its cross-validation and its
-left-out answers included: measured on one core, 2,000 views of 1,280 codes in 5 classes."""
-UPDATE = 8e-9
-"""Seconds for each trained parameter and step: its gradient and what the optimizer does with it."""
-SAVE = 3.0
-"""Seconds for measuring the result and writing the run's files."""
+SOLVE_SECONDS = 2.6e-4
+"""Seconds per image view and class that solving a head takes, with its cross-validation and the
+logits of left-out images: measured on one core, 2,000 views of 1,280 features in 5 classes."""
+UPDATE_SECONDS = 8e-9
+"""Seconds per trained parameter and step, for its gradient and the optimizer's update."""
+SAVE_SECONDS = 3.0
+"""Seconds for computing the metrics and writing the run's files."""
 
 
-def forecast(
-    plan: Plan,
-    timing: Timing,
-    *,
-    n_train: int,
-    n_val: int,
-    views: int,
-    cached: int,
-    parameters: int,
-    n_classes: int,
-    mixed: bool = False,
-) -> float:
-    """Seconds that `plan` will take from here on, all its epochs counted.
+@dataclass(frozen=True)
+class Workload:
+    """The amount of work that a plan is carried out on.
 
-    Args:
-        views: remembered views an image.
+    Attributes:
+        n_train, n_val, n_classes: the images and classes of the folder.
+        views: cached views per training image.
         cached: views that are in the cache already.
-        parameters: that are trained.
-        mixed: the images are mixed, so that what is frozen is computed again each epoch.
+        parameters: the number of trained parameters.
+        mixed: the images are mixed, so that frozen features are computed again in each epoch.
     """
-    share = timing.share.get(plan.cut, 0.0)
-    steps = plan.training
-    # The head first is one on the last codes, whatever is trained behind it.
-    remembered = 1.0 if plan.cut == "none" and steps.head_first else share
-    again = mixed and not steps.head_first
-    needed = 0 if again else max(n_train * views + n_val - cached, 0)
-    seconds = SAVE + needed * timing.image * remembered
-    if steps.optimizer == "lbfgs" or steps.head_first:
-        seconds += SOLVE * n_train * views * n_classes
-    if steps.optimizer != "lbfgs":
-        behind = 1.0 - share
-        batches = -(-n_train // steps.batch_size)
-        epoch = n_train * timing.step_image * behind + batches * timing.step * behind
-        epoch += batches * UPDATE * parameters
-        epoch += (n_train + n_val) * timing.image * share if again else 0.0
-        seconds += epoch * TRIES / batches if steps.find_lr else 0.0
-        seconds += steps.epochs * (epoch + n_val * timing.image * behind)
+
+    n_train: int
+    n_val: int
+    n_classes: int
+    views: int
+    cached: int = 0
+    parameters: int = 0
+    mixed: bool = False
+
+
+def forecast(plan: Plan, timing: Timing, work: Workload) -> float:
+    """Return the seconds that `plan` will take from here on, with all its epochs."""
+    config = plan.training
+    frozen = timing.share.get(plan.cut, 0.0)
+    # A head that is trained first reads the last features, whatever is trained after it.
+    cached_share = 1.0 if plan.cut == "none" and config.head_first else frozen
+    recomputed = work.mixed and not config.head_first
+    missing = 0 if recomputed else max(work.n_train * work.views + work.n_val - work.cached, 0)
+    seconds = SAVE_SECONDS + missing * timing.image * cached_share
+    if config.solves_head or config.head_first:
+        seconds += SOLVE_SECONDS * work.n_train * work.views * work.n_classes
+    if not config.solves_head:
+        trained = 1.0 - frozen
+        batches = -(-work.n_train // config.batch_size)
+        epoch = work.n_train * timing.step_image * trained + batches * timing.step * trained
+        epoch += batches * UPDATE_SECONDS * work.parameters
+        epoch += (work.n_train + work.n_val) * timing.image * frozen if recomputed else 0.0
+        seconds += epoch * MAX_RANGE_TEST_STEPS / batches if config.find_lr else 0.0
+        seconds += config.epochs * (epoch + work.n_val * timing.image * trained)
     return seconds

@@ -16,10 +16,18 @@ from tlcli.features.cache_table import CacheTable
 from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.stage_features import StageFeatures
 from tlcli.features.views import PLAIN_VIEW_ONLY, Views
+from tlcli.metrics.linear_models import deal_folds
+from tlcli.planning import explain
 from tlcli.planning import linear_probe as probe
-from tlcli.planning import similarity as familiarity
-from tlcli.planning.cases import SAMPLE
-from tlcli.planning.evidence import EQUAL, CurvePoint, Evidence, Pair, StageScore
+from tlcli.planning.cases import SAMPLE_SIZE
+from tlcli.planning.evidence import (
+    ACCURACY_DIGITS,
+    ConfusedPair,
+    CurvePoint,
+    Evidence,
+    StageScore,
+)
+from tlcli.planning.similarity import measure_similarity
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute, torch_threads
 
@@ -58,7 +66,7 @@ def measure_folder(
     compute: Compute,
     cache: FeatureCache,
     *,
-    size: int = SAMPLE,
+    size: int = SAMPLE_SIZE,
     views: Views = PLAIN_VIEW_ONLY,
     n_views: Callable[[float], int] | None = None,
     reporter: Reporter | None = None,
@@ -81,7 +89,7 @@ def measure_folder(
     outputs, unreadable = look.extract(chosen, views, n_views)
     chosen = [s for s in chosen[: look.n_measured] if s.path not in unreadable]
     labels = torch.tensor([s.label for s in chosen], dtype=torch.int64)
-    known = familiarity.measure_familiarity(
+    known = measure_similarity(
         chosen, backbone.weights_sha256, outputs, look.last_stage, look.extract_transformed
     )
     stages = {name: output for name, output in outputs.items() if name != "head"}
@@ -91,7 +99,7 @@ def measure_folder(
         scores, best, notes = probe_stages(stages, labels, views.seed)
     drawn = len(set(labels.tolist()))
     if drawn < len(counts):
-        notes.insert(0, f"{drawn} of {len(counts)} classes were looked at")
+        notes.insert(0, explain.sampled_classes_text(drawn, len(counts)))
     evidence = Evidence(
         n_train=len(readable),
         n_classes=len(classes),
@@ -99,11 +107,11 @@ def measure_folder(
         largest=max(counts.values(), default=0),
         sampled=len(chosen),
         sampled_classes=drawn,
-        familiarity=known,
+        similarity=known,
         sweep=scores,
         notes=tuple(notes),
     )
-    if best is not None and evidence.telling:
+    if best is not None and evidence.informative_sweep:
         evidence = _with_curve_and_pairs(evidence, best, classes)
     kept = zip(look.outputs, look.tables, strict=True)
     tables = {output.name + "+pool" * output.pooled: table for output, table in kept}
@@ -153,27 +161,27 @@ def probe_stages(
     counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
     single = int((counts == 1).sum())
     if single:
-        notes.append(f"classes with one image in the sample, left out of the sweep: {single}")
+        notes.append(explain.single_images_text(single))
     kept = counts[labels] > 1 if len(labels) else torch.zeros(0, dtype=torch.bool)
     present, labels = labels[kept].unique(return_inverse=True)
     if len(present) < 2 or len(labels) < 2 * probe.FOLDS:
-        notes.append("too few images to probe the stages")
+        notes.append(explain.TOO_FEW_TO_PROBE)
         return (), None, notes
-    fold = probe.deal_folds(labels, seed)
+    fold = deal_folds(labels, probe.FOLDS, seed)
     probed: dict[str, Probed] = {}
     for name, output in outputs.items():
         if output.isfinite().all():
-            found = probe.probe(output[kept], labels, fold)
+            found = probe.cross_validate(output[kept], labels, fold)
             probed[name] = Probed(found, output[kept], labels, fold, present)
         else:
-            notes.append(f"{name} gives numbers that are not finite and was left out")
+            notes.append(explain.dropped_stage_text(name))
     if not probed:
         return (), None, notes
     # The earliest of equals: max keeps the first.
-    best = max(probed.values(), key=lambda p: round(p.probe.accuracy, EQUAL))
+    best = max(probed.values(), key=lambda p: round(p.probe.accuracy, ACCURACY_DIGITS))
     scores = []
     for name, one in probed.items():
-        behind, error = best.probe.ahead_of(one.probe)
+        behind, error = best.probe.gain_over(one.probe)
         scores.append(StageScore(name, one.probe.accuracy, one.probe.error, behind, error))
     return tuple(scores), best, notes
 
@@ -184,22 +192,15 @@ def _with_curve_and_pairs(evidence: Evidence, best: Probed, classes: Sequence[st
         curve = probe.learning_curve(best.codes, best.labels, best.fold, SHARES, penalty)
     points = tuple(CurvePoint(images, p.accuracy, p.error) for images, p in curve)
     (before, less), (images, most) = curve[-2], curve[-1]
-    gain, error = most.ahead_of(less)
-    told = f"{images} images instead of {before} gained {100 * gain:.1f} points"
-    told = f"{told} (+- {200 * error:.1f})"
-    if gain > 2 * error:
-        grows = f"{told}: more images would help"
-    elif gain + 2 * error < LITTLE:
-        grows = f"{told}: more of the same would help little"
-    else:
-        grows = f"{told}: that may be chance, and these are too few to say"
+    gain, error = most.gain_over(less)
+    note = explain.curve_text(before, images, gain, error, LITTLE)
     wrong = best.probe.predicted != best.labels
     of = [classes[label] for label in best.classes.tolist()]
     mistaken = torch.stack([best.labels[wrong], best.probe.predicted[wrong]], 1)
     pairs = Counter((a, b) for a, b in mistaken.sort(1).values.tolist())
     counts = torch.bincount(best.labels).tolist()
     hardest = tuple(
-        Pair((of[a], of[b]), n, counts[a] + counts[b])
+        ConfusedPair((of[a], of[b]), n, counts[a] + counts[b])
         for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:PAIRS]
     )
-    return replace(evidence, curve=points, grows=grows, pairs=hardest)
+    return replace(evidence, curve=points, curve_note=note, pairs=hardest)

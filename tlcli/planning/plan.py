@@ -1,51 +1,38 @@
-"""The plan: which stages stay frozen, which are trained, and how. Pure data, no torch.
+"""The plan: which stages stay frozen, which are trained, and how; needs no torch.
 
 Every one of the four cases of transfer learning is one cut in the chain of a backbone's stages.
-What lies before the cut is frozen; what lies behind it is trained or, where the case says so,
+The stages before the cut are frozen. The stages behind it are trained or, where the case says so,
 dropped for a new head. `docs/four-cases.md` tells it at length.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from tlcli.backbones.catalogue import NEW_HEAD
-from tlcli.errors import UsageError, choice
-from tlcli.planning.cases import CASES, LARGE_FROM, Overrides, named_case
+from tlcli.errors import UsageError
+from tlcli.planning import explain
+from tlcli.planning.cases import CASES, LARGE_FROM, Case, Overrides, case_set_by_hand
 from tlcli.planning.choose_training import choose_training
-from tlcli.planning.decision import best_cut, decide_case
+from tlcli.planning.cut import Cut, StageFacts, choose_cut
+from tlcli.planning.decision import Decision, decide_case
 from tlcli.planning.evidence import Evidence
-from tlcli.planning.explain import sweep_text
+from tlcli.planning.json_fields import from_json_types, stored_as, to_json_types
 from tlcli.planning.training_config import TrainingConfig
-
-if TYPE_CHECKING:
-    from tlcli.backbones.backbone import Backbone
-
-FREEZES = ("features", "none", "all-but-head")
-
-
-@dataclass(frozen=True)
-class StageFacts:
-    """What the plan needs to know of a stage."""
-
-    name: str
-    part: str
-    parameters: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is frozen, trained and dropped, how, and why.
+    """The stages that are frozen, trained and dropped, how they are trained, and why.
 
     Attributes:
         case: one of `CASES`, or "custom" where the cut was set by hand without a case.
-        cut: the last frozen stage, "none" where everything is trained.
+        cut: the last frozen stage; "none" where everything is trained.
         trained: the names of the trained stages, the new head last.
         dropped: the stages behind the cut that the network does without.
         why: a sentence for a person.
-        override: the options that took the decision out of the plan's hands.
+        override: the options that decided in place of the plan.
         runner_up: the case that came close, or "".
-        evidence: what it rests on; None where nothing was measured.
+        evidence: the measurements it rests on; None where nothing was measured.
     """
 
     case: str
@@ -54,53 +41,44 @@ class Plan:
     cut: str
     trained: tuple[str, ...]
     dropped: tuple[str, ...]
-    training: TrainingConfig
+    training: TrainingConfig = field(metadata=stored_as("schedule"))
     why: str
     override: tuple[str, ...] = ()
     runner_up: str = ""
     evidence: Evidence | None = None
 
-    def parts(self) -> str:
-        """What becomes of the stages, in a line for a person."""
-        few = len(self.trained) < 4
-        trained = self.trained if few else (self.trained[0], "...", self.trained[-1])
-        dropped = f"; dropped: {self.dropped[0]} and on" if self.dropped else ""
-        frozen = "frozen: nothing" if self.cut == "none" else f"frozen up to: {self.cut}"
-        return f"{frozen}; trained: {', '.join(trained)}{dropped}"
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan in plain JSON types; the training is stored as "schedule"."""
-        content = asdict(replace(self, evidence=None))
-        content["evidence"] = self.evidence.to_dict() if self.evidence else None
-        return {"schedule" if key == "training" else key: v for key, v in content.items()}
+        """Return the plan in plain JSON types, as bundles and run.json store it."""
+        evidence = self.evidence.to_dict() if self.evidence else None
+        return to_json_types(replace(self, evidence=None)) | {"evidence": evidence}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Plan":
-        """What `to_dict` was made of.
+        """Return the plan that `to_dict` wrote.
 
         Raises:
             TypeError: fields are missing or unknown.
         """
-        fields = dict(content)
-        if "schedule" in fields:
-            fields["training"] = TrainingConfig(**fields.pop("schedule"))
-        plan = cls(**fields)
-        evidence = plan.evidence and Evidence.from_dict(content["evidence"])
+        plan = from_json_types(cls, content)
+        evidence = content.get("evidence")
         return replace(
             plan,
             trained=tuple(plan.trained),
             dropped=tuple(plan.dropped),
             override=tuple(plan.override),
-            evidence=evidence or None,
+            training=TrainingConfig(**content["schedule"]),
+            evidence=Evidence.from_dict(evidence) if evidence else None,
         )
 
 
-def needs_evidence(wish: Overrides) -> bool:
-    """Whether what was set by hand leaves anything to measure: the similarity, or the cut."""
-    if wish.freeze is not None:
+def needs_evidence(overrides: Overrides) -> bool:
+    """Return whether the options leave the similarity or the cut to be measured."""
+    if overrides.freeze is not None:
         return False
-    named = wish.case is not None or (wish.size is not None and wish.similarity is not None)
-    return not named or CASES[named_case(wish)].cut == "measured"
+    halves = overrides.size is not None and overrides.similarity is not None
+    if overrides.case is None and not halves:
+        return True
+    return CASES[case_set_by_hand(overrides)].cut == "measured"
 
 
 def make_plan(
@@ -109,137 +87,107 @@ def make_plan(
     pretrained: int,
     linear_head: bool,
     n_train: int,
-    wish: Overrides,
+    overrides: Overrides,
     evidence: Evidence | None = None,
     large_from: int = LARGE_FROM,
 ) -> Plan:
-    """Decide from the evidence and what was asked for.
+    """Make the plan from the evidence and the options.
 
     Args:
         stages: the backbone's, in order; the last is the head.
-        pretrained: how many leading stages hold loaded weights only.
+        pretrained: the number of leading stages that hold loaded weights only.
         linear_head: the final layer is an `nn.Linear` with nothing behind it.
-        n_train: training images.
-        wish: what was set by hand.
-        evidence: what was measured; None: similar is assumed, and said to be.
-        large_from: training images from which a dataset is large.
+        n_train: the number of training images.
+        evidence: the measurements; without any, the images are assumed to be similar.
+        large_from: the training images from which a dataset is large.
 
     Raises:
         UsageError: unknown names, or options that contradict each other.
     """
-    decision = decide_case(n_train, wish, evidence, large_from)
-    case_name, case = decision.case, CASES[decision.case]
-    custom = wish.freeze is not None and not (wish.case or wish.size or wish.similarity)
-    notes: list[str] = []
-
-    where = case.cut if wish.freeze is None else wish.freeze
-    if where == "measured":
-        measured = best_cut(evidence.telling) if evidence else None
-        where = measured.name if measured else "middle"
-    index = cut_index(stages, where)
-    drop = case.drop and not custom and 0 < index < len(stages) - 1
-    if not pretrained:
-        notes.append("nothing is pretrained, so everything is trained from scratch")
-    elif index > pretrained:
-        missing = stages[pretrained].name
-        notes.append(
-            f"{missing} and what follows have no pretrained weights, so the cut moves before them"
-        )
-    if index > pretrained:
-        index, drop = pretrained, False
-    if index and not drop:
-        # Pooling without parameters gives the same numbers on either side; frozen, it is smaller.
-        while index < len(stages) - 1 and stages[index].parameters == 0:
-            index += 1
-
-    trained = (NEW_HEAD,) if drop else tuple(s.name for s in stages[index:])
-    if not pretrained:
-        recipe = "scratch"
-    elif len(trained) > 1:
-        recipe = "part" if index else case.training if case.cut == "none" else "all"
-    else:
-        recipe = "solve" if drop or linear_head else "head"
-    config, switched = choose_training(
-        recipe,
-        wish.training,
-        solvable=len(trained) == 1 and (drop or linear_head),
-        mixing=wish.mixing,
+    decision = decide_case(n_train, overrides, evidence, large_from)
+    case = CASES[decision.case]
+    cut = choose_cut(stages, pretrained, case, overrides, evidence)
+    solvable = len(cut.trained) == 1 and (cut.drops or linear_head)
+    training, notes = choose_training(
+        _preset(case, cut, pretrained, solvable),
+        overrides.training,
+        solvable=solvable,
+        mixing=overrides.mixing,
         n_train=n_train,
     )
-    notes += switched
-    if config.head_first and (index == len(stages) - 1 or wish.training.get("init")):
-        if wish.training.get("head_first"):
-            raise UsageError("--head-first and --init both say how the head starts", "drop one")
-        config = replace(config, head_first=False)
-    if wish.training.get("init") and not index:
-        notes.append("--init starts the head from there, so it is not solved first")
-
-    override = [
-        f"--{k} {v}" for k in ("case", "size", "similarity", "freeze") if (v := getattr(wish, k))
-    ]
-    said = decision.why
-    if pretrained and not custom:
-        # The case's reason speaks of its own cut.
-        by_hand = f"with the cut set by hand with --freeze {wish.freeze}"
-        told = case.short if decision.measured else case.reason
-        if where == "middle" and decision.measured:
-            told = "a new head three quarters up, since no sweep says where"
-        if not drop and case.drop:
-            told = "a new head on the last codes, which no earlier stage beats"
-        if index == pretrained < len(stages) - 1 and not drop and where != "none":
-            told = "all that has no pretrained weights is trained"
-        if config.head_first:
-            told += ", the head first"
-        probes = sweep_text(evidence, stages[index - 1].name if drop else None) if evidence else ""
-        told = ", ".join(t for t in (probes, told) if t) if case.size == "small" else told
-        said = f"{said}: {case_name}, {told if wish.freeze is None else by_hand}"
+    training, init_notes = _start_of_head(training, cut, overrides)
+    why = decision.why
+    if pretrained and not overrides.only_the_cut:
+        trained = explain.case_with_cut_by_hand_text(overrides.freeze or "")
+        if overrides.freeze is None:
+            trained = _trained_text(decision, cut, training, pretrained, evidence)
+        why = f"{why}: {explain.case_text(decision.case, trained)}"
     if decision.runner_up:
-        notes.append(
-            f"it is close, so {decision.runner_up} is worth a try (--case {decision.runner_up})"
-        )
+        init_notes.append(explain.runner_up_text(decision.runner_up))
+    sentences = [why, cut.note, *notes, *init_notes]
     return Plan(
-        case="custom" if custom else case_name,
+        case="custom" if overrides.only_the_cut else decision.case,
         size=case.size,
         similarity=case.similarity,
-        cut=stages[index - 1].name if index else "none",
-        trained=trained,
-        dropped=tuple(s.name for s in stages[index:]) if drop else (),
-        training=config,
-        why="; ".join([said, *notes]),
-        override=tuple(override),
+        cut=cut.stage,
+        trained=cut.trained,
+        dropped=cut.dropped,
+        training=training,
+        why="; ".join(sentence for sentence in sentences if sentence),
+        override=overrides.flags(),
         runner_up=decision.runner_up,
         evidence=evidence,
     )
 
 
-def cut_index(stages: Sequence[StageFacts], where: str) -> int:
-    """How many leading stages are frozen by `where`.
+def _preset(case: Case, cut: Cut, pretrained: int, solvable: bool) -> str:
+    """Return the entry of `TRAINING_PRESETS` for the stages behind the cut."""
+    if not pretrained:
+        return "scratch"
+    if len(cut.trained) == 1:
+        return "solve" if solvable else "head"
+    if cut.index:
+        return "part"
+    return case.preset if case.cut == "none" else "all"
 
-    `where` is "none", "features" (all but the classifier), "all-but-head", "middle" (three quarters
-    of the feature stages, where no sweep says better) or a stage's name (frozen up to and
-    including it).
+
+def _start_of_head(
+    training: TrainingConfig, cut: Cut, overrides: Overrides
+) -> tuple[TrainingConfig, list[str]]:
+    """Decide how the head starts: trained first, or initialized as `--init` says.
 
     Raises:
-        UsageError: no such stage, or nothing would be left to train.
+        UsageError: both were asked for.
     """
-    features = sum(s.part == "features" for s in stages)
-    middle = round(3 / 4 * sum(s.part == "features" and s.parameters > 0 for s in stages))
-    last = len(stages) - 1
-    named = {"none": 0, "features": features, "middle": max(middle, 1), "all-but-head": last}
-    if where in named:
-        return named[where]
-    names = [s.name for s in stages]
-    index = names.index(choice("--freeze", where, [*FREEZES, *names])) + 1
-    if index > last:
-        raise UsageError(
-            f"--freeze {where}: that is the head, nothing would be left to train",
-            f"the last stage that can be frozen is {names[last - 1]} (or say all-but-head)",
-        )
-    return index
+    init = overrides.training.get("init")
+    if training.head_first and (cut.trains_head_only or init):
+        if overrides.training.get("head_first"):
+            raise UsageError("--head-first and --init both say how the head starts", "drop one")
+        training = replace(training, head_first=False)
+    return training, [explain.INIT_STARTS_HEAD] if init and not cut.index else []
 
 
-def stage_facts(backbone: "Backbone") -> list[StageFacts]:
-    """What a plan needs to know of the backbone's stages."""
-    return [
-        StageFacts(s.name, s.part, sum(p.numel() for p in s.parameters())) for s in backbone.stages
-    ]
+def _trained_text(
+    decision: Decision,
+    cut: Cut,
+    training: TrainingConfig,
+    pretrained: int,
+    evidence: Evidence | None,
+) -> str:
+    """Explain what is trained in the decided case."""
+    case = CASES[decision.case]
+    nothing_pretrained = cut.index == pretrained and not cut.trains_head_only
+    # The case's own clauses speak of its own cut.
+    text = case.short if decision.measured else case.reason
+    if cut.rule == "middle" and decision.measured:
+        text = explain.HEAD_ON_MIDDLE_STAGE
+    if case.drop and not cut.drops:
+        text = explain.HEAD_ON_LAST_STAGE
+    if nothing_pretrained and not cut.drops and cut.rule != "none":
+        text = explain.ALL_NOT_PRETRAINED
+    if training.head_first:
+        text += explain.HEAD_FIRST
+    if case.size == "small" and evidence is not None:
+        probes = explain.sweep_text(evidence, cut.stage if cut.drops else None)
+        return ", ".join(part for part in (probes, text) if part)
+    return text

@@ -1,30 +1,31 @@
-"""TODO"""
+"""A plan with the dataset, the evidence and the forecasts that it was made from."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from tlcli.data.augmentation.mixup import Mixing
 from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Dataset
+from tlcli.planning import explain
 from tlcli.planning.evidence import Evidence, Timing
-from tlcli.planning.explain import describe_training
 from tlcli.planning.plan import Plan
-from tlcli.text import format_duration
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and what it was decided on.
+    """A plan with the dataset, the evidence and the forecasts that it was made from.
 
     Attributes:
-        dataset: without the images that the measuring found unreadable.
+        backbone: its name.
+        dataset: without the images that were found to be unreadable.
         evidence: None where everything was set by hand, or nothing is pretrained.
-        forecast_s: seconds that each of the four cases would take on this machine, and under
-            "plan" what this plan would.
-        timing: of the measuring; None where there was none.
-        augmentation, mixing: of the training images; None where there is none.
-        otherwise: the plans of the other size and of the other similarity, by the option that
-            asks for them; none where something was set by hand.
+        forecast_s: seconds that each of the four cases would take on this machine; under "plan"
+            those of this plan.
+        timing: the costs on this machine; None where nothing was measured.
+        augmentation: the augmentation of the training images, if any.
+        mixing: the mixing of the training images, if any.
+        otherwise: the plans for the other size and the other similarity, by the option that asks
+            for them; none where something was set by hand.
     """
 
     backbone: str
@@ -38,8 +39,8 @@ class Planned:
     otherwise: dict[str, Plan] = field(default_factory=dict)
 
     @property
-    def reads(self) -> str | None:
-        """The stage of the sweep whose output a new linear head reads, where it is one."""
+    def head_stage(self) -> str | None:
+        """The stage of the sweep whose features a new head reads; None if more is trained."""
         sweep = self.evidence.sweep if self.evidence else ()
         if not sweep or len(self.plan.trained) != 1:
             return None
@@ -47,34 +48,27 @@ class Planned:
         return self.plan.cut if self.plan.cut in names else names[-1]
 
     def lines(self) -> list[str]:
-        """The plan in three lines."""
-        seconds = self.forecast_s.get("plan")
-        about = f"; about {format_duration(seconds)}" if seconds is not None else ""
+        """Return the plan in three lines for people."""
+        plan = self.plan
+        stages = explain.stages_text(plan.cut, plan.trained, plan.dropped)
         return [
-            f"plan: {self.plan.case}; {self.plan.parts()}{about}",
-            f"why: {self.plan.why}",
-            f"training: {describe_training(self.plan.training)}",
+            explain.plan_line(plan.case, stages, self.forecast_s.get("plan")),
+            f"why: {plan.why}",
+            f"training: {explain.describe_training(plan.training)}",
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The result fields of `tlcli plan`, in plain JSON types."""
+        """Return the result fields of `tlcli plan` in plain JSON types."""
+        plan = self.plan.to_dict()
         return {
-            "case": self.plan.case,
-            "size": self.plan.size,
-            "similarity": self.plan.similarity,
-            "cut": self.plan.cut,
-            "trained": list(self.plan.trained),
-            "why": self.plan.why,
+            **{k: plan[k] for k in ("case", "size", "similarity", "cut", "trained", "why")},
             "evidence": self.evidence.to_dict() if self.evidence else None,
             "forecast_s": {k: round(v, 1) for k, v in self.forecast_s.items()},
             "backbone": self.backbone,
-            "dropped": list(self.plan.dropped),
-            "override": list(self.plan.override),
-            "runner_up": self.plan.runner_up,
-            "schedule": asdict(self.plan.training),
+            **{k: plan[k] for k in ("dropped", "override", "runner_up", "schedule")},
             "otherwise": {
-                option: {"case": plan.case, "cut": plan.cut, "trained": list(plan.trained)}
-                for option, plan in self.otherwise.items()
+                option: {"case": other.case, "cut": other.cut, "trained": list(other.trained)}
+                for option, other in self.otherwise.items()
             },
             "images": self.dataset.counts(),
             "seed": self.dataset.seed,

@@ -1,12 +1,12 @@
-"""How much at home a pretrained network is with images: how sure of them, and which way up.
+"""The similarity of images to a network's pretraining: its confidence, and which way is up.
 
-Two measures. The level: the classifier's mean confidence (maximum softmax probability, Hendrycks
-and Gimpel 2017) as a share of what the same weights show on ImageNet photographs that they were
-not trained on; a table holds that for the weights that it was measured for. And a measure that
-needs no table: photographs of things have an up and a down, so that a network which knows what it
-sees is surer of them than of the same pictures upside down, and its last codes are more peaked; of
-a texture, a scan or a satellite tile it is not. `docs/four-cases.md` tells more,
-`tests/bench/familiarity.py` makes the figures.
+Two measures. The confidence: the classifier's mean maximum softmax probability (Hendrycks and
+Gimpel 2017) as a share of the value that the same weights have on ImageNet photographs that they
+were not trained on; a table holds that reference for the weights that it was measured for. And the
+win rate, which needs no table: photographs of things have an up and a down, so a network that knows
+the things has more prominent logits and more peaked last features for them than for the same
+pictures upside down; for a texture, a scan or a satellite tile it has not. `docs/four-cases.md`
+tells more, `tests/bench/familiarity.py` makes the figures.
 """
 
 import json
@@ -20,107 +20,136 @@ import torch
 from torch import Tensor
 
 from tlcli.data.dataset import Sample
-from tlcli.planning.decision import DOUBT, FEW_CLASSES, LEVEL_LINE, SELF_LINE, doubtful
-from tlcli.planning.evidence import Familiarity
-from tlcli.planning.linear_probe import balanced
+from tlcli.planning.decision import (
+    CLASS_MARGIN,
+    CONFIDENCE_THRESHOLD,
+    MARGINS,
+    WIN_RATE_THRESHOLD,
+    is_uncertain,
+)
+from tlcli.planning.evidence import BY_CONFIDENCE, BY_WIN_RATE, SimilarityScore
+from tlcli.planning.linear_probe import balanced_weights
 
-FEW = 192
-"""Images that are looked at upside down as well."""
-TURNED = "turned"
-"""Their view, in the cache."""
-PEAK = 0.05
-"""Share of the codes that count as the peak."""
+MAX_ROTATED = 192
+"""Images that are compared with themselves upside down."""
+ROTATED_VIEW = "turned"
+"""The id of the view upside down in the cache."""
+PEAK_SHARE = 0.05
+"""Share of the features that count as the peak."""
 
 Outputs = Mapping[str, Tensor]
+"""The pooled features by stage, float32 [n, d]; under "head" the ImageNet logits."""
 Change = Callable[[Tensor], Tensor]
+Recompute = Callable[[Sequence[Sample], Change, str], Outputs]
+"""A function of samples, a change of their pictures and its view's id: the changed outputs."""
 
 
 @cache
-def references() -> Mapping[str, float]:
-    """Mean confidence on unseen ImageNet photographs by the sha256 of the weight file."""
+def reference_confidences() -> Mapping[str, float]:
+    """Return the mean confidence on unseen ImageNet photographs by the weight file's sha256."""
     table = json.loads(Path(__file__).with_suffix(".json").read_text())
     return {sha256: entry["reference"] for sha256, entry in table.items()}
 
 
-def measure_familiarity(
+def measure_similarity(
     samples: Sequence[Sample],
     sha256: str | None,
     outputs: Outputs,
-    last: str | None,
-    again: Callable[[Sequence[Sample], Change, str], Outputs],
-) -> Familiarity | None:
-    """The familiarity of `samples`.
+    last_stage: str | None,
+    recompute: Recompute,
+) -> SimilarityScore | None:
+    """Measure how similar `samples` are to the pretraining images.
+
+    The confidence decides where there is a reference for it. Where there is none, or the
+    confidence is uncertain, the win rate is measured too.
 
     Args:
         sha256: of the weight file.
-        outputs: by stage, float32 [n, d]; under "head" the ImageNet logits, where there are any.
-        last: the stage whose codes the head reads; None where they cannot be had.
-        again: the outputs for some of the samples with the pictures changed, by the name of the
-            change.
+        last_stage: the stage whose features the head reads; None where they are not available.
 
     Returns:
-        None where there are neither logits nor codes.
+        None where there are neither logits nor features.
     """
-    logits, reference = outputs.get("head"), references().get(sha256 or "")
-    confidence = None
+    logits = outputs.get("head")
+    reference = reference_confidences().get(sha256 or "")
+    confidence, by_confidence = None, None
     if logits is not None and len(logits):
-        sure, labels = logits.softmax(1).amax(1), [s.label for s in samples]
-        weights = balanced(torch.tensor(labels))
-        confidence = (weights * sure).mean().item()
+        probabilities, labels = logits.softmax(1).amax(1), [s.label for s in samples]
+        confidence = (balanced_weights(torch.tensor(labels)) * probabilities).mean().item()
         if reference is not None:
-            error = (sure.std() / len(sure) ** 0.5).item() / reference if len(sure) > 1 else 1.0
-            level = Familiarity(
+            error = _standard_error(probabilities)
+            by_confidence = SimilarityScore(
                 confidence / reference,
-                LEVEL_LINE,
-                error,
-                "level",
+                CONFIDENCE_THRESHOLD,
+                1.0 if error is None else error / reference,
+                BY_CONFIDENCE,
                 confidence,
                 reference,
-                doubt=max(DOUBT["level"], FEW_CLASSES / len(set(labels))),
+                margin=max(MARGINS[BY_CONFIDENCE], CLASS_MARGIN / len(set(labels))),
             )
-            if not doubtful(level):
-                return level
-    if (logits is None and last is None) or not samples:
+            if not is_uncertain(by_confidence):
+                return by_confidence
+    if (logits is None and last_stage is None) or not samples:
         return None
-    wins = _upright(samples[:FEW], outputs, last, again)
-    named: dict[str, Any] = {name: w.mean().item() for name, w in wins.items()}
-    if confidence is not None and reference is not None:
-        return replace(level, **named)
+    wins = _wins(samples[:MAX_ROTATED], outputs, last_stage, recompute)
+    rates: dict[str, Any] = {name: won.mean().item() for name, won in wins.items()}
+    if by_confidence is not None:
+        return replace(by_confidence, **rates)
     won = torch.stack(list(wins.values())).mean(0)
-    error = (won.std() / len(won) ** 0.5).item() if len(won) > 1 else 1.0
-    score, doubt = won.mean().item(), DOUBT["self"]
-    return Familiarity(score, SELF_LINE, error, "self", confidence, **named, doubt=doubt)
+    error = _standard_error(won)
+    return SimilarityScore(
+        won.mean().item(),
+        WIN_RATE_THRESHOLD,
+        1.0 if error is None else error,
+        BY_WIN_RATE,
+        confidence,
+        **rates,
+        margin=MARGINS[BY_WIN_RATE],
+    )
 
 
-def _upright(
-    few: Sequence[Sample],
-    outputs: Outputs,
-    last: str | None,
-    again: Callable[[Sequence[Sample], Change, str], Outputs],
+def _standard_error(x: Tensor) -> float | None:
+    """Return the standard error of the mean of `x`; None for a single value."""
+    return (x.std() / len(x) ** 0.5).item() if len(x) > 1 else None
+
+
+def _wins(
+    samples: Sequence[Sample], outputs: Outputs, last_stage: str | None, recompute: Recompute
 ) -> dict[str, Tensor]:
-    """By the name of a field of `Familiarity`, 1 where the picture as it is wins over itself
-    upside down, else 0: float32 [len(few)]."""
-    changed = again(few, upside_down, TURNED)
+    """Compare samples with themselves upside down.
+
+    Returns:
+        By the name of a field of `SimilarityScore`, 1 where the upright picture wins, else 0:
+        float32 [len(samples)].
+    """
+    rotated = recompute(samples, upside_down, ROTATED_VIEW)
+    comparisons = (
+        ("head_win_rate", "head", _prominence),
+        ("feature_win_rate", last_stage, _peakedness),
+    )
     wins = {}
-    for name, output, measured in (("upright", "head", _prominence), ("peaked", last, _peak)):
+    for name, output, measure in comparisons:
         if output is not None and output in outputs:
-            won = measured(outputs[output][: len(few)]) > measured(changed[output])
+            won = measure(outputs[output][: len(samples)]) > measure(rotated[output])
             wins[name] = won.float()
     return wins
 
 
 def _prominence(logits: Tensor) -> Tensor:
-    """How far the largest logit stands out, in standard deviations of all: free of temperature."""
+    """Return how far the largest logit stands out, in standard deviations of all logits.
+
+    This does not depend on the temperature.
+    """
     return (logits.amax(1) - logits.mean(1)) / logits.std(1)
 
 
-def _peak(codes: Tensor) -> Tensor:
-    """The share of the activation that the largest codes hold."""
-    codes = codes.clamp_min(0)
-    top = codes.topk(max(1, round(PEAK * codes.shape[1])), dim=1).values.sum(1)
-    return top / codes.sum(1).clamp_min(1e-12)
+def _peakedness(features: Tensor) -> Tensor:
+    """Return the largest features' share of the activation."""
+    features = features.clamp_min(0)
+    top = features.topk(max(1, round(PEAK_SHARE * features.shape[1])), dim=1).values.sum(1)
+    return top / features.sum(1).clamp_min(1e-12)
 
 
 def upside_down(images: Tensor) -> Tensor:
-    """uint8 [n, 3, h, w], upside down."""
+    """Rotate images, uint8 [n, 3, h, w], by 180 degrees."""
     return images.rot90(2, (2, 3))

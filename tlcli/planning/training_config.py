@@ -1,46 +1,49 @@
-"""How what lies behind the cut is trained, as data."""
+"""The configuration of a training: how the stages behind the cut are trained, as data."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tlcli.planning.optimizers import LR_SCHEDULES, OPTIMIZERS, find_optimizer
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the part behind the cut is trained.
+    """How the stages behind the cut are trained.
 
     Attributes:
-        optimizer: "lbfgs" (the convex optimum of a linear head), "sgd" or "adamw".
-        lr: learning rate per step of the newest layers.
-        momentum: SGD's; the other optimizers ignore it.
-        weight_decay: on weights of two or more dimensions (not on biases and norms).
+        optimizer: one of `OPTIMIZERS`; "lbfgs" solves a linear head, the others take steps.
+        lr: the learning rate per step of the newest layers.
+        momentum: the momentum of SGD; the other optimizers ignore it.
+        weight_decay: the decay of weights of two or more dimensions; biases and norms have none.
         epochs: passes over the training images.
-        batch_size: images a step.
-        accumulate: batches whose gradients are added up before a step.
+        batch_size: images per batch.
+        accumulate: batches whose gradients are added up for each step.
         find_lr: begin with a learning rate range test (Smith 2015), whose pick replaces `lr`.
         lr_schedule: "cosine" or "linear" (to zero), "one-cycle" (up and down to zero in halves of
             a cosine, Smith and Topin 2018) or "constant".
         warmup: epochs in which the learning rate rises to its full value.
-        patience: epochs without a better validation metric before it stops; 0: never.
-        metric: by which the best epoch is told: one of `METRICS`.
-        layer_decay: each earlier stage takes this times its successor's learning rate.
-        head_first: solve the head alone on frozen codes before everything is trained
+        patience: epochs without a better validation metric before training stops; 0: never.
+        metric: the validation metric that selects the best epoch, one of `METRICS`.
+        layer_decay: the factor on the learning rate from each stage to the stage before it.
+        head_first: train the head alone on frozen features before everything is trained
             (linear probing then fine-tuning, Kumar et al. 2022).
         unfreeze: "all" stages behind the cut at once, or "gradual": the head first, earlier stages
-            epoch by epoch (Howard and Ruder 2018); see `unfrozen`.
-        batchnorm: statistics of the trained stages: "adapt" to the batches, or stay "frozen" as
-            the weights came with them (what they scale and shift by is trained either way).
-        average: weights that are validated and kept: "none" (those of the last step), "ema" (a
-            mean that forgets over an epoch) or "swa" (the equal mean of the last quarter's steps,
-            Izmailov et al. 2018).
-        label_smoothing: share of each label that goes to all classes alike (Szegedy et al. 2016).
-        dropout: share of the codes before the final layer that each step leaves out; None: as the
-            backbone has it.
-        balance: of unequal classes: "none", "weights" in the loss, or "sampler" (an epoch draws as
-            many images of each class).
-        init: of new layers: "default" (the layer's own), "uniform" (Glorot and Bengio 2010)
-            or "normal" (mean 0, deviation 0.01, Krizhevsky et al. 2012).
-        augment: augmentation of training images, as `presets.parse_augment` reads it.
+            epoch by epoch (Howard and Ruder 2018); see `count_unfrozen`.
+        batchnorm: the statistics of the trained stages "adapt" to the batches, or stay "frozen" as
+            the weights came with them; the affine parameters are trained either way.
+        average: the weights that are validated and kept: "none" (those of the last step), "ema"
+            (an exponential moving average over about an epoch) or "swa" (the equal mean of the
+            last quarter's steps, Izmailov et al. 2018).
+        label_smoothing: the share of each label that is spread over all classes (Szegedy et al.
+            2016).
+        dropout: the share of the features before the final layer that each step leaves out; None:
+            as in the backbone.
+        balance: the compensation for unequal classes: "none", "weights" in the loss, or a
+            "sampler" that draws as many images of each class in an epoch.
+        init: the initialization of new layers: "default" (the layer's own), "uniform" (Glorot and
+            Bengio 2010) or "normal" (mean 0, deviation 0.01, Krizhevsky et al. 2012).
+        augment: the augmentation of training images, as `presets.parse_augment` reads it.
     """
 
     optimizer: str = "adamw"
@@ -66,33 +69,35 @@ class TrainingConfig:
     init: str = "default"
     augment: str = "light"
 
+    @property
+    def solves_head(self) -> bool:
+        """Whether a linear head is solved in one go, without steps over batches."""
+        return find_optimizer(self.optimizer).torch_class is None
 
-FIND = "find"
-"""As a learning rate: measure one."""
-TRIES = 100
-"""Steps that this takes at most."""
-OPTIMIZERS = ("lbfgs", "sgd", "adamw")
-LR_SCHEDULES = ("cosine", "linear", "one-cycle", "constant")
+
+FIND_LR = "find"
+"""The learning rate that stands for "measure one"."""
+MAX_RANGE_TEST_STEPS = 100
+"""Steps of a learning rate range test."""
 METRICS = ("top1", "loss", "balanced_accuracy", "macro_f1")
-INITS = ("default", "uniform", "normal")
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "optimizer": OPTIMIZERS,
-    "lr_schedule": LR_SCHEDULES,
+    "optimizer": tuple(OPTIMIZERS),
+    "lr_schedule": tuple(LR_SCHEDULES),
     "metric": METRICS,
     "unfreeze": ("all", "gradual"),
     "batchnorm": ("adapt", "frozen"),
     "average": ("none", "ema", "swa"),
     "balance": ("none", "weights", "sampler"),
-    "init": INITS,
+    "init": ("default", "uniform", "normal"),
 }
 """The values of each field that is a name."""
 
 
-def unfrozen(config: TrainingConfig, epoch: int, stages: int) -> int:
-    """How many of the trained stages, counted from the head, learn in an epoch (from 1 on).
+def count_unfrozen(config: TrainingConfig, epoch: int, stages: int) -> int:
+    """Return how many of the trained stages, counted from the head, learn in `epoch` (from 1 on).
 
-    Gradually it is one more each epoch; several where there are fewer epochs than stages, so that
-    the last epoch trains all.
+    Gradual unfreezing adds one stage per epoch, or several where there are fewer epochs than
+    stages, so that the last epoch trains all of them.
     """
     if config.unfreeze == "all":
         return stages

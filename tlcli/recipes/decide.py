@@ -18,11 +18,12 @@ from tlcli.errors import UserError
 from tlcli.features.cache import FeatureCache
 from tlcli.features.sources import without_unreadable
 from tlcli.features.views import Views
-from tlcli.planning.cases import CASES, Overrides, other_halves
+from tlcli.planning.cases import CASES, Overrides, opposite_overrides
+from tlcli.planning.cut import stage_facts
 from tlcli.planning.evidence import Evidence
-from tlcli.planning.forecast import forecast
+from tlcli.planning.forecast import Workload, forecast
 from tlcli.planning.measure import Measurement, measure_folder
-from tlcli.planning.plan import Plan, make_plan, needs_evidence, stage_facts
+from tlcli.planning.plan import Plan, make_plan, needs_evidence
 from tlcli.planning.planned import Planned
 from tlcli.planning.views import cached_views, caches_features, choose_views, view_seconds
 from tlcli.reporter import Reporter
@@ -61,21 +62,21 @@ def decide(
             augmentation=augmentation,
             mixing=mixing,
         )
-    wish, stages = options.overrides(), stage_facts(backbone)
+    overrides, stages = options.overrides(), stage_facts(backbone)
 
-    def make(wish: Overrides, evidence: Evidence | None) -> Plan:
+    def make(overrides: Overrides, evidence: Evidence | None) -> Plan:
         return make_plan(
             stages,
             pretrained=backbone.pretrained,
             linear_head=is_linear(backbone),
             n_train=len(dataset.train),
-            wish=wish,
+            overrides=overrides,
             evidence=evidence,
             large_from=options.large_from,
         )
 
     # What contradicts itself is told before anything is measured.
-    likely = make(wish, None)
+    likely = make(overrides, None)
     augmentation, mixing = _variation(likely, dataset)
 
     def views_of(view_s: float) -> int:
@@ -88,7 +89,7 @@ def decide(
         views_of(0.0)  # told now if there can be none
     ahead = ahead and freezes and caches_features(likely, mixing)
     measured: Measurement | None = None
-    if backbone.pretrained and backbone.origin and (always or needs_evidence(wish)):
+    if backbone.pretrained and backbone.origin and (always or needs_evidence(overrides)):
         measured = measure_folder(
             dataset.train,
             dataset.classes,
@@ -102,7 +103,7 @@ def decide(
         )
         dataset = without_unreadable(dataset, _unreadable(dataset, measured.unreadable), reporter)
     evidence = measured.evidence if measured else None
-    made = make(wish, evidence)
+    made = make(overrides, evidence)
     if made.training.augment != likely.training.augment:
         augmentation, mixing = _variation(made, dataset)
     if measured is None:
@@ -117,17 +118,19 @@ def decide(
         name: forecast(
             p,
             timing,
-            n_train=len(dataset.train),
-            n_val=len(dataset.val),
-            views=views,
-            cached=cached_views(p, measured, dataset, Views(views, augmentation, options.seed)),
-            parameters=sum(sizes.get(stage, 0) for stage in p.trained),
-            n_classes=len(dataset.classes),
-            mixed=mixing is not None and p.training.optimizer != "lbfgs",
+            Workload(
+                n_train=len(dataset.train),
+                n_val=len(dataset.val),
+                n_classes=len(dataset.classes),
+                views=views,
+                cached=cached_views(p, measured, dataset, Views(views, augmentation, options.seed)),
+                parameters=sum(sizes.get(stage, 0) for stage in p.trained),
+                mixed=mixing is not None and not p.training.solves_head,
+            ),
         )
         for name, p in plans.items()
     }
-    halves = {} if made.override else other_halves(made.size, made.similarity)
+    halves = {} if made.override else opposite_overrides(made.size, made.similarity)
     return Planned(
         backbone.name,
         made,
@@ -137,7 +140,7 @@ def decide(
         timing,
         augmentation,
         mixing,
-        {name: make(replace(wish, **half), evidence) for name, half in halves.items()},
+        {name: make(replace(overrides, **half), evidence) for name, half in halves.items()},
     )
 
 

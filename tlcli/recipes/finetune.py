@@ -209,11 +209,11 @@ def _train(
                 dataset,
                 Views(views, planned.augmentation, options.seed),
                 mixing=None if phase == "head" else planned.mixing,
-                must_cache=config.optimizer == "lbfgs",
+                must_cache=config.solves_head,
                 all_readable=bool(history or state),
                 cache=cache,
             )
-            if options.calibrate and plan.training.optimizer != "lbfgs":
+            if options.calibrate and not plan.training.solves_head:
                 gathered, spare = hold_out(gathered)
             part, sources, dataset = cut_here, gathered, gathered.dataset
             result = fit(
@@ -271,7 +271,7 @@ def _train(
         raise UserError(
             f"{result.problem}, so training was stopped{kept}",
             "is the weight file damaged? --precision fp32 may help too"
-            if config.optimizer == "lbfgs"
+            if config.solves_head
             else f"try a smaller --lr (it was {config.lr:g}) or --precision fp32",
         )
     if "plan" in planned.forecast_s and result.stopped == "finished":
@@ -289,7 +289,7 @@ def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, TrainingCon
         # What has no pretrained weights belongs to the head: nothing frozen is random.
         cut = min(len(network.stages) - 1, network.backbone.pretrained)
         solvable = is_linear(network.backbone) and cut == len(network.stages) - 1
-        head, asked = TRAINING_PRESETS["solve" if solvable else "head"][0], plan.training
+        head, asked = TRAINING_PRESETS["solve" if solvable else "head"], plan.training
         # A solved head knows weights only, which come to the same as drawing.
         balance = "weights" if solvable and asked.balance == "sampler" else asked.balance
         yield "head", cut, replace(head, balance=balance, metric=asked.metric)

@@ -72,9 +72,9 @@ def compare_backbones(
 def comparison_row(planned: Planned) -> dict[str, Any]:
     """A row of a comparison of backbones: of the stage that the plan's head reads, where it is a
     head alone, else of the best."""
-    best = planned.evidence.best if planned.evidence else None
+    best = planned.evidence.best_stage if planned.evidence else None
     sweep = planned.evidence.sweep if planned.evidence else ()
-    best = next((stage for stage in sweep if stage.name == planned.reads), best)
+    best = next((stage for stage in sweep if stage.name == planned.head_stage), best)
     return {
         "backbone": planned.backbone,
         "accuracy": best and round(best.accuracy, 4),

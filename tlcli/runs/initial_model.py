@@ -37,7 +37,7 @@ class InitialModel:
     def keeps_head(self, plan: Plan) -> bool:
         """Whether the plan goes on with the bundle's final layer."""
         config = plan.training
-        return self.head is not None and config.optimizer != "lbfgs" and config.init == INIT
+        return self.head is not None and not config.solves_head and config.init == INIT
 
 
 INIT = TrainingConfig.init

@@ -12,8 +12,8 @@ from typing import Any, get_args, get_type_hints
 
 from tlcli.backbones.catalogue import DEFAULT_MODEL, catalogue, find_entry
 from tlcli.data.augmentation import presets
-from tlcli.planning.cases import CASES, LARGE_FROM, SAMPLE, Overrides
-from tlcli.planning.training_config import CHOICES, FIND, TrainingConfig
+from tlcli.planning.cases import CASES, LARGE_FROM, SAMPLE_SIZE, Overrides
+from tlcli.planning.training_config import CHOICES, FIND_LR, TrainingConfig
 from tlcli.runs.option_spec import OptionSpec, check_values, option
 from tlcli.runtime.choices import DEVICES, PRECISIONS
 
@@ -57,7 +57,7 @@ class Options:
         None, "Optimizer; lbfgs fits a linear head only.", _TRAINING, choices=CHOICES["optimizer"])
     lr: float | str | None = option(
         None, "Learning rate, or find to measure one with a range test.", _TRAINING,
-        low=1e-12, high=1e30, words=(FIND,))
+        low=1e-12, high=1e30, words=(FIND_LR,))
     momentum: float | None = option(None, "Momentum of SGD.", _TRAINING, low=0.0, high=0.9999)
     weight_decay: float | None = option(
         None, "Weight decay; biases and norms have none.", _TRAINING, low=0.0, high=1e30)
@@ -121,7 +121,7 @@ class Options:
         False, "Speed up with torch.compile after about a minute of compilation. Pays off from "
         "about 50,000 images; needs a C++ compiler.", _MACHINE)
     sample: int = option(
-        SAMPLE, "Maximum number of training images measured to choose the case.", _CASE,
+        SAMPLE_SIZE, "Maximum number of training images measured to choose the case.", _CASE,
         low=20, high=1_000_000)
     large_from: int = option(
         LARGE_FROM, "Training images from which a dataset counts as large.", _CASE, low=1)

@@ -131,7 +131,7 @@ def _extended(
     """
     if more < 1:
         raise UsageError(f"--epochs +{more}: at least one is added")
-    if plan is not None and plan.training.optimizer == "lbfgs":
+    if plan is not None and plan.training.solves_head:
         raise UserError(
             f"{folder}: its head was solved, not trained in steps, so no epochs can be added",
             f"train it further: tlcli finetune DIR --model {folder} --optimizer adamw",

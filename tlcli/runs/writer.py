@@ -92,8 +92,9 @@ class RunWriter:
         chosen: dict[str, Any] = {}
         if self.planned is not None:
             plan = self.planned.plan
-            solved = plan.training.optimizer == "lbfgs"
-            chosen = {"optimizer": "lbfgs"} if solved else asdict(plan.training)
+            chosen = asdict(plan.training)
+            if plan.training.solves_head:
+                chosen = {"optimizer": plan.training.optimizer}
             chosen |= {"case": None if plan.case == "custom" else plan.case, "views": self.views}
         return to_toml(self.options, self.scanned.root.resolve(), chosen)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tlcli.backbones.network import Network, set_dropout
 from tlcli.features.sources import FeatureSource
-from tlcli.planning.training_config import TrainingConfig, unfrozen
+from tlcli.planning.training_config import TrainingConfig, count_unfrozen
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.process_group import rank, world_size
@@ -23,7 +23,7 @@ from tlcli.training.class_balance import class_weights, sample_balanced
 from tlcli.training.freezing import set_mode, unfreeze
 from tlcli.training.gradients import Gradients, TrainingBatch
 from tlcli.training.lr_finder import Curve, find_lr
-from tlcli.training.optim import laid_out_alike, make_optimizer, rate_factor
+from tlcli.training.optim import lr_factor, make_optimizer, match_memory_format
 from tlcli.training.weight_averaging import WeightAverage
 
 HistoryRow = dict[str, float | int | str | None]
@@ -85,7 +85,7 @@ class TrainingLoop:
     def _begin(self) -> None:
         """The optimizer and what goes with it, as before the first step."""
         self.optimizer = make_optimizer(self.network, self.config)
-        factor = rate_factor(self.config, self.per_epoch)
+        factor = lr_factor(self.config, self.per_epoch)
         self.scheduler = optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         half = self.compute.dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=half)
@@ -177,7 +177,7 @@ class TrainingLoop:
     def _set_modes(self) -> None:
         """Train mode for what learns in the epoch; eval mode, without gradients, for the rest."""
         stages = [s for s in self.network.stages[self.network.cut :] if list(s.parameters())]
-        learning = unfrozen(self.config, max(self.epoch, 1), len(stages))
+        learning = count_unfrozen(self.config, max(self.epoch, 1), len(stages))
         set_mode(self.suffix, self.config.batchnorm)
         unfreeze(stages, learning)
 
@@ -263,7 +263,7 @@ class TrainingLoop:
         self.config = replace(self.config, lr=state["lr"], find_lr=False)
         self.curve = [(lr, loss) for lr, loss in state["curve"]]
         self.optimizer.load_state_dict(state["optimizer"])
-        laid_out_alike(self.optimizer)
+        match_memory_format(self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         # A run that is extended has another schedule now: its rate here is that one's.
         rates = zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)

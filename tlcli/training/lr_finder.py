@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tlcli.errors import UserError
-from tlcli.planning.training_config import TRIES
+from tlcli.planning.training_config import MAX_RANGE_TEST_STEPS
 from tlcli.reporter import Reporter
 
 Curve = list[tuple[float, float]]
@@ -52,7 +52,7 @@ def find_lr(
         for group, share in zip(groups, shares, strict=True):
             group["lr"] = lr * share
         loss = step(*next(source))
-        reporter.progress("learning rate", next(taken), TRIES, "steps", loss=loss)
+        reporter.progress("learning rate", next(taken), MAX_RANGE_TEST_STEPS, "steps", loss=loss)
         return loss
 
     curve = range_test(loss_at)
@@ -62,7 +62,7 @@ def find_lr(
             "--lr find: the loss exploded or was no number before a rate could be told",
             "give --lr a number",
         )
-    reporter.progress("learning rate", TRIES, TRIES, "steps")
+    reporter.progress("learning rate", MAX_RANGE_TEST_STEPS, MAX_RANGE_TEST_STEPS, "steps")
     reporter.note(f"--lr find: {found:.1e}, after {len(curve)} steps with growing rates")
     return found, curve
 
@@ -75,8 +75,8 @@ def range_test(loss_at: Callable[[float], float]) -> Curve:
     """
     curve: Curve = []
     mean, lowest = 0.0, math.inf
-    for number in range(TRIES):
-        lr = LOWEST * (HIGHEST / LOWEST) ** (number / (TRIES - 1))
+    for number in range(MAX_RANGE_TEST_STEPS):
+        lr = LOWEST * (HIGHEST / LOWEST) ** (number / (MAX_RANGE_TEST_STEPS - 1))
         loss = loss_at(lr)
         if not math.isfinite(loss):
             break

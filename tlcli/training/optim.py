@@ -1,75 +1,64 @@
-"""Optimizers and learning rates, as a schedule says."""
+"""The optimizer and the learning rate of each step, as a `TrainingConfig` says."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from tlcli.backbones.network import Network
+from tlcli.planning.optimizers import find_lr_schedule, find_optimizer
 from tlcli.planning.training_config import TrainingConfig
 from tlcli.runtime.optim_import import optim
 
-FUSED = ("cpu", "cuda", "mps")
+FUSED_DEVICES = ("cpu", "cuda", "mps")
+"""Types of device with one kernel that updates all tensors of a kind."""
 
 
 def make_optimizer(network: Network, config: TrainingConfig) -> optim.Optimizer:
-    """Parameter groups by stage, earlier ones with smaller steps; no decay on vectors.
+    """Make the optimizer, with parameter groups by stage.
 
-    One kernel updates all tensors of a kind where the device has such (the CPU too).
+    Earlier stages take smaller steps, and vectors have no weight decay.
+
+    Raises:
+        UsageError: there is no optimizer of this name.
+        ValueError: this optimizer takes no steps.
     """
-    fused = network.final_layer.weight.device.type in FUSED
+    spec = find_optimizer(config.optimizer)
+    if spec.torch_class is None:
+        raise ValueError(f"{config.optimizer} solves a head and takes no steps")
     groups = []
     trained = network.stages[network.cut :]
     for depth, stage in enumerate(trained):
         lr = config.lr * config.layer_decay ** (len(trained) - 1 - depth)
         parameters = [p for p in stage.parameters() if p.requires_grad]
         for decayed in (True, False):
-            mine = [p for p in parameters if (p.dim() > 1) == decayed]
-            if mine:
-                decay = config.weight_decay if decayed else 0.0
-                groups.append({"params": mine, "lr": lr, "weight_decay": decay})
-    if config.optimizer == "sgd":
-        return optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
-    return optim.AdamW(groups, lr=config.lr, fused=fused)
+            group = [p for p in parameters if (p.dim() > 1) == decayed]
+            if group:
+                weight_decay = config.weight_decay if decayed else 0.0
+                groups.append({"params": group, "lr": lr, "weight_decay": weight_decay})
+    options = {name: getattr(config, name) for name in spec.options}
+    fused = network.final_layer.weight.device.type in FUSED_DEVICES
+    return getattr(optim, spec.torch_class)(groups, lr=config.lr, fused=fused, **options)
 
 
-def rate_factor(config: TrainingConfig, per_epoch: int) -> Callable[[int], float]:
-    """The learning rate at a step, as a share of the full one."""
-    total = config.epochs * per_epoch
-    warmup = min(max(1, round(config.warmup * per_epoch)) if config.warmup else 0, total)
-    rise, fall = SHAPES[config.lr_schedule]
+def lr_factor(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """Return a function of a step that gives its learning rate as a multiple of the full one."""
+    schedule = find_lr_schedule(config.lr_schedule)
+    total = config.epochs * steps_per_epoch
+    warmup = min(max(1, round(config.warmup * steps_per_epoch)) if config.warmup else 0, total)
 
     def factor(step: int) -> float:
         if step < warmup:
-            return rise((step + 1) / (warmup + 1))
-        return fall((step - warmup) / max(1, total - warmup))
+            return schedule.rise((step + 1) / (warmup + 1))
+        return schedule.fall((step - warmup) / max(1, total - warmup))
 
     return factor
 
 
-def _half_cosine(share: float) -> float:
-    """From 1 to 0."""
-    return 0.5 * (1 + math.cos(math.pi * share))
+def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's tensors the memory format of their parameters.
 
-
-def _linear(share: float) -> float:
-    return 1 - share
-
-
-# How the rate rises (by the share of the warm-up that is behind) and what it does then.
-SHAPES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
-    "cosine": (float, _half_cosine),
-    "linear": (float, _linear),
-    "one-cycle": (lambda share: 1 / 25 + 24 / 25 * _half_cosine(1 - share), _half_cosine),
-    "constant": (float, lambda _: 1.0),
-}
-
-
-def laid_out_alike(optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimizer's tensors the memory layout of what they belong to.
-
-    Files keep none, and another layout takes other instructions, with other last digits.
+    Files keep none, and another format takes other instructions, with other last digits.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():

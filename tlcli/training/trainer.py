@@ -107,7 +107,7 @@ def fit(
         return {k: v.detach().cpu().clone() for k, v in trained.items()}
 
     result, before, epochs, steps = FitResult(best=copies(), best_key=to_beat), 0.0, 1, None
-    if config.optimizer == "lbfgs":
+    if config.solves_head:
         rows = _solve_head(network, train, result, config, phase, seed, reporter)
     else:
         steps, epochs = TrainingLoop(network, len(train), config, compute, seed), config.epochs
@@ -152,7 +152,7 @@ def fit(
             else:
                 result.worse += 1
             early = 0 < config.patience <= result.worse
-            if config.optimizer != "lbfgs":
+            if not config.solves_head:
                 keep(snapshot, "last" if early or row["epoch"] == epochs else "epoch")
             if early:
                 result.stopped = "early"
