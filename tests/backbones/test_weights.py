@@ -352,7 +352,7 @@ def test_networks_are_built_whatever_lies_in_memory(name):
     code = (
         "import torch\n"
         "from tlcli.backbones.empty_init import skip_init\n"
-        "from tlcli.runtime.torchvision_import import torchvision\n"
+        "from tlcli.runtime.torchvision_without_dynamo import torchvision\n"
         "def used(make):\n"
         "    def made(*args, **how):\n"
         "        found = make(*args, **how)\n"

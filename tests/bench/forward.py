@@ -31,8 +31,8 @@ from tlcli.data.loader import load_batches
 from tlcli.features.extract import extract_features
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import choose_device, native_bf16
-from tlcli.runtime.workers import map_in_workers
+from tlcli.runtime.device import choose_device, has_native_bf16
+from tlcli.runtime.workers import compute_in_parallel
 from tlcli.training.logistic_regression import solve
 
 BATCHES_PER_WORKER = {"efficientnet_lite0": 8, "vgg16": 2}
@@ -50,7 +50,7 @@ def main() -> None:
         "# What the parts cost",
         "",
         f"Made by `python -m tests.bench.forward {options.rounds}` on {cores} cores ({_cpu()}, "
-        f"torch {torch.__version__}, bf16 {'native' if native_bf16() else 'emulated'}): medians of "
+        f"torch {torch.__version__}, bf16 {'native' if has_native_bf16() else 'emulated'}): medians of "
         f"{options.rounds} rounds in which every contender ran once. The machine's load at the end "
         "was {load}.",
     ]
@@ -91,7 +91,7 @@ def forward_passes(name: str, rounds: int, compiled: bool) -> list[str]:
     def run_in_workers(extractor: FeatureExtractor) -> Callable[[], int]:
         def run() -> int:
             batches = [images] * (n_batches * workers)
-            list(map_in_workers(extractor, batches, extractor.compute))
+            list(compute_in_parallel(extractor, batches, extractor.compute))
             return len(batches) * len(images)
 
         return run
@@ -152,7 +152,7 @@ def feature_pass(rounds: int, cores: int) -> list[str]:
             pass
 
     def forwarding() -> None:
-        list(map_in_workers(extractor, loaded, extractor.compute))
+        list(compute_in_parallel(extractor, loaded, extractor.compute))
 
     def both() -> None:
         extract_features(samples, extractor, task="pass", reporter=Reporter())

@@ -24,7 +24,8 @@ from tlcli.features.extract import extract_features
 from tlcli.metrics.linear_models import deal_folds
 from tlcli.planning.linear_probe import FOLDS, cross_validate
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import choose_device, torch_threads
+from tlcli.runtime.device import choose_device
+from tlcli.runtime.workers import torch_threads
 
 N_ROUNDS = 3
 STAGE_WIDTHS = (32, 16, 24, 40, 80, 112, 192, 320, 1280)

@@ -23,9 +23,9 @@ from tlcli.features.sources import CachedFeatures
 from tlcli.features.views import Views
 from tlcli.inference import load as predict
 from tlcli.metrics.metrics import Agreement
-from tlcli.runtime import device, memory
-from tlcli.runtime.device import Compute, choose_device, native_bf16
-from tlcli.runtime.workers import map_in_workers
+from tlcli.runtime import device, mapped_tensor
+from tlcli.runtime.device import Compute, choose_device, has_native_bf16
+from tlcli.runtime.workers import compute_in_parallel
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,10 @@ def made(backbone, compute, reporter=None):
 
 def test_auto_is_bf16_where_the_cpu_has_it_and_nowhere_else(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(device, "native_bf16", lambda: True)
+    monkeypatch.setattr(device, "has_native_bf16", lambda: True)
     assert choose_device("cpu").name == "cpu bf16"
-    assert choose_device("cpu").stored is torch.bfloat16
-    monkeypatch.setattr(device, "native_bf16", lambda: False)
+    assert choose_device("cpu").feature_dtype is torch.bfloat16
+    monkeypatch.setattr(device, "has_native_bf16", lambda: False)
     assert choose_device("cpu").name == "cpu fp32"
     assert choose_device("cpu", "bf16").name == "cpu bf16"
 
@@ -62,14 +62,14 @@ def test_the_place_in_a_batch_and_the_number_of_workers_change_no_bit(backbone, 
     compute, reporter = choose_device("cpu", precision), RecordingReporter()
     forward = made(backbone, compute, reporter)
     first = forward(images)
-    assert first.dtype is compute.stored
+    assert first.dtype is compute.feature_dtype
     assert not first.is_inference()
     assert torch.equal(forward(images.flip(0)).flip(0), first)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
         assert (compute.workers, compute.threads) == (3, 1)
-        for out in map_in_workers(forward, [images] * 5, compute):
+        for out in compute_in_parallel(forward, [images] * 5, compute):
             assert torch.equal(out, first)
         assert torch.get_num_threads() == 3
     finally:
@@ -190,7 +190,7 @@ def test_what_cannot_be_compiled_runs_uncompiled(backbone, images, monkeypatch):
 def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
     backbone, flowers, tmp_path, monkeypatch, precision
 ):
-    monkeypatch.setattr(memory, "MAPPED_FROM", 1)
+    monkeypatch.setattr(mapped_tensor, "MIN_MAPPED_BYTES", 1)
     dataset = scan(flowers)
     samples = dataset.train[:10]
     stages = nn.Sequential(*backbone.stages[:2])
@@ -208,7 +208,7 @@ def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
     computed, cached, plain = get(cache), get(cache), get(None)
     assert torch.equal(computed, plain)
     assert torch.equal(cached, plain)
-    assert plain.dtype is choose_device("cpu", precision).stored
+    assert plain.dtype is choose_device("cpu", precision).feature_dtype
     rows = [path.stat().st_size for path in tmp_path.glob("*/*.npy")]
     assert sum(rows) < plain.nbytes * 1.01
     assert not [path for path in tmp_path.iterdir() if path.is_file()]  # the mapped one is gone
@@ -231,7 +231,7 @@ def smaps():
 
 
 def test_an_unreadable_image_leaves_no_row(backbone, flowers, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "MAPPED_FROM", 1)
+    monkeypatch.setattr(mapped_tensor, "MIN_MAPPED_BYTES", 1)
     samples = list(scan(flowers).train[:5])
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"nothing")
@@ -267,7 +267,7 @@ def test_training_in_bf16_says_how_many_answers_agree_and_predict_goes_by_that(
     trained, monkeypatch
 ):
     bundle = str(trained.bundle)
-    if native_bf16():
+    if has_native_bf16():
         agreement = trained.metrics["agreement"]
         assert agreement["numbers"] == "cpu bf16"
         assert agreement["same"] <= agreement["n"] == trained.metrics["n"]
@@ -292,7 +292,7 @@ def test_memory_is_kept_from_batch_to_batch():
     code = (
         "import resource, torch\n"
         "from tlcli.runtime.device import choose_device\n"
-        "from tlcli.runtime.memory import keep_memory\n"
+        "from tlcli.runtime.allocator import keep_freed_memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(10):\n"
@@ -301,7 +301,7 @@ def test_memory_is_kept_from_batch_to_batch():
         "fresh = faults()\n"
         "choose_device('cpu')\n"
         "faults()\n"
-        "print(fresh, faults(), keep_memory())\n"
+        "print(fresh, faults(), keep_freed_memory())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     fresh, kept, told = done.stdout.split()

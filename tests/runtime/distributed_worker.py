@@ -1,4 +1,4 @@
-"""What a process of tests/runtime/test_distributed.py does.
+"""A process of the jobs that tests/runtime/test_distributed.py starts.
 
 `python -m tests.runtime.distributed_worker WHAT OUT`.
 
@@ -19,9 +19,7 @@ from tlcli.features.sources import CachedFeatures
 from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed import collectives as agree
-from tlcli.runtime.distributed import process_group as distributed
-from tlcli.runtime.distributed import sharding as shares
+from tlcli.runtime.distributed import collectives, process_group, sharding
 from tlcli.training.loop import TrainingLoop
 from tlcli.training.validation import forward_all
 
@@ -30,7 +28,7 @@ CPU = Compute(torch.device("cpu"), None)
 
 @dataclass
 class Toy:
-    """As much of a `Network` as `TrainingLoop` reads."""
+    """The attributes of a `Network` that `TrainingLoop` reads."""
 
     stages: tuple[nn.Module, ...]
     cut: int = 0
@@ -46,13 +44,13 @@ class Toy:
 
 def images(n):
     draw = torch.Generator().manual_seed(1)
-    codes = torch.randn(n, 2, 6, generator=draw)
-    return CachedFeatures(codes, (codes[:, 0, :3].argmax(1)).long(), seed=5)
+    features = torch.randn(n, 2, 6, generator=draw)
+    return CachedFeatures(features, (features[:, 0, :3].argmax(1)).long(), seed=5)
 
 
 def trained(n, batch, **more):
-    """The weights and rows of two epochs on n images, `batch` a step; its answers."""
-    torch.manual_seed(distributed.rank())  # not to be relied on: all begin as the first
+    """Train a toy for two epochs on n images; return its weights, logits and history."""
+    torch.manual_seed(process_group.rank())  # must not matter: all start from rank 0's weights
     toy = Toy((nn.Linear(6, 5), nn.Sequential(nn.Tanh(), nn.Linear(5, 3))))
     config = TrainingConfig("sgd", **{"lr": 0.1, "epochs": 2, "batch_size": batch, **more})
     rows = list(TrainingLoop(toy, n, config, CPU, 3).epochs(images(n), "", Reporter()))
@@ -63,17 +61,17 @@ def trained(n, batch, **more):
 
 
 def statistics():
-    """BatchNorm's, of a training part and of a frozen one, moved apart and made level."""
+    """Average the statistics of a training and of a frozen BatchNorm, which differ by rank."""
     norms = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
     for norm in norms:
-        norm.running_mean.fill_(1.0 + distributed.rank())
+        norm.running_mean.fill_(1.0 + process_group.rank())
     norms[1].eval()
-    shares.average_buffers(norms)
-    return {"level": norms[0].running_mean, "apart": norms[1].running_mean}
+    sharding.average_buffers(norms)
+    return {"averaged": norms[0].running_mean, "frozen": norms[1].running_mean}
 
 
-# Other ways to train, by name.
-HOW = {
+# Other training options, by name.
+TRAINING_OPTIONS = {
     "accumulated": {"accumulate": 2},
     "weighted": {"balance": "weights", "label_smoothing": 0.1},
     "averaged": {"balance": "sampler", "average": "ema"},
@@ -83,39 +81,41 @@ HOW = {
 
 
 def agreement(out):
-    """Everything that the processes agree on, written by each."""
+    """Write what the processes must agree on, from each of them."""
     found = {}
-    # a last batch of unequal parts, of one image (fewer than processes), and of whole batches
+    # A last batch of unequal shards, of one image (fewer than processes), and of full batches.
     for n, batch in ((21, 8), (17, 8), (70, 32)):
         for name, value in trained(n, batch).items():
             found[f"{name}-{n}"] = value
-    for case, more in HOW.items():
+    for case, more in TRAINING_OPTIONS.items():
         for name, value in trained(21, 4, **more).items():
             found[f"{name}-{case}"] = value
     found |= statistics()
-    heard = agree.broadcast_from_first(
-        lambda: {"t": torch.arange(3) + distributed.rank(), "j": ["é", None]}
+    received = collectives.broadcast_from_first(
+        lambda: {"t": torch.arange(3) + process_group.rank(), "j": ["é", None]}
     )
-    assert heard["j"] == ["é", None]
-    found["told"] = heard["t"]
-    bad = agree.all_gather_dict({Path(f"\udcff{distributed.rank()}"): "why"})
-    found["union"] = torch.tensor(len(bad))
-    found["fair"] = torch.tensor(agree.smallest_share(1000 + distributed.rank()))
-    torch.save(found, out / f"{distributed.rank()}.pt")
+    assert received["j"] == ["é", None]
+    found["broadcast"] = received["t"]
+    unreadable = collectives.all_gather_dict({Path(f"\udcff{process_group.rank()}"): "why"})
+    found["union"] = torch.tensor(len(unreadable))
+    found["min_per_process"] = torch.tensor(
+        collectives.min_per_process(1000 + process_group.rank())
+    )
+    torch.save(found, out / f"{process_group.rank()}.pt")
 
 
 def failing(_):
-    """The second process finds something wrong, while the first waits for it."""
-    if distributed.rank() == 1:
+    """Raise an error in rank 1 while rank 0 waits for it."""
+    if process_group.rank() == 1:
         raise UserError("the second one's weights are missing", "look there")
-    agree.broadcast_from_first(lambda: time.sleep(1) or {})
-    agree.all_gather(1)
+    collectives.broadcast_from_first(lambda: time.sleep(1) or {})
+    collectives.all_gather(1)
 
 
 def main():
     what, out = sys.argv[1], Path(sys.argv[2])
     try:
-        with distributed.process_group(Reporter()):
+        with process_group.process_group(Reporter()):
             {"agreement": agreement, "failing": failing}[what](out)
     except UserError as error:
         print(json.dumps({"error": error.message}))

@@ -54,7 +54,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts(flowers, tmp_path):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(held / total)
     try:
-        with pytest.warns(UserWarning, match="memory ran out"):
+        with pytest.warns(UserWarning, match="not enough memory"):
             run = finetune(
                 flowers,
                 output=tmp_path / "run",

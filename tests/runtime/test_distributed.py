@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runtime.distributed_worker import HOW
+from tests.runtime.distributed_worker import TRAINING_OPTIONS
 from tlcli import finetune, load
-from tlcli.runtime.distributed import collectives as agree
-from tlcli.runtime.distributed import process_group as distributed
-from tlcli.runtime.distributed import sharding as shares
+from tlcli.runtime.distributed import collectives, process_group, sharding
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -30,7 +28,7 @@ def environment(cache, **more):
 
 
 def torchrun(*arguments, cache, **more):
-    """`tlcli finetune` on two processes, to its end."""
+    """Run `tlcli finetune` on two processes to its end."""
     command = [*TORCHRUN, "-m", "tlcli", "finetune", *map(str, arguments)]
     return subprocess.run(
         command, env=environment(cache), capture_output=True, text=True, check=False, **more
@@ -38,7 +36,7 @@ def torchrun(*arguments, cache, **more):
 
 
 def rows(cache):
-    """The cached activations by their shelf's key and the image's and view's."""
+    """Return the rows of all cache tables, by the table's folder and the row's id."""
     return {
         (table.parent.name, row["id"].tobytes()): row["row"].tobytes()
         for table in Path(cache).rglob("*.npy")
@@ -46,21 +44,25 @@ def rows(cache):
     }
 
 
-def test_alone_everything_is_what_it_was():
-    assert (distributed.rank(), distributed.world_size(), distributed.launched_as_rank0()) == (
+def test_a_single_process_gets_its_inputs_back():
+    assert (
+        process_group.rank(),
+        process_group.world_size(),
+        process_group.launched_as_rank0(),
+    ) == (
         0,
         1,
         True,
     )
     order = torch.randperm(10)
-    own, batch = shares.shard_batches(order, 4)
+    own, batch = sharding.shard_batches(order, 4)
     assert own is order
     assert batch == 4
-    assert (shares.loss_divisor(7, 7), shares.n_copies(7)) == (7, 1)
-    assert shares.all_reduce_sum(order) is order
+    assert (sharding.loss_divisor(7, 7), sharding.n_copies(7)) == (7, 1)
+    assert sharding.all_reduce_sum(order) is order
     module = torch.nn.Linear(2, 2)
-    assert shares.wrap_ddp(module) is module
-    assert agree.broadcast_from_first(lambda: {"a": order})["a"] is order
+    assert sharding.wrap_ddp(module) is module
+    assert collectives.broadcast_from_first(lambda: {"a": order})["a"] is order
 
 
 def test_two_processes_give_the_bytes_of_one(trained, flowers, tmp_path):
@@ -69,23 +71,23 @@ def test_two_processes_give_the_bytes_of_one(trained, flowers, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'run' / 'model.safetensors'}\n"
-    said = done.stderr.splitlines()
-    told = [line for line in said if line.startswith(("plan:", "head solved", "val accuracy"))]
-    assert len(told) == 3, done.stderr
-    # The first measures alone, in the plain view; the others are shared.
-    assert "features, 1 of 2 shares: 17 of 34 views read from the cache" in said
-    # What each computed of the features is, bit for bit, what one process computes of them all.
-    mine, theirs = rows(tmp_path / "cache"), rows(os.environ["TLCLI_CACHE"])
-    assert len(mine) > 100
-    assert mine.keys() <= theirs.keys()
-    assert all(theirs[key] == value for key, value in mine.items())
+    lines = done.stderr.splitlines()
+    results = [line for line in lines if line.startswith(("plan:", "head solved", "val accuracy"))]
+    assert len(results) == 3, done.stderr
+    # Rank 0 alone measures, in the plain view; the other views are shared.
+    assert "features (shard 1 of 2): 17 of 34 views read from the cache" in lines
+    # The features of each process are, bit for bit, those that a single process computes.
+    two, one = rows(tmp_path / "cache"), rows(os.environ["TLCLI_CACHE"])
+    assert len(two) > 100
+    assert two.keys() <= one.keys()
+    assert all(one[key] == value for key, value in two.items())
     bundle = tmp_path / "run" / "model.safetensors"
     assert bundle.read_bytes() == trained.bundle.read_bytes()
 
 
 @pytest.fixture(scope="module")
 def agreed(tmp_path_factory):
-    """What tests.runtime.distributed_worker found alone, and in each of two processes."""
+    """Run tests.runtime.distributed_worker alone, and as two processes; return what each wrote."""
     alone, out = (tmp_path_factory.mktemp(name) for name in ("alone", "two"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -105,8 +107,8 @@ def agreed(tmp_path_factory):
     return [torch.load(file, weights_only=True) for file in files]
 
 
-@pytest.mark.parametrize("case", ["21", "17", "70", *HOW])
-def test_steps_on_two_processes_are_those_of_one(agreed, case):
+@pytest.mark.parametrize("case", ["21", "17", "70", *TRAINING_OPTIONS])
+def test_training_on_two_processes_equals_training_on_one(agreed, case):
     one, *two = agreed
     for found in two:
         for name in ("weights", "logits", "figures"):
@@ -115,14 +117,14 @@ def test_steps_on_two_processes_are_those_of_one(agreed, case):
         assert torch.equal(found[f"weights-{case}"], two[0][f"weights-{case}"])
 
 
-def test_what_processes_tell_each_other(agreed):
+def test_collectives_give_every_process_the_same(agreed):
     _, *two = agreed
     for number, found in enumerate(two):
-        assert found["told"].tolist() == [0, 1, 2]
+        assert found["broadcast"].tolist() == [0, 1, 2]
         assert found["union"] == 2
-        assert found["fair"] == 500
-        assert found["level"].tolist() == [1.5, 1.5]
-        assert found["apart"].tolist() == [1.0 + number] * 2
+        assert found["min_per_process"] == 500
+        assert found["averaged"].tolist() == [1.5, 1.5]
+        assert found["frozen"].tolist() == [1.0 + number] * 2
 
 
 @pytest.mark.slow
@@ -144,7 +146,7 @@ LONG = ["--freeze", "all-but-head", "--optimizer", "adamw", "--epochs", "100000"
 
 @pytest.fixture
 def running(two_classes, tmp_path):
-    """A job that would train for ever, in its third epoch or later; ended with the test."""
+    """Start a job that would train forever, wait for its third epoch, and end it with the test."""
     log = tmp_path / "log"
     with log.open("w") as file:
         job = subprocess.Popen(
@@ -165,7 +167,7 @@ def running(two_classes, tmp_path):
 
 
 def processes(job):
-    """The job's processes by their rank."""
+    """Return the ids of the job's processes by rank."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -180,7 +182,7 @@ def processes(job):
 
 
 def saved(folder):
-    """How the run ended by its own words; its model answers."""
+    """Return the run's recorded status; check that its model can be loaded."""
     assert load(folder).classes
     return json.loads((folder / "run.json").read_text())["status"]
 
@@ -203,14 +205,14 @@ def test_a_killed_process_ends_the_job_with_what_was_best(running, tmp_path, ran
 
 
 def losses(folder):
-    """In training, by phase and epoch."""
+    """Return the training losses by phase and epoch."""
     rows = csv.DictReader((folder / "history.csv").open())
     return {(row["phase"], row["epoch"]): float(row["train_loss"]) for row in rows}
 
 
 @pytest.fixture(scope="module")
 def twelve(lenet):
-    """Options of a run of some seconds in two phases, without dropout and BatchNorm."""
+    """Return options of a short run in two phases, without dropout and BatchNorm."""
     return {**lenet, "epochs": 12, "patience": 0}
 
 
@@ -250,7 +252,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(
     else:
         finetune(resume=folder)
     assert saved(folder) == "finished"
-    # Every step is there once: the losses are those of one process that nothing has stopped.
+    # Every step was taken once: the losses are those of one uninterrupted process.
     assert losses(folder) == pytest.approx(losses(straight.folder), rel=0.02)
 
 
@@ -278,7 +280,7 @@ def test_an_error_in_one_process_is_told_once_and_ends_all(tmp_path):
     ("option", "value", "why"),
     [
         ("--lr", "-1", "is out of range"),
-        ("--batch-size", "1", "is less than an image for each of 2 processes"),
+        ("--batch-size", "1", "is less than one image for each of 2 processes"),
     ],
 )
 def test_a_wrong_option_is_told_once(flowers, tmp_path, option, value, why):

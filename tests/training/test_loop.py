@@ -253,7 +253,7 @@ def test_running_out_of_memory_changes_nothing_but_the_parts(error, accumulate):
     plain, _, _ = run(config)
     heard = RecordingReporter()
     halved, steps, rows = run(config, narrow(toy(), 1, error), reporter=heard)
-    assert steps.gradients.room.rows == 1
+    assert steps.gradients.room.max_images == 1
     assert steps.state_dict()["rows"] == 1
     assert len(heard.warnings) == 2  # 4 to 2, 2 to 1; not at every batch
     assert len(rows) == 3

@@ -15,7 +15,7 @@ from tlcli.backbones.state_dict import prepare_state, read_state
 from tlcli.backbones.weights import WeightsFile
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
-from tlcli.runtime.torchvision_import import torchvision
+from tlcli.runtime.torchvision_without_dynamo import torchvision
 from tlcli.text import printable, shorten_list
 
 

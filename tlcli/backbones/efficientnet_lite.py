@@ -16,7 +16,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-import tlcli.runtime.torchvision_import  # noqa: F401  (makes the next import fast)
+import tlcli.runtime.torchvision_without_dynamo  # noqa: F401  (makes the next import fast)
 
 from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig  # isort: skip
 

@@ -15,7 +15,7 @@ from tlcli.backbones.family import PublishedWeights
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UsageError, UserError, did_you_mean
 from tlcli.reporter import Reporter
-from tlcli.runtime.torchvision_import import torchvision
+from tlcli.runtime.torchvision_without_dynamo import torchvision
 from tlcli.text import printable
 
 TORCHVISION_URL = "https://download.pytorch.org/models"

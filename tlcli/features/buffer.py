@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tlcli.features.cache import FeatureCache
-from tlcli.runtime.memory import empty_or_mapped
+from tlcli.runtime.mapped_tensor import empty_or_mapped
 
 ROWS_PER_COPY = 256
 """Rows that are copied at a time."""

@@ -18,7 +18,7 @@ from tlcli.features.extractor import FeatureExtractor
 from tlcli.features.views import PLAIN_VIEW_ONLY, Views
 from tlcli.reporter import Reporter
 from tlcli.runtime.distributed.sharding import sharded
-from tlcli.runtime.workers import map_in_workers
+from tlcli.runtime.workers import compute_in_parallel
 from tlcli.text import format_duration
 
 FORECAST_AFTER_BATCHES = 4
@@ -140,7 +140,7 @@ def _compute_rows(
     done, started, remaining = 0, time.perf_counter(), iter(missing)
     reporter.progress(task, 0, len(missing))
     batches = _load_missing(samples, missing, stores[0].extractor, views)
-    for outputs, (_, problems) in map_in_workers(compute_batch, batches, compute):
+    for outputs, (_, problems) in compute_in_parallel(compute_batch, batches, compute):
         rows = list(islice(remaining, len(problems)))
         readable = [k for k, problem in enumerate(problems) if problem is None]
         for store, features in zip(stores, outputs, strict=True):

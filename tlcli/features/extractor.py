@@ -54,7 +54,7 @@ class FeatureExtractor:
     def __post_init__(self) -> None:
         self.stages.eval().to(self.compute.device).to(memory_format=torch.channels_last)
         self.forward = CheckedForward(self.stages, self.compute, self.reporter, self.optimize)
-        self.dtype = self.compute.stored if len(self.stages) else torch.float32
+        self.dtype = self.compute.feature_dtype if len(self.stages) else torch.float32
         self.stage_seconds = [0.0] * len(self.stages)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tlcli.features.cache import FeatureCache
 from tlcli.features.fast_stages import build_fast_stages
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import Compute, cannot_compile
+from tlcli.runtime.device import Compute, compile_error_text
 
 MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.float16: 0.08, torch.bfloat16: 0.12}
 """Largest error of the features that a forward pass of each dtype may have: the norm of their
@@ -102,7 +102,7 @@ class CheckedForward:
             self._use(name)
             if compute is None:
                 return
-            problem = self._problem(images, expected, MAX_RELATIVE_ERROR[compute.stored])
+            problem = self._problem(images, expected, MAX_RELATIVE_ERROR[compute.feature_dtype])
             if not problem:
                 return
             self.reporter.warn(
@@ -126,7 +126,7 @@ class CheckedForward:
         except RuntimeError as error:
             if not self.compute.compiled:
                 raise
-            return cannot_compile(error)
+            return compile_error_text(error)
         off = ((expected - features.float()).norm() / expected.norm().clamp_min(1e-6)).item()
         if off <= limit or not expected.isfinite().all():  # Damaged weights are reported elsewhere.
             return ""

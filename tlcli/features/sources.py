@@ -22,7 +22,7 @@ from tlcli.features.extract import (
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.features.views import Views
 from tlcli.reporter import Reporter
-from tlcli.runtime.distributed.collectives import all_gather_dict, smallest_share
+from tlcli.runtime.distributed.collectives import all_gather_dict, min_per_process
 from tlcli.runtime.distributed.sharding import shard
 
 
@@ -168,7 +168,7 @@ def make_sources(
     frozen = len(extractor.stages) > 0
     n = len(dataset.train) * views.n + len(dataset.val)
     needed = n * bytes_per_view(extractor) if frozen else 0
-    limit = smallest_share(features_memory_limit() if cache is None else cache.limit)
+    limit = min_per_process(features_memory_limit() if cache is None else cache.limit)
     if frozen and not mixing and (needed <= limit or must_cache):
         return _make_cached_sources(extractor, dataset, views, cache)
     if frozen:

@@ -23,7 +23,7 @@ from tlcli.features.extractor import FeatureExtractor, cut_name
 from tlcli.features.views import PLAIN_VIEW, PLAIN_VIEW_ONLY, Views
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.runtime.workers import map_in_workers
+from tlcli.runtime.workers import compute_in_parallel
 
 HEAD = "head"
 MIN_SAMPLE = 200
@@ -234,7 +234,7 @@ class StageFeatures:
             images, problems = batch
             return self.extractor.pooled_outputs(transform(images), self.pools), problems
 
-        return map_in_workers(compute, loaded, self.extractor.compute)
+        return compute_in_parallel(compute, loaded, self.extractor.compute)
 
     def _is_cached(self, row: bytes) -> bool:
         return all(row in table for table in self.tables)

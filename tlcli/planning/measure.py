@@ -29,7 +29,8 @@ from tlcli.planning.evidence import (
 )
 from tlcli.planning.similarity import measure_similarity
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import Compute, torch_threads
+from tlcli.runtime.device import Compute
+from tlcli.runtime.workers import torch_threads
 
 PER_CLASS = 10
 """Images of a class from which a probe is worth its name: where the sample does not hold that many

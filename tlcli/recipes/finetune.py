@@ -36,7 +36,6 @@ from tlcli.runs.resume import check_same, reopen_run
 from tlcli.runs.score import score_network
 from tlcli.runs.writer import RunWriter
 from tlcli.runtime import device
-from tlcli.runtime.device import torch_threads
 from tlcli.runtime.distributed.collectives import (
     broadcast_from_first,
     local_rank_first,
@@ -45,10 +44,11 @@ from tlcli.runtime.distributed.collectives import (
 from tlcli.runtime.distributed.process_group import (
     is_rank0,
     process_group,
-    raise_if_lost,
+    raise_if_peer_lost,
     world_size,
 )
-from tlcli.runtime.distributed.sharding import check_batch
+from tlcli.runtime.distributed.sharding import check_batch_size
+from tlcli.runtime.workers import torch_threads
 from tlcli.text import format_duration
 from tlcli.training.calibration import calibrate, hold_out
 from tlcli.training.trainer import FitResult, fit
@@ -120,7 +120,7 @@ def _finetune(start: RunRequest, reporter: Reporter) -> Run:
     if options.log:
         check_installed()
     if options.batch_size:
-        check_batch(options.batch_size)
+        check_batch_size(options.batch_size)
     scanned = scan_and_warn(start.data, options, reporter)
     torch.manual_seed(options.seed)
     begin = partial(load_initial_model, options.model, options.weights, scanned.classes, reporter)
@@ -266,7 +266,7 @@ def _train(
     elif result.stopped == "interrupted":
         raise KeyboardInterrupt
     kept = f"; the best so far is saved in {folder}" if trained else ""
-    raise_if_lost(f"{kept}; tlcli finetune --resume {folder} goes on")
+    raise_if_peer_lost(f"{kept}; tlcli finetune --resume {folder} goes on")
     if result.stopped == "diverged":
         raise UserError(
             f"{result.problem}, so training was stopped{kept}",

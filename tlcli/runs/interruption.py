@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from tlcli.artifacts import run_folder as run
 from tlcli.artifacts.atomic import Unwritable
 from tlcli.errors import UserError
 from tlcli.reporter import Reporter
-from tlcli.runtime.distributed.process_group import raise_if_lost
+from tlcli.runtime.distributed.process_group import raise_if_peer_lost
+from tlcli.runtime.memory import is_out_of_memory, out_of_memory_error
 
 
 @contextmanager
@@ -35,20 +34,13 @@ def resumable(folder: Path, new: bool, reporter: Reporter) -> Iterator[None]:
             run.remove_unfinished(folder)
         raise
     except (KeyboardInterrupt, SystemExit):
-        raise_if_lost(f"; {how}")
+        raise_if_peer_lost(f"; {how}")
         reporter.note(how)
         raise
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise UserError(
-            "there was not enough memory to go on training",
+        raise out_of_memory_error(
+            "to continue training",
             f"once there is, {how}; a new run with a smaller --batch-size needs less",
         ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Also where torch does not give it a type: on the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "can't allocate memory" in str(error)
-    )

@@ -26,7 +26,7 @@ from tlcli.runs.initial_model import InitialModel
 from tlcli.runs.options import Options
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.process_group import is_rank0
-from tlcli.runtime.torchvision_import import torchvision
+from tlcli.runtime.torchvision_without_dynamo import torchvision
 from tlcli.training.calibration import Confidence
 from tlcli.training.trainer import FitResult, State
 

@@ -1,27 +1,27 @@
-"""Where a run computes, and in which numbers."""
+"""The device and precision that a run computes in."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tlcli.errors import UsageError, UserError, choice
+from tlcli.runtime.allocator import keep_freed_memory
 from tlcli.runtime.choices import DEVICES, PRECISIONS
 from tlcli.runtime.distributed.process_group import assign_device
-from tlcli.runtime.memory import keep_memory
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_WORKERS = 8
-"""Forward passes that run beside each other on a CPU, at most: each holds a batch's activations."""
+"""Largest number of forward passes side by side on a CPU: each holds a batch's activations."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the type that mixed precision uses on it; None is plain fp32.
+    """A device, and the precision on it.
 
-    `compiled`: what is computed over and over goes through torch.compile.
+    Attributes:
+        dtype: The type that mixed precision uses; None: plain fp32.
+        compiled: Whether code that runs over and over goes through torch.compile.
     """
 
     device: torch.device
@@ -35,70 +35,47 @@ class Compute:
         return f"{self.device.type} {precision}" + (" compiled" if self.compiled else "")
 
     @property
-    def stored(self) -> torch.dtype:
-        """What frozen activations are computed to and kept in: nothing is lost on the way."""
+    def feature_dtype(self) -> torch.dtype:
+        """The type that features are computed and cached in, so that caching loses nothing."""
         return self.dtype or torch.float32
 
     @property
     def workers(self) -> int:
-        """How many batches of a frozen pass are computed beside each other.
+        """How many batches of a frozen pass are computed side by side.
 
-        On a CPU one a core, each on its own: threads that share a batch wait for each other, and
-        all the more where decoding takes turns with them.
+        One per core on a CPU, each on its own: threads that share a batch wait for each other, and
+        even longer while others decode images.
         """
         return min(torch.get_num_threads(), MAX_WORKERS) if self.device.type == "cpu" else 1
 
     @property
     def threads(self) -> int:
-        """torch's threads of each of those; what numbers may depend on."""
+        """Torch's threads per worker. Results may depend on this number."""
         return max(1, torch.get_num_threads() // self.workers)
 
     @property
     def batch_size(self) -> int:
-        """Images a batch of a forward pass: fixed, since fp32 results move with it by 1e-6.
+        """Images per batch of a forward pass. Fixed, because fp32 results move with it by 1e-6.
 
-        On a CPU, where a core computes a batch by itself, small ones stay in its caches.
+        On a CPU, where one core computes a batch, small batches stay in its caches.
         """
         return {"cuda": 128, "cpu": 16}.get(self.device.type, 32)
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision where there is any, else a context that does nothing."""
+        """Return a context for mixed precision; it does nothing in plain fp32."""
         on = self.dtype is not None
         return torch.autocast(self.device.type, dtype=self.dtype if on else None, enabled=on)
 
     def reference(self) -> "Compute":
-        """The same device in fp32, which metrics are of."""
+        """Return the same device in fp32, which metrics are computed in."""
         return replace(self, dtype=None)
 
 
-@contextmanager
-def torch_threads(n: int) -> Iterator[None]:
-    """Let torch compute on `n` threads: on small problems several wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def cannot_compile(error: RuntimeError) -> str:
-    """What torch.compile raised, as the end of a sentence."""
-    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-    return f"cannot be compiled ({first})"
-
-
-def native_bf16() -> bool:
-    """Whether this CPU multiplies bf16 itself (AVX-512 BF16, AMX); elsewhere it is emulated."""
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
-
-
 def choose_device(device: str = "auto", precision: str = "auto", compiled: bool = False) -> Compute:
-    """The device of that name and its precision.
+    """Return the device of that name with its precision.
 
-    `auto` takes CUDA, then Apple's MPS, then the CPU; and bf16 on CUDA (fp16 where that is
-    lacking) and on CPUs that have it natively, fp32 elsewhere.
+    The device `auto` is CUDA, else Apple's MPS, else the CPU. The precision `auto` is bf16 on CUDA
+    (fp16 where it lacks bf16) and on CPUs with native bf16, and fp32 elsewhere.
 
     Raises:
         UsageError: unknown name, or fp16 on a CPU.
@@ -106,38 +83,50 @@ def choose_device(device: str = "auto", precision: str = "auto", compiled: bool 
     """
     choice("--device", device, DEVICES)
     choice("--precision", precision, PRECISIONS)
-    have = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if device == "auto":
-        device = next(name for name, there in have.items() if there)
-    if not have[device]:
-        there = [name for name, yes in have.items() if yes]
+        device = next(name for name, there in available.items() if there)
+    if not available[device]:
+        names = [name for name, there in available.items() if there]
         raise UserError(
-            f"--device {device}: torch {torch.__version__} finds no such device here",
-            f"this machine has: {', '.join(there)}",
+            f"--device {device}: torch {torch.__version__} finds no such device on this machine",
+            f"available: {', '.join(names)}",
         )
     if device == "cpu" and precision == "fp16":
         raise UsageError(
-            "--precision fp16 is for CUDA: a CPU takes many times as long for it as for fp32",
-            "leave it out, or --precision bf16",
+            "--precision fp16 is for CUDA: on a CPU it is many times slower than fp32",
+            "leave it out, or use --precision bf16",
         )
     if device == "cpu":
-        keep_memory()
+        keep_freed_memory()
     if precision == "auto":
         precision = "fp32"
         if device == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        elif device == "cpu" and native_bf16():
+        elif device == "cpu" and has_native_bf16():
             precision = "bf16"
     return Compute(assign_device(torch.device(device)), _DTYPES[precision], compiled)
 
 
+def has_native_bf16() -> bool:
+    """Return whether this CPU multiplies bf16 itself (AVX-512 BF16, AMX), not by emulation."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+
+
+def compile_error_text(error: RuntimeError) -> str:
+    """Return why torch.compile failed, as the end of a sentence."""
+    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    return f"cannot be compiled ({first})"
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """There, images as channels-last; a copy to CUDA runs beside what is computed there."""
+    """Move a tensor to a device, images as channels-last; copies to CUDA are asynchronous."""
     if device.type == "cuda" and x.device.type == "cpu":
         x = x.pin_memory()
-    form = torch.channels_last if x.dim() == 4 else torch.preserve_format
-    return x.to(device, non_blocking=True, memory_format=form)
+    memory_format = torch.channels_last if x.dim() == 4 else torch.preserve_format
+    return x.to(device, non_blocking=True, memory_format=memory_format)

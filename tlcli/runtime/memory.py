@@ -1,22 +1,10 @@
-"""When memory runs out: the same work in smaller parts."""
+"""What to do when memory runs out: the same work in smaller parts, or one plain error."""
 
-import ctypes
-import os
-import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from functools import cache
-from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 import torch
-from torch import Tensor
 
 from tlcli.errors import UserError
 
-# The CPU's allocator, MPS's and CUDA's libraries raise a plain RuntimeError with such a text.
+# The CPU's allocator and the libraries of MPS and CUDA raise a plain RuntimeError with such a text.
 OUT_OF_MEMORY_SIGNS = (
     "out of memory",
     "can't allocate memory",
@@ -25,102 +13,45 @@ OUT_OF_MEMORY_SIGNS = (
 )
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether that is what it is about."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether the error means that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in text for sign in OUT_OF_MEMORY_SIGNS
-    )
+    return isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY_SIGNS)
+
+
+def out_of_memory_error(purpose: str, hint: str) -> UserError:
+    """Make the error to raise where memory ran out; `purpose` begins with "for" or "to"."""
+    return UserError(f"not enough memory {purpose}", hint)
 
 
 class BatchLimit:
-    """How many images at a time there is memory for.
+    """How many images fit in memory at a time.
 
-    `rows` is None until memory ran out for the first time: as many as come.
+    Attributes:
+        max_images: None until memory runs out for the first time.
     """
 
-    def __init__(self, rows: int | None = None) -> None:
-        self.rows = rows
+    def __init__(self, max_images: int | None = None) -> None:
+        self.max_images = max_images
 
-    def halve(self, error: RuntimeError, rows: int) -> None:
-        """After `error` with `rows` images at a time: half of them from now on.
+    def reduce_after(self, error: RuntimeError, n_images: int) -> None:
+        """Halve the limit after `error` was raised with `n_images` images at a time.
 
         Raises:
-            RuntimeError: `error` itself, where it is about something else.
+            RuntimeError: `error` itself, if it has another cause.
             UserError: not even one image fits.
         """
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise error
-        rows = min(rows, self.rows or rows)
-        if rows <= 1:
-            raise UserError(
-                "memory ran out with one image at a time",
-                "a smaller --model, a later --freeze, or end what else uses the memory",
+        n_images = min(n_images, self.max_images or n_images)
+        if n_images <= 1:
+            raise out_of_memory_error(
+                "for one image",
+                "use a smaller --model or a later --freeze, or close other programs",
             ) from error
-        self.rows = -(-rows // 2)
-        # What the failed attempt held lies in the allocator's cache, in pieces of the wrong size.
+        self.max_images = -(-n_images // 2)
+        # The failed attempt left blocks of the wrong size in the allocator's cache.
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-
-
-MAPPED_FROM = 32_000_000
-"""Bytes from which remembered activations lie in a file that is mapped, not in memory."""
-
-
-class Scratch(Protocol):
-    """A folder that large tensors may be mapped from (the feature cache is one).
-
-    `tolerate_write_errors` turns a full or unwritable disk into a warning.
-    """
-
-    folder: Path
-
-    def tolerate_write_errors(self) -> AbstractContextManager[None]:
-        """Go on after an `OSError` in the block."""
-
-
-def empty_or_mapped(shape: Sequence[int], dtype: torch.dtype, scratch: Scratch | None) -> Tensor:
-    """Return an uninitialized tensor, mapped from a nameless file in `scratch` where it is large.
-
-    Where the disk is full it lies in memory after all.
-    """
-    values = torch.Size(shape).numel()
-    if scratch is not None and values * dtype.itemsize >= MAPPED_FROM:
-        with scratch.tolerate_write_errors():
-            scratch.folder.mkdir(parents=True, exist_ok=True)
-            # It has no name, so that it is gone when the process is, however that ends.
-            with tempfile.TemporaryFile(dir=scratch.folder) as file:
-                if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a bus error
-                    os.posix_fallocate(file.fileno(), 0, values * dtype.itemsize)
-                mapped = np.memmap(file, np.uint8, "r+", shape=(values * dtype.itemsize,))
-            return torch.from_numpy(mapped).view(dtype).view(shape)
-    return torch.empty(shape, dtype=dtype)
-
-
-# From glibc's malloc.h.
-TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
-
-
-NEVER, MOST_OF_OLD = 2**31 - 1, 2**25
-"""Bytes; before 2.35 a threshold of mapped blocks was refused above 32 MB."""
-
-
-@cache
-def keep_memory() -> bool:
-    """Let glibc keep freed memory for this process; elsewhere nothing is done, and it is False.
-
-    By itself it gives the large blocks of each batch back to the system, which fills new ones with
-    zeros page by page: two fifths of the time of a training step and a quarter of that of a frozen
-    pass (docs/decisions/speed-and-memory.md). All threads share one arena, since memory that is
-    kept in another thread's is of no use.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    tell = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tell is None:  # another C library
-        return False
-    if not tell(MMAP_THRESHOLD, NEVER // 2):
-        tell(MMAP_THRESHOLD, MOST_OF_OLD)
-    tell(TRIM_THRESHOLD, NEVER)
-    tell(ARENA_MAX, 1)
-    return True

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The state of torch's random number generators, to save and restore it with a run."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from tlcli.runtime.device import Compute
 
 
 def get_rng_state(compute: Compute) -> dict[str, Tensor]:
-    """What the next random number depends on, by device: uint8 [n]."""
-    drawn = {"cpu": torch.get_rng_state()}
+    """Return the state of the CPU's generator and of the device's, uint8 [n], by device type."""
+    states = {"cpu": torch.get_rng_state()}
     if compute.device.type == "cuda":
-        drawn["cuda"] = torch.cuda.get_rng_state(compute.device)
-    return drawn
+        states["cuda"] = torch.cuda.get_rng_state(compute.device)
+    return states
 
 
-def set_rng_state(compute: Compute, drawn: dict[str, Tensor]) -> None:
-    """Go on drawing where `get_rng_state` was taken."""
-    torch.set_rng_state(drawn["cpu"])
-    if "cuda" in drawn:
-        torch.cuda.set_rng_state(drawn["cuda"], compute.device)
+def set_rng_state(compute: Compute, states: dict[str, Tensor]) -> None:
+    """Restore the states that `get_rng_state` returned."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], compute.device)

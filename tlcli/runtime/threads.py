@@ -1,4 +1,7 @@
-"""One function over many items in threads: in order, ahead of the consumer, in bounded memory."""
+"""A function applied to many items in threads: in order, ahead of the consumer, in bounded memory.
+
+Without torch, so that scanning a folder starts quickly; see `workers` for functions of tensors.
+"""
 
 import os
 from collections import deque
@@ -11,9 +14,10 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """CPU cores this process may use: containers and taskset often give fewer than there are.
+    """Return how many CPU cores this process may use.
 
-    Its share of them, where torchrun started several processes on this machine.
+    Containers and taskset often allow fewer than the machine has. Processes that torchrun starts
+    on one machine share its cores.
     """
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux only
@@ -29,11 +33,15 @@ def map_in_order(
     ahead: int = 64,
     first: Callable[[], object] | None = None,
 ) -> Generator[Result, None, None]:
-    """`function` of each item, in the items' order; at most `ahead` are worked on or waiting.
+    """Yield `function` of each item, in the order of the items.
 
-    Threads suffice: hashing, Pillow's decoders and its resize release the interpreter lock.
-    Each thread calls `first` before anything else.
-    Close the iterator (or exhaust it) to end the threads; what has not begun is dropped then.
+    Threads suffice: hashing and Pillow's decoding and resizing release the interpreter lock.
+    Close the iterator or exhaust it to end the threads; work that has not begun is dropped then.
+
+    Args:
+        workers: The number of threads; None: one per usable core.
+        ahead: The largest number of items that are worked on or wait to be taken.
+        first: Called by each thread before anything else.
 
     Raises:
         Exception: whatever `function` raises, at that item's turn.

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tlcli.errors import UserError
 from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
-from tlcli.runtime.device import Compute, cannot_compile, to_device
+from tlcli.runtime.device import Compute, compile_error_text, to_device
 from tlcli.runtime.distributed.process_group import world_size
 from tlcli.runtime.distributed.sharding import loss_divisor, n_copies, shard_batch_size, wrap_ddp
-from tlcli.runtime.memory import BatchLimit, out_of_memory
+from tlcli.runtime.memory import BatchLimit, is_out_of_memory, out_of_memory_error
 from tlcli.training.cpu_parallel import ParallelGradients, Sums
 from tlcli.training.depthwise import fast_depthwise
 
@@ -34,7 +33,7 @@ class Gradients:
     def __init__(self, suffix: nn.Module, config: TrainingConfig, compute: Compute) -> None:
         self.suffix, self.config, self.compute = suffix, config, compute
         self.forward: Callable[[Tensor], Tensor] = wrap_ddp(
-            suffix, changing=config.unfreeze == "gradual"
+            suffix, unused_parameters=config.unfreeze == "gradual"
         )
         self.compiled: Callable[[Tensor], Tensor] | None = None
         if compute.compiled:
@@ -69,9 +68,9 @@ class Gradients:
         try:
             return self._backward(*group[-1], size, scaler, total)
         except RuntimeError as error:
-            if self.compiled is not None and not out_of_memory(error):
+            if self.compiled is not None and not is_out_of_memory(error):
                 self.compiled = None
-                reporter.warn(f"training {cannot_compile(error)}; it runs as it would without")
+                reporter.warn(f"training {compile_error_text(error)}; it runs as it would without")
             else:
                 self._smaller(error, rows, reporter)
         # Some gradients may have been added before it failed, so the group begins anew.
@@ -83,15 +82,16 @@ class Gradients:
 
     def _smaller(self, error: RuntimeError, rows: int, reporter: Reporter) -> None:
         """Parts of half as many images from now on."""
-        self.room.halve(error, rows)
+        self.room.reduce_after(error, rows)
         if world_size() > 1:  # the others would wait for as many backward passes
-            raise UserError(
-                f"memory ran out for {rows} images, this process' part of a batch",
-                "a smaller --batch-size, with --accumulate to make up for it",
+            raise out_of_memory_error(
+                f"for {rows} images, this process's shard of a batch",
+                "use a smaller --batch-size, with --accumulate to make up for it",
             ) from error
         smaller = ", which BatchNorm's statistics are of" * (self.config.batchnorm == "adapt")
         reporter.warn(
-            f"memory ran out: batches of {rows} are computed in parts of {self.room.rows}{smaller}"
+            f"not enough memory for batches of {rows}: they are computed in parts of "
+            f"{self.room.max_images}{smaller}"
         )
 
     def _backward(
@@ -99,7 +99,7 @@ class Gradients:
     ) -> Tensor:
         x, y = to_device(x, self.compute.device), to_device(y, self.compute.device)
         sums = torch.zeros(2, device=self.compute.device)
-        rows = self.room.rows or len(y)
+        rows = self.room.max_images or len(y)
         share = loss_divisor(len(y), total) * size
         for part, truth in zip(x.split(rows), y.split(rows), strict=True):
             # Scaled gradients (fp16) are the scaler's to unscale, once and together.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tlcli.runtime.device import torch_threads
-from tlcli.runtime.optim_import import optim
+from tlcli.runtime.optim_without_dynamo import optim
 from tlcli.runtime.threads import map_in_order
+from tlcli.runtime.workers import torch_threads
 
 STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """L2 penalties that cross-validation chooses from, strong to weak (warm starts go that way)."""

@@ -17,7 +17,7 @@ from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.process_group import rank, world_size
 from tlcli.runtime.distributed.sharding import all_reduce_sum, average_buffers, shard_batches
-from tlcli.runtime.optim_import import optim
+from tlcli.runtime.optim_without_dynamo import optim
 from tlcli.runtime.rng import get_rng_state, set_rng_state
 from tlcli.training.class_balance import class_weights, sample_balanced
 from tlcli.training.freezing import set_mode, unfreeze
@@ -243,7 +243,7 @@ class TrainingLoop:
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average and self.average.state_dict(),
-            "rows": self.gradients.room.rows,
+            "rows": self.gradients.room.max_images,
             "lr": self.config.lr,
             "curve": [list(point) for point in self.curve],
         }
@@ -272,4 +272,4 @@ class TrainingLoop:
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.gradients.room.rows = state["rows"]
+        self.gradients.room.max_images = state["rows"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from tlcli.backbones.network import Network
 from tlcli.planning.optimizers import find_lr_schedule, find_optimizer
 from tlcli.planning.training_config import TrainingConfig
-from tlcli.runtime.optim_import import optim
+from tlcli.runtime.optim_without_dynamo import optim
 
 FUSED_DEVICES = ("cpu", "cuda", "mps")
 """Types of device with one kernel that updates all tensors of a kind."""

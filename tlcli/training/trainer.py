@@ -19,7 +19,7 @@ from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.collectives import broadcast_from_first
-from tlcli.runtime.distributed.process_group import iterate_watching_peers
+from tlcli.runtime.distributed.process_group import iterate_detecting_lost_peers
 from tlcli.text import format_duration
 from tlcli.training.class_balance import class_weights
 from tlcli.training.logistic_regression import Solution, solve
@@ -133,7 +133,7 @@ def fit(
     if config.patience and result.worse >= config.patience:
         result.stopped, rows = "early", iter(())
     try:
-        for row in iterate_watching_peers(rows):
+        for row in iterate_detecting_lost_peers(rows):
             figures = validate(suffix, val, config.metric, judge)
             loss = figures["val_loss"]
             if loss is not None and not math.isfinite(loss):

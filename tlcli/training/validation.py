@@ -40,10 +40,10 @@ def _rows(module: nn.Module, x: Tensor, compute: Compute, room: BatchLimit) -> T
     """`module` of `x`, float32 on the CPU; in parts where memory runs out."""
     try:
         with compute.autocast():
-            parts = x.split(room.rows or max(1, len(x)))
+            parts = x.split(room.max_images or max(1, len(x)))
             return torch.cat([module(to_device(p, compute.device)).float().cpu() for p in parts])
     except RuntimeError as error:
-        room.halve(error, len(x))
+        room.reduce_after(error, len(x))
     return _rows(module, x, compute, room)
 
 

@@ -1,8 +1,7 @@
-"""What all processes of a job have to know: told by the first, or gathered from each.
+"""Values that all processes of a job share: broadcast by rank 0, or gathered from every rank.
 
-What is sent are tensors and JSON, never pickles: whoever reaches a port of the job can make nobody
-run anything. With one process each function gives back what it was given; see
-`tlcli.runtime.distributed.process_group`.
+Tensors and JSON are sent, never pickles, so that nobody who reaches a port of the job can make it
+run code. In a single process each function returns its input.
 """
 
 import json
@@ -20,7 +19,7 @@ from tlcli.runtime.distributed.process_group import (
     is_rank0,
     rank,
     single_process,
-    torchrun_variable,
+    torchrun_env,
     world_size,
 )
 
@@ -28,68 +27,72 @@ T = TypeVar("T")
 
 
 def broadcast_from_first(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` gives the first process, the only one that calls it: tensors and JSON by name."""
+    """Run `make` on rank 0 and broadcast its result: tensors and JSON values by name."""
     if world_size() == 1:
         return make()
-    plain, tensors = b"", b""
+    json_bytes, tensor_bytes = b"", b""
     if is_rank0():
         with single_process():
             made = make()
-        held = {k: v.detach().cpu().contiguous() for k, v in made.items() if isinstance(v, Tensor)}
-        plain = json.dumps({k: v for k, v in made.items() if k not in held}).encode()
-        tensors = safetensors.torch.save(held)
+        tensors = {
+            k: v.detach().cpu().contiguous() for k, v in made.items() if isinstance(v, Tensor)
+        }
+        json_bytes = json.dumps({k: v for k, v in made.items() if k not in tensors}).encode()
+        tensor_bytes = safetensors.torch.save(tensors)
     with detect_lost_peers():
-        plain, tensors = _send(plain, 0), _send(tensors, 0)
-    return made if is_rank0() else json.loads(plain) | safetensors.torch.load(tensors)
+        json_bytes, tensor_bytes = _broadcast(json_bytes, 0), _broadcast(tensor_bytes, 0)
+    if is_rank0():
+        return made
+    return json.loads(json_bytes) | safetensors.torch.load(tensor_bytes)
 
 
-def run_on_rank0(do: Callable[[], None]) -> None:
-    """`do` in the first process; the others wait until it is done."""
+def run_on_rank0(function: Callable[[], None]) -> None:
+    """Run a function on rank 0; the other processes wait until it is done."""
 
-    def done() -> dict[str, Any]:
-        do()
+    def make() -> dict[str, Any]:
+        function()
         return {}
 
-    broadcast_from_first(done)
+    broadcast_from_first(make)
 
 
-def all_gather(own: Any) -> list[Any]:
-    """What each process has, JSON, in the order of their ranks."""
+def all_gather(value: Any) -> list[Any]:
+    """Return the JSON value of every process, in the order of their ranks."""
     if world_size() == 1:
-        return [own]
+        return [value]
     with detect_lost_peers():
-        data = json.dumps(own).encode()
-        return [json.loads(_send(data, source)) for source in range(world_size())]
+        data = json.dumps(value).encode()
+        return [json.loads(_broadcast(data, source)) for source in range(world_size())]
 
 
-def all_gather_dict(own: dict[Path, str]) -> dict[Path, str]:
-    """What any process has, by path."""
+def all_gather_dict(texts: dict[Path, str]) -> dict[Path, str]:
+    """Return the union of the dictionaries of all processes."""
     if world_size() == 1:
-        return own
-    everyone = all_gather({str(path): why for path, why in own.items()})
-    return {Path(path): why for one in everyone for path, why in one.items()}
+        return texts
+    gathered = all_gather({str(path): text for path, text in texts.items()})
+    return {Path(path): text for each in gathered for path, text in each.items()}
 
 
-def smallest_share(amount: int) -> int:
-    """Of an amount that a machine has, what each of its processes may take: everywhere the same."""
-    amount //= torchrun_variable("LOCAL_WORLD_SIZE", 1)
+def min_per_process(amount: int) -> int:
+    """Return each process's share of an amount that its machine has: the smallest of all."""
+    amount //= torchrun_env("LOCAL_WORLD_SIZE", 1)
     return min(all_gather(amount))
 
 
 def local_rank_first(make: Callable[[], T]) -> T:
-    """`make` by each machine's first process before the others: what it downloads is there then."""
+    """Run `make` on each machine's first process before the others, so that it downloads once."""
     made = make() if is_local_rank0() else None
     all_gather(None)
     return make() if made is None else made
 
 
-def _send(data: bytes, source: int) -> bytes:
-    """`data` as the process `source` has it."""
+def _broadcast(data: bytes, source: int) -> bytes:
+    """Return the data of the process with rank `source`."""
     size = torch.tensor([len(data)])
     torch.distributed.broadcast(size, source)
-    here = torch.empty(int(size), dtype=torch.uint8)
+    received = torch.empty(int(size), dtype=torch.uint8)
     if source == rank():
-        here = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    if len(here):
-        torch.distributed.broadcast(here, source)
-    return here.numpy().tobytes()
+        received = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    if len(received):
+        torch.distributed.broadcast(received, source)
+    return received.numpy().tobytes()

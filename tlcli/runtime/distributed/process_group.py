@@ -1,12 +1,12 @@
-"""One job on several processes, on one machine or on many: torch.distributed, started by torchrun.
+"""One job on several processes, on one machine or many: torch.distributed, started by torchrun.
 
-Every process runs the same code; where they meet are the helpers here, in `agree` (what all have to
-know) and in `shares` (who does what). Of a process that is alone each of them is the identity, so
-that nothing else asks whether there are others.
+Every process runs the same code. They meet in the functions of `collectives` (what all of them
+must know) and `sharding` (who does what). In a single process each of these returns its input, so
+nothing else asks whether there are other processes.
 
-A process that ends badly closes its connections, by which the others notice, and torchrun sends
-SIGTERM to those on every machine. Whichever comes first, the first process takes it as Ctrl-C
-(`PeerLost`), saves what was best so far, and says why; the others end silently.
+A process that ends badly closes its connections, which the others notice, and torchrun sends
+SIGTERM to the processes on every machine. Whichever comes first, rank 0 takes it as Ctrl-C
+(`PeerLost`), saves the best result so far, and says why; the others end silently.
 """
 
 import os
@@ -24,84 +24,94 @@ import torch
 from tlcli.errors import UserError
 from tlcli.reporter import Reporter
 
-TIMEOUT = timedelta(hours=1)
-"""How long one process waits for another, whose share may take longer. One that died is noticed at
-once: its connections are closed."""
-_WORD = timedelta(seconds=5)  # in which the first process says why the job ends, if it lives
-_TOLD = "tlcli/told"
+PEER_TIMEOUT = timedelta(hours=1)
+"""Longest time that a process waits for another, whose shard may take longer to compute. One that
+died is noticed at once, because its connections are closed."""
+_REPORT_TIMEOUT = timedelta(seconds=5)  # for rank 0 to report why the job ends, if it is alive
+_REPORTED_KEY = "tlcli/told"  # in torchrun's store
 
 T = TypeVar("T")
 
 
 class PeerLost(KeyboardInterrupt):
-    """Another process of the job ended, so this one ends as an interrupted one does."""
+    """Raised in rank 0 when another process of the job ended; handled like Ctrl-C."""
 
 
 class SilentReporter(Reporter):
-    """For all processes but the first."""
+    """The reporter of all processes but rank 0: it drops everything, warnings too."""
 
     def warn(self, text: str) -> None:
-        """Once is enough."""
+        """Drop the warning, which rank 0 gives."""
 
 
 @dataclass
 class _Job:
+    """The state of this process in its job.
+
+    Attributes:
+        store: torchrun's key-value store, which all processes share.
+        closing: Whether this process is ending, so that it exchanges nothing more.
+        peer_lost: Whether it ends because another process did.
+        on_rank0_only: Whether rank 0 is doing something for all.
+        reported: Whether another process has reported why the job ends.
+    """
+
     rank: int
     world_size: int
     store: Any
-    ending: bool = False  # whoever ends talks to nobody any more
-    lost: bool = False
-    solo: bool = False  # while the first does something for all
-    silent: bool = False  # another process has said why the job ends
+    closing: bool = False
+    peer_lost: bool = False
+    on_rank0_only: bool = False
+    reported: bool = False
 
 
 _job: _Job | None = None
 
 
 def _environment() -> tuple[int, int]:
-    """Rank and world as torchrun tells them; a process without it is alone."""
+    """Return the rank and world size that torchrun set; (0, 1) without torchrun."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def torchrun_variable(name: str, without: int) -> int:
-    """What torchrun says of this machine; `without` it something else."""
-    return int(os.environ.get(name, without)) if _job else without
+def torchrun_env(name: str, default: int) -> int:
+    """Return an integer that torchrun set in the environment; `default` outside of a job."""
+    return int(os.environ.get(name, default)) if _job else default
 
 
 def rank() -> int:
-    """This process' number in the job."""
+    """Return this process's number in the job, from 0."""
     return _job.rank if _job else 0
 
 
 def world_size() -> int:
-    """How many processes there are to talk to, this one included."""
-    return 1 if _job is None or _job.ending or _job.solo else _job.world_size
+    """Return the number of processes that take part, this one included."""
+    return 1 if _job is None or _job.closing or _job.on_rank0_only else _job.world_size
 
 
 def is_rank0() -> bool:
-    """Whether it is for this process to write and to speak."""
+    """Return whether this process is the one that writes and reports."""
     return rank() == 0
 
 
 def is_local_rank0() -> bool:
-    """Whether this is its machine's first process."""
-    return torchrun_variable("LOCAL_RANK", 0) == 0
+    """Return whether this is the first process on its machine."""
+    return torchrun_env("LOCAL_RANK", 0) == 0
 
 
 def launched_as_rank0() -> bool:
-    """As `is_rank0`, outside of `process_group` too."""
+    """Return whether torchrun started this process as rank 0; works outside of `process_group`."""
     return _environment()[0] == 0
 
 
 @contextmanager
 def process_group(reporter: Reporter) -> Iterator[Reporter]:
-    """Be one of torchrun's processes in the block; gives the reporter that is this one's.
+    """Join torchrun's process group for the block, and yield this process's reporter.
 
     Raises:
-        UserError: what went wrong in one of them, in that one; or that another ended.
-        SystemExit: in the others, which have nothing to add.
+        UserError: in the process where something went wrong, or where another was found lost.
+        SystemExit: in the other processes.
     """
     global _job
     if _environment()[1] == 1 or _job is not None:
@@ -109,9 +119,9 @@ def process_group(reporter: Reporter) -> Iterator[Reporter]:
         return
     from torch import distributed as dist
 
-    store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, rank, world = next(dist.rendezvous("env://", timeout=PEER_TIMEOUT))
     both = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(both, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+    dist.init_process_group(both, store=store, rank=rank, world_size=world, timeout=PEER_TIMEOUT)
     job = _job = _Job(rank, world, store)
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -119,122 +129,127 @@ def process_group(reporter: Reporter) -> Iterator[Reporter]:
     try:
         yield reporter if is_rank0() else SilentReporter()
     except (KeyboardInterrupt, SystemExit):
-        raise_if_lost()
+        raise_if_peer_lost()
         raise
     except UserError as error:
-        # From here on signals do nothing: torchrun's SIGTERM must not cut the message off.
-        job.ending = True
-        if not job.lost and not _claim_last_word(job):
+        # From now on signals are ignored: torchrun's SIGTERM must not cut the message off.
+        job.closing = True
+        if not job.peer_lost and not _claim_report(job):
             raise SystemExit(error.exit_code) from error
         raise
     except Exception:
-        job.ending = True
-        _claim_last_word(job)
+        job.closing = True
+        _claim_report(job)
         raise
-    if not job.ending:
+    if not job.closing:
         dist.destroy_process_group()
         for number, handler in before.items():
             signal.signal(number, handler)
         _job = None
 
 
-def _claim_last_word(job: _Job) -> bool:
-    """Whether this process is the first to say why the job ends."""
+def _claim_report(job: _Job) -> bool:
+    """Return whether this process is the first to report why the job ends, and so has to."""
     try:
-        return int(job.store.add(_TOLD, 1)) == 1
+        return int(job.store.add(_REPORTED_KEY, 1)) == 1
     except RuntimeError:  # torchrun itself is gone
         return job.rank == 0
 
 
 def _handle_signal(number: int, frame: Any) -> None:  # noqa: ARG001
-    """SIGINT and SIGTERM: the first process goes on to save what there is, the others end."""
-    if _job is not None and not _job.ending:
+    """Handle SIGINT and SIGTERM: rank 0 saves what there is, the others end."""
+    if _job is not None and not _job.closing:
         if number == signal.SIGTERM:
-            _peer_lost(_job)
-        _job.ending = True
+            _end_after_lost_peer(_job)
+        _job.closing = True
         if _job.rank:
             raise SystemExit(128 + number)
-        _claim_last_word(_job)
+        _claim_report(_job)
         raise KeyboardInterrupt
 
 
-def _peer_lost(job: _Job) -> None:
-    job.ending = job.lost = True
+def _end_after_lost_peer(job: _Job) -> None:
+    """End this process because another did: rank 0 by `PeerLost`, the others at once."""
+    job.closing = job.peer_lost = True
     if job.rank:
         raise SystemExit(1)
-    job.silent = not _claim_last_word(job)
+    job.reported = not _claim_report(job)
     raise PeerLost
 
 
-def raise_if_lost(kept: str = "") -> None:
-    """Say that the job ended because another process did; `kept` is what was saved of it.
+def raise_if_peer_lost(saved: str = "") -> None:
+    """Raise if the job ended because another process did.
+
+    Args:
+        saved: The end of the message: what was saved, and how to resume.
 
     Raises:
-        UserError: it did, and nobody else has said so.
-        SystemExit: it did.
+        UserError: a process was lost, and no other process has reported it.
+        SystemExit: a process was lost, and another process has reported it.
     """
-    if _job is None or not _job.lost:
+    if _job is None or not _job.peer_lost:
         return
     if _job.rank:
         try:
-            _job.store.wait([_TOLD], _WORD)
+            _job.store.wait([_REPORTED_KEY], _REPORT_TIMEOUT)
             raise SystemExit(1)
-        except RuntimeError:  # the first process is the one that died
-            _claim_last_word(_job)
-    elif _job.silent:
+        except RuntimeError:  # rank 0 is the one that died
+            _claim_report(_job)
+    elif _job.reported:
         raise SystemExit(1)
     raise UserError(
-        f"another process of this job has ended, so all of them do{kept}",
-        "was it killed, or out of memory? torchrun's summary names it",
+        f"another process of this job has ended, so the job ends{saved}",
+        "it may have been killed or run out of memory; torchrun's summary names it",
     )
 
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """What is done in the block is done by this process, as if there were no other."""
+    """Run the block as if this process were alone: `world_size` is 1 in it."""
     if _job is None:
         yield
         return
-    _job.solo = True
+    _job.on_rank0_only = True
     yield
-    _job.solo = False
+    _job.on_rank0_only = False
 
 
 @contextmanager
 def detect_lost_peers() -> Iterator[None]:
-    """Take a connection that broke for what it means."""
+    """Treat a broken connection in the block as a lost process."""
     try:
         yield
     except RuntimeError as error:
         gone = "gloo" in str(error) or isinstance(error, torch.distributed.DistError)
         if _job is None or world_size() == 1 or not gone:
             raise
-        time.sleep(1)  # a signal on its way says more, and is acted on here
-        _peer_lost(_job)
+        time.sleep(1)  # A signal that is on its way says more; it is handled here.
+        _end_after_lost_peer(_job)
 
 
-def iterate_watching_peers(items: Iterator[T]) -> Iterator[T]:
-    """`items`, whose making talks to other processes (DDP's backward pass does)."""
+def iterate_detecting_lost_peers(items: Iterator[T]) -> Iterator[T]:
+    """Yield `items` whose computation exchanges data between processes, as DDP's backward does."""
     with detect_lost_peers():
         yield from items
 
 
 def assign_device(device: torch.device) -> torch.device:
-    """A CUDA device of its own for each process of a machine; the CPU is everyone's.
+    """Return this process's own CUDA device; all processes share the CPU.
 
     Raises:
-        UserError: there are not as many, or they cannot work together.
+        UserError: the machine has fewer CUDA devices than processes, or the device cannot be
+            used by several processes.
     """
     if world_size() == 1 or device.type == "cpu":
         return device
     if device.type != "cuda":
-        raise UserError(f"--device {device}: several processes need cpu or cuda")
-    here, there = torchrun_variable("LOCAL_RANK", 0), torch.cuda.device_count()
-    if here >= there:
+        raise UserError(f"--device {device}: several processes need --device cpu or cuda")
+    local_rank, n_devices = torchrun_env("LOCAL_RANK", 0), torch.cuda.device_count()
+    if local_rank >= n_devices:
         raise UserError(
-            f"{torchrun_variable('LOCAL_WORLD_SIZE', 1)} processes on a machine with {there} "
+            f"{torchrun_env('LOCAL_WORLD_SIZE', 1)} processes on a machine with {n_devices} "
             "CUDA devices",
-            f"--nproc-per-node {there}, or --device cpu",
+            f"use --nproc-per-node {n_devices}, or --device cpu",
         )
-    torch.cuda.set_device(here)
-    return torch.device("cuda", here)
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
