@@ -50,9 +50,9 @@ def main() -> None:
         "# What the parts cost",
         "",
         f"Made by `python -m tests.bench.forward {options.rounds}` on {cores} cores ({_cpu()}, "
-        f"torch {torch.__version__}, bf16 {'native' if has_native_bf16() else 'emulated'}): medians of "
-        f"{options.rounds} rounds in which every contender ran once. The machine's load at the end "
-        "was {load}.",
+        f"torch {torch.__version__}, bf16 {'native' if has_native_bf16() else 'emulated'}): "
+        f"medians of {options.rounds} rounds in which every contender ran once. The machine's "
+        "load at the end was {load}.",
     ]
     for name in BATCHES_PER_WORKER:
         rows = forward_passes(name, options.rounds, options.compile)
