@@ -1,4 +1,4 @@
-"""What several tests share: real images, a real run, and where the shared data lies."""
+"""Fixtures that tests of several folders share: images, runs and the command line."""
 
 import os
 import signal
@@ -12,18 +12,18 @@ from typer.testing import CliRunner
 
 from tests.paths import DATA, SHARED
 
-# The cache of who runs the tests is not theirs to fill.
+# Tests must not fill the cache of the person who runs them.
 CACHE = tempfile.TemporaryDirectory(prefix="tlcli-tests-")
 os.environ["TLCLI_CACHE"] = CACHE.name
 
-# What a script starts in its background ignores Ctrl-C, and so would all that the tests start.
+# A script's background jobs ignore Ctrl-C, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def shared():
-    """The folder of real photographs and weights beside the repository."""
+    """Return the folder of real photographs and weights beside the repository."""
     if not DATA.is_dir():
         pytest.skip(f"needs the real photographs and weights in {SHARED}")
     return SHARED
@@ -31,7 +31,7 @@ def shared():
 
 @pytest.fixture(scope="session")
 def flowers(tmp_path_factory):
-    """Five classes of eight drawn flowers. Read-only by agreement."""
+    """Draw five classes of eight flowers; no test may change them."""
     from tlcli.data.drawings.sample import draw_sample
 
     folder = tmp_path_factory.mktemp("data") / "flowers"
@@ -41,7 +41,7 @@ def flowers(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two_classes(tmp_path_factory, flowers):
-    """Two of the drawn classes, six images each, train and val apart: for what is slow."""
+    """Link two of the drawn classes, six images each, into train and val, for slow tests."""
     folder = tmp_path_factory.mktemp("data") / "two"
     for name in sorted(p.name for p in flowers.iterdir() if p.is_dir())[:2]:
         for number, path in enumerate(sorted((flowers / name).iterdir())[:6]):
@@ -51,13 +51,13 @@ def two_classes(tmp_path_factory, flowers):
     return folder
 
 
-# The head is solved, then everything is trained for a few steps, each of which is kept.
+# The head is solved, then everything is trained for a few steps, and each step is saved.
 TWO_PHASES = {"case": "large-similar", "epochs": 3, "batch_size": 3, "checkpoint_minutes": 0}
 
 
 @pytest.fixture(scope="session")
 def lenet(tmp_path_factory):
-    """The options of a run in two phases on a small network with weights: a second of computing."""
+    """Return the options of a run in two phases on a small network, which takes about a second."""
     import torch
     from safetensors.torch import save_file
 
@@ -71,9 +71,10 @@ def lenet(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, flowers):
-    """A finished run of the default model on the drawn flowers: a new head on the last codes.
+    """Train the default model on the drawn flowers: a new head on the last stage's features.
 
-    By themselves forty drawings are so near the line that a few others would turn the plan.
+    Forty drawings are so close to the similarity threshold that a few others would change the plan,
+    so the similarity is given.
     """
     from tlcli.recipes.finetune import finetune
 
@@ -83,7 +84,7 @@ def trained(tmp_path_factory, flowers):
 
 @pytest.fixture
 def tlcli(monkeypatch):
-    """Run the command line in this process: `tlcli("predict", path).stdout`."""
+    """Return a function that runs the command line in this process: `tlcli("predict", path)`."""
     from tlcli.cli import app
 
     monkeypatch.delenv("TLCLI_MODEL", raising=False)

@@ -36,7 +36,7 @@ def noise_image(size, seed=0):
 
 
 def fail_at_step(monkeypatch, number, error=KeyboardInterrupt, after=True):
-    """Make the `number`th training step of this process fail, after or before it is taken."""
+    """Make a training step of this process fail, by its number, after or before it is taken."""
     count = 0
     update = TrainingLoop._update
 

@@ -81,6 +81,8 @@ PRIVATE_WORDS = {
     "whole": "full, all",
     "wish": "overrides",
 }
+# Words that are private only where they stand alone.
+PRIVATE_NAMES = {"level": "stage, depth", "numbers": "precision"}
 BRITISH = (
     "artefact",
     "behaviour",
@@ -100,13 +102,16 @@ BRITISH = (
     "summaris",
 )
 AMERICAN_ALIKE = ("optimistic",)
+# First words of docstrings that do not name an action. Plurals and participles are found by ending.
 NON_VERBS = {
-    *("A", "After", "All", "An", "And", "As", "At", "Each", "Every", "For", "From", "How", "If"),
-    *("In", "It", "Its", "Like", "Mean", "More", "None", "Nothing", "Of", "On", "Once", "One"),
-    *("Only", "Same", "Some", "Something", "That", "The", "Their", "There", "These", "This"),
-    *("Those", "Three", "To", "Two", "Under", "Up", "What", "When", "Where", "Whether", "Which"),
-    *("Who", "Whose", "Why", "With", "Without"),
+    *("A", "Accuracy", "After", "All", "An", "And", "As", "At", "CPU", "Class", "Data", "Each"),
+    *("Every", "For", "From", "How", "If", "In", "It", "Its", "Left", "Like", "Logits", "Many"),
+    *("Mean", "More", "None", "Nothing", "Of", "On", "Once", "One", "Only", "Parameter", "Plain"),
+    *("Prefix", "Same", "Soft", "Some", "Something", "That", "The", "Their", "There", "These"),
+    *("This", "Those", "Three", "To", "Two", "Under", "Up", "What", "When", "Where", "Whether"),
+    *("Which", "Who", "Whose", "Why", "With", "Without"),
 }
+VERBS_IN_ED = ("Embed", "Feed", "Seed", "Shed", "Speed")
 
 
 def check(rule, offenders):
@@ -211,6 +216,8 @@ def test_names_are_the_fields_words():
         for name in identifiers(path):
             for word in set(words(name)) & PRIVATE_WORDS.keys():
                 private.append(f"{relative(path)}: {name} ({PRIVATE_WORDS[word]})")
+            if instead := PRIVATE_NAMES.get(name.strip("_")):
+                private.append(f"{relative(path)}: {name} ({instead})")
             if any(b in name.lower() for b in BRITISH) and name not in AMERICAN_ALIKE:
                 british.append(f"{relative(path)}: {name}")
     check("private words", private)
@@ -228,9 +235,10 @@ def test_docstrings_of_functions_begin_with_a_verb():
         for function in functions(path):
             text = ast.get_docstring(function)
             if text and not is_property(function):
-                first = text.split()[0].strip(",.:;`")
-                third_person = first.endswith("s") and not first.endswith("ss")
-                if not text[:1].isupper() or first in NON_VERBS or third_person:
+                first = text.split()[0].strip(",.:;")
+                plural = first.endswith("s") and not first.endswith("ss")
+                participle = first.endswith("ed") and first not in VERBS_IN_ED
+                if not first[:1].isupper() or first in NON_VERBS or plural or participle:
                     line = text.splitlines()[0]
                     found.append(f"{relative(path)}: {function.name}: {line}")
     check("docstrings", found)
