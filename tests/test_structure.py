@@ -44,15 +44,15 @@ MAX_MODULE_LINES = 300
 
 # How many places may still break a rule. Lower a number when it is met; none is ever raised.
 ALLOWED = {
-    "long functions": 5,
-    "many parameters": 4,
+    "long functions": 3,
+    "many parameters": 3,
     "long modules": 0,
     "definitions": 5,
-    "constants": 9,
-    "private words": 60,
+    "constants": 8,
+    "private words": 44,
     "British spellings": 6,
-    "module docstrings": 17,
-    "docstrings": 253,
+    "module docstrings": 8,
+    "docstrings": 180,
 }
 
 # The package's former private language, and the field's word for each.
