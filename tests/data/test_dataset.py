@@ -123,7 +123,7 @@ def test_folders_beside_the_parts_are_ignored_with_a_word(make: Make) -> None:
     make("originals/x.png")
     dataset = scan(root)
     assert dataset.classes == ("a", "b")
-    assert dataset.warnings == ("ignored beside train: originals",)
+    assert dataset.warnings == ("folders next to train, ignored: originals",)
 
 
 def test_hidden_entries_do_not_count(make: Make) -> None:
@@ -254,9 +254,9 @@ def test_val_with_a_class_that_train_lacks(make: Make) -> None:
 
 def test_val_or_test_without_train(make: Make) -> None:
     root = make(*many("val/a", 2), *many("val/b", 2))
-    assert error(root).message == f"{root / 'val'} has no train beside it"
+    assert error(root).message == f"{root / 'val'} has no train folder next to it"
     root = make(*many("a", 2), *many("b", 2))
-    assert "no train beside it" in error(root).message
+    assert "no train folder next to it" in error(root).message
 
 
 def test_two_folders_for_val(make: Make) -> None:
@@ -287,7 +287,7 @@ def test_warnings_of_what_was_ignored(make: Make) -> None:
     assert dataset.classes == ("a", "b")
     assert dataset.warnings == (
         f"empty class folders in {root}, left out: none, zero",
-        f"images beside the class folders of {root}, ignored: stray.png",
+        f"images next to the class folders of {root}, ignored: stray.png",
         "ignored: 2 .heic files (Pillow cannot read them here: convert them to JPEG), "
         "1 .txt file, 1 suffixless file",
     )
@@ -296,12 +296,12 @@ def test_warnings_of_what_was_ignored(make: Make) -> None:
 def test_warning_of_a_class_with_one_image(make: Make) -> None:
     dataset = scan(make(*many("a", 9), *many("b", 9), "lone/1.png"))
     assert dataset.counts()["lone"] == {"train": 1, "val": 0, "test": 0}
-    assert dataset.warnings == ("classes with one image, trained but not validated: lone",)
+    assert dataset.warnings == ("classes with a single image, which is only trained on: lone",)
 
 
 def test_warning_of_a_train_class_without_val(make: Make) -> None:
     root = make(*many("train/a", 3), *many("train/b", 3), *many("val/a", 3))
-    assert scan(root).warnings == ("classes without images in val: b",)
+    assert scan(root).warnings == ("classes without validation images: b",)
 
 
 def test_warning_of_one_image_in_two_classes(make: Make) -> None:
@@ -309,7 +309,7 @@ def test_warning_of_one_image_in_two_classes(make: Make) -> None:
     (root / "b" / "same.png").write_bytes((root / "a" / "003.png").read_bytes())
     dataset = scan(root)
     assert len(dataset.warnings) == 1
-    assert dataset.warnings[0].startswith("the same image in two classes (1): ")
+    assert dataset.warnings[0].startswith("identical images in two classes (1): ")
     assert {"a/003.png", "b/same.png"} == set(dataset.warnings[0].split(": ")[1].split(" = "))
 
 
@@ -320,7 +320,7 @@ def test_warning_of_leaks(make: Make) -> None:
     warnings = scan(root).warnings
     assert len(warnings) == 2
     for part, warning in zip(("val", "test"), warnings, strict=True):
-        assert f"same image in train and {part} (1)" in warning
+        assert f"identical images in train and {part} (1)" in warning
         assert f"train/b/001.png = {part}/b/copy.png" in warning
 
 
@@ -328,7 +328,7 @@ def test_an_unlabelled_test_folder_is_ignored_with_a_word(make: Make) -> None:
     root = make(*many("train/a", 9), *many("train/b", 9), "test/1.png", "test/2.png")
     dataset = scan(root)
     assert dataset.test == ()
-    assert dataset.warnings == (f"{root / 'test'} has no class folders: ignored",)
+    assert dataset.warnings == (f"{root / 'test'} has no class folders, so it is ignored",)
 
 
 # --- split and digest
@@ -405,7 +405,7 @@ def test_without_may_need_another_for_val(make: Make) -> None:
     assert left.counts()["a"] == {"train": 1, "val": 1, "test": 0}
     last = left.without({sample.path: "broken" for sample in left.val if sample.label == 0})
     assert last.counts()["a"] == {"train": 1, "val": 0, "test": 0}
-    assert "classes with one image, trained but not validated: a" in last.warnings
+    assert "classes with a single image, which is only trained on: a" in last.warnings
 
 
 def test_without_may_turn_val_into_train(make: Make) -> None:
@@ -432,13 +432,15 @@ def test_without_a_class_or_val_left(make: Make) -> None:
     root = make(*many("a", 3), *many("b", 2))
     dataset = scan(root)
     b = {sample.path: "damaged" for _, sample in parted(dataset) if sample.label == 1}
-    with pytest.raises(UserError, match=r"no readable image is left of b in .*b/000.png \(damaged"):
+    with pytest.raises(
+        UserError, match=r"no readable images are left for b in .*b/000.png \(damaged"
+    ):
         dataset.without(b)
     root = make(*many("x/train/a", 2), *many("x/train/b", 2), *many("x/val/a", 1)) / "x"
     dataset = scan(root)
     with pytest.raises(UserError, match="left in val"):
         dataset.without({sample.path: "damaged" for sample in dataset.val})
-    with pytest.raises(UserError, match="left of b"):
+    with pytest.raises(UserError, match="left for b"):
         dataset.without({sample.path: "damaged" for sample in dataset.train if sample.label == 1})
 
 

@@ -452,7 +452,7 @@ def test_a_class_without_any_readable_image_is_told_as_finetune_does(tlcli, tmp_
     for command in ("plan", "finetune"):
         done = tlcli(command, folder)
         assert done.exit_code == 1
-        assert f"no readable image is left of {first.name}" in done.stderr
+        assert f"no readable images are left for {first.name}" in done.stderr
 
 
 @pytest.mark.parametrize(

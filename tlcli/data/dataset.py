@@ -1,4 +1,4 @@
-"""A folder of images as samples with labels: scanned, hashed, split, and its doubts told."""
+"""A dataset: the images of a folder with their labels, hashed, split, and checked."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -17,7 +17,13 @@ from tlcli.text import printable, shorten_list
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image: where it lies, its class as an index, and the SHA-256 of its bytes (hex)."""
+    """An image of a dataset.
+
+    Attributes:
+        path: the file.
+        label: its class, as an index into the dataset's classes.
+        digest: SHA-256 (hex) of the file's bytes.
+    """
 
     path: Path
     label: int
@@ -26,13 +32,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of some classes in three parts.
+    """Images with their classes, in the splits train, val and test.
 
     Attributes:
-        classes: sorted; a label is an index into them.
-        warnings: what a person should know before training, a line each.
-        layout: "classes" (DIR/<class>), "train+val", or "train" (val is split from it too).
-        val_fraction, seed: of the split, where the split is ours.
+        root: the folder.
+        classes: names, sorted; a label is an index into them.
+        train, val, test: the samples of each split.
+        warnings: what the user should know before training, one line each.
+        layout: "classes" (DIR/<class>), "train+val", or "train" (without val).
+        val_fraction: share of val, unless the layout is "train+val".
+        seed: seed of the split, unless the layout is "train+val".
     """
 
     root: Path
@@ -46,91 +55,98 @@ class Dataset:
     seed: int
 
     @property
+    def splits(self) -> dict[str, tuple[Sample, ...]]:
+        """The samples by split: "train", "val" and "test"."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
     def digest(self) -> str:
-        """SHA-256 (hex) of every image's class, content and part; paths and order do not count."""
+        """SHA-256 (hex) of every image's class, content and split; paths do not matter."""
         lines = sorted(
-            f"{part}\0{sample.digest}\0{self.classes[sample.label]}\0"
-            for part, samples in self._parts().items()
+            f"{split}\0{sample.digest}\0{self.classes[sample.label]}\0"
+            for split, samples in self.splits.items()
             for sample in samples
         )
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """{class: {"train": n, "val": n, "test": n}}"""
+        """Count the images per class and split, as {class: {"train": n, "val": n, "test": n}}."""
         labels = {
-            part: Counter(s.label for s in samples) for part, samples in self._parts().items()
+            split: Counter(s.label for s in samples) for split, samples in self.splits.items()
         }
         return {
-            name: {part: counted[label] for part, counted in labels.items()}
+            name: {split: counted[label] for split, counted in labels.items()}
             for label, name in enumerate(self.classes)
         }
 
     def without(self, unreadable: Mapping[Path, str]) -> "Dataset":
-        """This dataset less those files (path: why), split again where the split is ours.
+        """Return the dataset without unreadable files, split again unless val was given.
+
+        Args:
+            unreadable: the files, and why they are unreadable.
 
         Raises:
-            UserError: no image of a class, or none to validate on, is left.
+            UserError: a class has no images left, or there are none left to validate on.
         """
         if not unreadable:
             return self
         kept = {
-            part: tuple(sample for sample in samples if sample.path not in unreadable)
-            for part, samples in self._parts().items()
+            split: tuple(sample for sample in samples if sample.path not in unreadable)
+            for split, samples in self.splits.items()
         }
-        _check_left(self, kept, unreadable)
-        told = set(_concerns(self))
-        remarks = [warning for warning in self.warnings if warning not in told]
+        _check_remaining(self, kept, unreadable)
+        outdated = set(_sample_warnings(self))
+        warnings = [warning for warning in self.warnings if warning not in outdated]
         rest = replace(self, train=kept["train"], val=kept["val"], test=kept["test"])
-        return _complete(replace(rest, warnings=(*remarks, _left_out(unreadable, self.root))))
-
-    def _parts(self) -> dict[str, tuple[Sample, ...]]:
-        return {"train": self.train, "val": self.val, "test": self.test}
+        return _complete(replace(rest, warnings=(*warnings, _left_out(unreadable, self.root))))
 
 
 def scan(
     root: Path, *, val_fraction: float = 0.2, seed: int = 0, reporter: Reporter | None = None
 ) -> Dataset:
-    """The images below `root`, in one of the layouts of `Dataset`, every file hashed.
+    """Find, hash and split the images in a folder that has one of the layouts of `Dataset`.
 
-    Its `warnings` are returned, not reported. Pixels are not looked at: `find_unreadable` and
-    `Dataset.without` do so.
+    The warnings are returned, not reported. Images are not decoded: see `find_unreadable` and
+    `Dataset.without`.
 
     Args:
-        val_fraction: how much of each class is for validation, where no val folder says.
+        val_fraction: share of each class for validation, unless there is a val folder.
+        seed: seed of the split.
 
     Raises:
         UsageError: `val_fraction` is not between 0 and 1.
-        UserError: the folder cannot be used; the reasons are told together.
+        UserError: the folder cannot be used; the message lists all reasons.
     """
     if not 0 < val_fraction < 1:
-        raise UsageError(f"val_fraction is {val_fraction}", "it must lie between 0 and 1")
-    listing = detect_layout(root)
-    classes = tuple(listing.parts["train"].classes)
+        raise UsageError(f"val_fraction is {val_fraction}", "it must be between 0 and 1")
+    detected = detect_layout(root)
+    classes = tuple(detected.splits["train"].classes)
     found = [
         (name, label, path)
-        for name, part in listing.parts.items()
+        for name, split in detected.splits.items()
         for label, class_name in enumerate(classes)
-        for path in part.images.get(class_name, ())
+        for path in split.images.get(class_name, ())
     ]
-    digests, unreadable = _hashed([path for _, _, path in found], reporter or Reporter())
+    digests, unreadable = _hash_files([path for _, _, path in found], reporter or Reporter())
     samples: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
     for name, label, path in found:
         samples[name].append(Sample(path, label, digests.get(path, "")))
-    parts = {name: tuple(those) for name, those in samples.items()}
     dataset = Dataset(
         root,
         classes,
-        **parts,
-        warnings=listing.remarks,
-        layout=listing.layout,
+        train=tuple(samples["train"]),
+        val=tuple(samples["val"]),
+        test=tuple(samples["test"]),
+        warnings=detected.warnings,
+        layout=detected.layout,
         val_fraction=val_fraction,
         seed=seed,
     )
     return dataset.without(unreadable) if unreadable else _complete(dataset)
 
 
-def _hashed(paths: list[Path], reporter: Reporter) -> tuple[dict[Path, str], dict[Path, str]]:
-    """The SHA-256 of each file, and why it has none."""
+def _hash_files(paths: list[Path], reporter: Reporter) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Return the SHA-256 (hex) of each readable file, and why the others are unreadable."""
 
     def digest(path: Path) -> tuple[str | None, str]:
         try:
@@ -141,115 +157,129 @@ def _hashed(paths: list[Path], reporter: Reporter) -> tuple[dict[Path, str], dic
 
     digests: dict[Path, str] = {}
     unreadable: dict[Path, str] = {}
-    for done, (path, (found, why)) in enumerate(
-        zip(paths, map_in_order(digest, paths), strict=True)
-    ):
+    results = map_in_order(digest, paths)
+    for done, (path, (found, reason)) in enumerate(zip(paths, results, strict=True), 1):
         if found is None:
-            unreadable[path] = why
+            unreadable[path] = reason
         else:
             digests[path] = found
-        reporter.progress("scanning images", done + 1, len(paths))
+        reporter.progress("scanning images", done, len(paths))
     return digests, unreadable
 
 
 def _complete(dataset: Dataset) -> Dataset:
-    """`dataset`, split where the split is ours, with what is doubtful about it told."""
+    """Return `dataset` split, unless val was given, and with warnings about its samples."""
     if dataset.layout != "train+val":
         dataset = _split(dataset)
-    return replace(dataset, warnings=(*dataset.warnings, *_concerns(dataset)))
+    return replace(dataset, warnings=(*dataset.warnings, *_sample_warnings(dataset)))
 
 
 def _split(dataset: Dataset) -> Dataset:
+    """Return `dataset` with its train and val images split again."""
     pooled = sorted((*dataset.train, *dataset.val), key=lambda s: (s.label, str(s.path)))
-    contents: list[set[str]] = [set() for _ in dataset.classes]
+    digests: list[set[str]] = [set() for _ in dataset.classes]
     for sample in pooled:
-        contents[sample.label].add(sample.digest)
-    held_out = choose_val(contents, dataset.val_fraction, dataset.seed)
+        digests[sample.label].add(sample.digest)
+    val = choose_val(digests, dataset.val_fraction, dataset.seed)
     return replace(
         dataset,
-        train=tuple(sample for sample in pooled if sample.digest not in held_out),
-        val=tuple(sample for sample in pooled if sample.digest in held_out),
+        train=tuple(sample for sample in pooled if sample.digest not in val),
+        val=tuple(sample for sample in pooled if sample.digest in val),
     )
 
 
-def _check_left(
+def _check_remaining(
     before: Dataset, kept: Mapping[str, tuple[Sample, ...]], unreadable: Mapping[Path, str]
 ) -> None:
-    """Raises `UserError` where leaving files out leaves a class, or val, with nothing."""
-    why = _left_out(unreadable, before.root)
-    # where the split is ours, an image of either side can serve the other
+    """Raise `UserError` if a class, or a given val folder, has no readable images."""
+    left_out = _left_out(unreadable, before.root)
+    # unless val was given, an image of either split can be used for the other
     usable = kept["train"] if before.layout == "train+val" else (*kept["train"], *kept["val"])
-    left = {sample.label for sample in usable}
-    gone = [name for label, name in enumerate(before.classes) if label not in left]
-    if gone:
+    remaining = {sample.label for sample in usable}
+    empty = [name for label, name in enumerate(before.classes) if label not in remaining]
+    if empty:
         raise UserError(
-            f"no readable image is left of {shorten_list(gone)} in {printable(before.root)}: {why}",
+            f"no readable images are left for {shorten_list(empty)} in {printable(before.root)}: "
+            f"{left_out}",
             "put readable images into those class folders, or remove the folders",
         )
     if before.layout == "train+val" and not kept["val"]:
         raise UserError(
-            f"no readable image is left in val of {printable(before.root)}: {why}",
-            "put readable images there, or remove the folder, and some of train is taken",
+            f"no readable images are left in val of {printable(before.root)}: {left_out}",
+            "put readable images there, or remove the folder to use part of train for validation",
         )
 
 
 def _left_out(unreadable: Mapping[Path, str], root: Path) -> str:
-    """As "2 unreadable images left out: roses/1.jpg (the file is empty), ..."."""
+    """Return a line such as "1 unreadable image left out: roses/1.jpg (the file is empty)"."""
     noun = "image" if len(unreadable) == 1 else "images"
     named = shorten_list(
-        f"{_relative(path, root)} ({why})" for path, why in sorted(unreadable.items())
+        f"{_relative(path, root)} ({reason})" for path, reason in sorted(unreadable.items())
     )
     return f"{len(unreadable)} unreadable {noun} left out: {named}"
 
 
-def _concerns(dataset: Dataset) -> list[str]:
-    """What is doubtful about the samples themselves, a line each."""
-    concerns: list[str] = []
+def _sample_warnings(dataset: Dataset) -> list[str]:
+    """Return warnings about the samples, one line each."""
+    return [*_count_warnings(dataset), *_duplicate_warnings(dataset)]
+
+
+def _count_warnings(dataset: Dataset) -> list[str]:
+    """Return warnings about classes with few images in a split."""
+    warnings: list[str] = []
     counts = dataset.counts()
     single = [name for name, n in counts.items() if n["train"] == 1 and n["val"] == 0]
-    unchecked = [name for name, n in counts.items() if n["train"] > 1 and n["val"] == 0]
+    without_val = [name for name, n in counts.items() if n["train"] > 1 and n["val"] == 0]
+    mostly_val = [name for name, n in counts.items() if n["val"] > n["train"]]
     if single:
-        concerns.append(
-            f"classes with one image, trained but not validated: {shorten_list(single)}"
+        warnings.append(
+            f"classes with a single image, which is only trained on: {shorten_list(single)}"
         )
-    if unchecked:
-        concerns.append(f"classes without images in val: {shorten_list(unchecked)}")
-    lopsided = [name for name, n in counts.items() if n["val"] > n["train"]]
-    if lopsided and dataset.layout != "train+val":
-        concerns.append(
-            f"classes with more images in val than in train: {shorten_list(lopsided)} "
-            "(the split goes by "
-            "content, so small classes vary; another seed splits otherwise)"
+    if without_val:
+        warnings.append(f"classes without validation images: {shorten_list(without_val)}")
+    if mostly_val and dataset.layout != "train+val":
+        warnings.append(
+            f"classes with more validation than training images: {shorten_list(mostly_val)} "
+            "(images are split by their content, so the shares of small classes vary; another "
+            "--seed splits differently)"
         )
+    return warnings
+
+
+def _duplicate_warnings(dataset: Dataset) -> list[str]:
+    """Return warnings about identical images in two classes, or in train and another split."""
+    warnings: list[str] = []
     everything = list(chain(dataset.train, dataset.val, dataset.test))
-    doubly = _repeated(everything, [sample.label for sample in everything])
-    if doubly:
-        concerns.append(
-            f"the same image in two classes ({len(doubly)}): {_pairs(doubly, dataset.root)}"
+    duplicates = _duplicates(everything, [sample.label for sample in everything])
+    if duplicates:
+        warnings.append(
+            f"identical images in two classes ({len(duplicates)}): "
+            f"{_list_pairs(duplicates, dataset.root)}"
         )
-    for part, samples in (("val", dataset.val), ("test", dataset.test)):
+    for split, samples in (("val", dataset.val), ("test", dataset.test)):
         both = [*dataset.train, *samples]
-        leaks = _repeated(both, [index < len(dataset.train) for index in range(len(both))])
+        leaks = _duplicates(both, [index < len(dataset.train) for index in range(len(both))])
         if leaks:
-            concerns.append(
-                f"the same image in train and {part} ({len(leaks)}), so that {part} looks better "
-                f"than it is: {_pairs(leaks, dataset.root)}"
+            warnings.append(
+                f"identical images in train and {split} ({len(leaks)}), which make {split} "
+                f"metrics too optimistic: {_list_pairs(leaks, dataset.root)}"
             )
-    return concerns
+    return warnings
 
 
-def _repeated(samples: Iterable[Sample], kinds: Iterable[int]) -> list[tuple[Sample, Sample]]:
-    """Of each content that occurs in several kinds, two samples of different kinds."""
+def _duplicates(samples: Iterable[Sample], groups: Iterable[int]) -> list[tuple[Sample, Sample]]:
+    """Return two samples of different groups for each content that is in several groups."""
     seen: dict[str, dict[int, Sample]] = defaultdict(dict)
-    for sample, kind in zip(samples, kinds, strict=True):
-        seen[sample.digest].setdefault(kind, sample)
-    several = (list(by_kind.values()) for by_kind in seen.values() if len(by_kind) > 1)
-    return [(first, second) for first, second, *_ in several]
+    for sample, group in zip(samples, groups, strict=True):
+        seen[sample.digest].setdefault(group, sample)
+    shared = (list(by_group.values()) for by_group in seen.values() if len(by_group) > 1)
+    return [(first, second) for first, second, *_ in shared]
 
 
-def _pairs(pairs: Iterable[tuple[Sample, Sample]], root: Path) -> str:
+def _list_pairs(pairs: Iterable[tuple[Sample, Sample]], root: Path) -> str:
     return shorten_list(f"{_relative(a.path, root)} = {_relative(b.path, root)}" for a, b in pairs)
 
 
 def _relative(path: Path, root: Path) -> str:
+    """Return `path` relative to `root` if it is below it."""
     return str(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -1,4 +1,4 @@
-"""The images in a folder of class folders, found but not judged yet."""
+"""Finding the images in a folder of class folders."""
 
 import os
 from collections import Counter
@@ -10,28 +10,31 @@ from tlcli.data.decode import IMAGE_SUFFIXES
 from tlcli.errors import UserError, did_you_mean
 from tlcli.text import printable
 
-SYSTEM_FILES = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # systems strew these about
+SYSTEM_FILES = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}
+"""Files and folders that operating systems add, which are ignored."""
 NOT_A_FILE = "broken link or special file"
 
-FolderId = tuple[int, int]  # device and inode: the same for a folder and a link to it
+FolderId = tuple[int, int]
+"""Device and inode, which are the same for a folder and a link to it."""
 
 
 class FolderContents(NamedTuple):
-    """What a folder holds, links followed, each sorted by name; hidden things are left out."""
+    """What a folder contains besides hidden files, sorted by name, with links followed."""
 
     folders: list[Path]
     files: list[Path]
-    neither: list[Path]
+    others: list[Path]
 
 
 @dataclass
 class ClassFolders:
-    """The class folders of one part: all of a folder, or its train, val or test.
+    """The class folders of one split, or of a dataset without splits.
 
     Attributes:
-        images: of each class folder, by name; the empty ones too.
-        strays: images that lie beside the class folders, not in one.
-        ignored: how many files of each kind (a suffix) are no images.
+        folder: the folder that contains them.
+        images: the images of each class folder, by its name; empty ones are included.
+        strays: images directly in `folder`.
+        ignored: number of files that are not images, by suffix.
     """
 
     folder: Path
@@ -41,89 +44,101 @@ class ClassFolders:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the class folders that hold images, sorted."""
+        """Names of the class folders that contain images, sorted."""
         return sorted(name for name, images in self.images.items() if images)
 
 
 def list_contents(folder: Path) -> FolderContents:
-    """What lies in `folder`.
+    """List what `folder` contains.
 
     Raises:
-        UserError: it is missing, is no folder, or cannot be listed.
+        UserError: it does not exist, is not a folder, or cannot be listed.
     """
-    found = FolderContents([], [], [])
+    contents = FolderContents([], [], [])
     try:
         with os.scandir(folder) as scanned:
             for entry in sorted(scanned, key=lambda entry: entry.name):
                 if not entry.name.startswith(".") and entry.name not in SYSTEM_FILES:
-                    _list_for(entry, found).append(folder / entry.name)
+                    _list_for(entry, contents).append(folder / entry.name)
     except FileNotFoundError:
-        raise UserError(f"there is no folder {printable(folder)}", _close_to(folder)) from None
+        raise UserError(f"there is no folder {printable(folder)}", _similar_name(folder)) from None
     except NotADirectoryError:
         raise UserError(
             f"{printable(folder)} is a file, not a folder",
-            "give the folder that holds a folder of images for each class; unpack archives first",
+            "name the folder that contains one folder of images per class; unpack archives first",
         ) from None
     except OSError as error:
         raise UserError(
             f"{printable(folder)} cannot be listed: {error.strerror}", "check its permissions"
         ) from error
-    return found
+    return contents
 
 
 def find_class_folders(folder: Path, root: Path) -> ClassFolders:
-    """The class folders of `folder`, which is `root` or lies in it."""
-    found = list_contents(folder)
-    part = ClassFolders(folder, strays=[file for file in found.files if _is_image(file)])
-    above = {_identity(root), _identity(folder)}
-    for class_folder in found.folders:
-        part.images[class_folder.name] = find_images(class_folder, set(above), part.ignored)
-    return part
+    """Find the class folders in `folder`, which is `root` or lies in it, and their images.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    contents = list_contents(folder)
+    found = ClassFolders(folder, strays=[file for file in contents.files if _is_image(file)])
+    above = {_folder_id(root), _folder_id(folder)}
+    for class_folder in contents.folders:
+        found.images[class_folder.name] = find_images(class_folder, set(above), found.ignored)
+    return found
 
 
-def find_images(folder: Path, entered: set[FolderId], ignored: Counter[str]) -> list[Path]:
-    """All images in `folder` at any depth, sorted; the kinds of other files go into `ignored`.
+def find_images(folder: Path, visited: set[FolderId], ignored: Counter[str]) -> list[Path]:
+    """Find all images in `folder` at any depth, sorted by path.
 
-    A folder in `entered` is not entered again, so that links cannot lead round in circles.
+    Args:
+        visited: folders that are not searched, so that links cannot form a loop; all searched
+            folders are added.
+        ignored: counts the other files by suffix.
+
+    Raises:
+        UserError: a folder cannot be listed.
     """
     images: list[Path] = []
     waiting = [folder]
     while waiting:
-        here = waiting.pop()
-        identity = _identity(here)
-        if identity in entered:
+        current = waiting.pop()
+        folder_id = _folder_id(current)
+        if folder_id in visited:
             continue
-        entered.add(identity)
-        found = list_contents(here)
-        waiting += found.folders
-        images += [file for file in found.files if _is_image(file)]
-        others = (file for file in found.files if not _is_image(file))
-        ignored.update(file.suffix.lower() or "suffixless" for file in others)
-        ignored.update(NOT_A_FILE for _ in found.neither)
+        visited.add(folder_id)
+        contents = list_contents(current)
+        waiting += contents.folders
+        images += [file for file in contents.files if _is_image(file)]
+        other_files = (file for file in contents.files if not _is_image(file))
+        ignored.update(file.suffix.lower() or "suffixless" for file in other_files)
+        ignored.update(NOT_A_FILE for _ in contents.others)
     return sorted(images, key=str)
 
 
-def _list_for(entry: os.DirEntry[str], found: FolderContents) -> list[Path]:
+def _list_for(entry: os.DirEntry[str], contents: FolderContents) -> list[Path]:
+    """Return the list in `contents` that `entry` belongs to."""
     try:
         if entry.is_dir():
-            return found.folders
-        return found.files if entry.is_file() else found.neither
-    except OSError:  # a link to itself, or to where nobody may look
-        return found.neither
+            return contents.folders
+        return contents.files if entry.is_file() else contents.others
+    except OSError:  # a link to itself, or to a place without permission
+        return contents.others
 
 
 def _is_image(file: Path) -> bool:
+    """Return whether the suffix is that of an image."""
     return file.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _identity(folder: Path) -> FolderId:
+def _folder_id(folder: Path) -> FolderId:
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
-def _close_to(folder: Path) -> str:
-    """A hint with the folders beside where `folder` was looked for."""
+def _similar_name(folder: Path) -> str:
+    """Return a hint with folders of a similar name, for a folder that does not exist."""
     if folder.parent == folder or not folder.parent.is_dir():
         return "check the path"
-    beside = [path.name for path in list_contents(folder.parent).folders]
-    return printable(did_you_mean(folder.name, beside)) if beside else "check the path"
+    siblings = [path.name for path in list_contents(folder.parent).folders]
+    return printable(did_you_mean(folder.name, siblings)) if siblings else "check the path"

@@ -1,4 +1,4 @@
-"""Images whose class is known by their folder, to judge a model on."""
+"""Images labeled by their class folders, to evaluate a model on."""
 
 from pathlib import Path
 
@@ -12,26 +12,26 @@ LabelledImage = tuple[Path, str]
 
 
 def find_labelled_images(root: Path) -> tuple[Path, list[LabelledImage]]:
-    """The images below the class folders of `root`, or of its `test` or else `val` folder.
+    """Find the images in the class folders of `root`, or of its `test` or else `val` folder.
 
-    Those two count as parts only beside a `train`; one class alone is enough.
+    These two are used only if there is a `train` folder next to them. One class is enough.
 
     Returns:
-        The folder that holds the class folders, and the images.
+        The folder that contains the class folders, and the images.
 
     Raises:
         UserError: there is no such folder, or no image in class folders.
     """
-    folders = {
-        SPLIT_FOLDERS[f.name.lower()]: f
-        for f in list_contents(root).folders
-        if f.name.lower() in SPLIT_FOLDERS
+    splits = {
+        SPLIT_FOLDERS[folder.name.lower()]: folder
+        for folder in list_contents(root).folders
+        if folder.name.lower() in SPLIT_FOLDERS
     }
     folder = root
-    if "train" in folders:
-        folder = folders.get("test") or folders.get("val") or root
-    part = find_class_folders(folder, root)
-    images = [(path, name) for name in part.classes for path in part.images[name]]
+    if "train" in splits:
+        folder = splits.get("test") or splits.get("val") or root
+    found = find_class_folders(folder, root)
+    images = [(path, name) for name in found.classes for path in found.images[name]]
     if not images:
         raise UserError(
             f"there are no images in class folders below {printable(folder)}",
