@@ -1,62 +1,107 @@
-"""Writes the docs that are made from the program: `python -m docs.make [--check]`.
+"""Write what is made from the program: `python -m docs.make [--check]`.
 
-docs/reference/cli.md is every command with its arguments and options. `--check` writes nothing, and
-fails where a page is not what the program would write now.
+docs/reference/cli.md describes every command with its arguments and options, and
+tlcli/runs/option_values.py has the types of all options for editors. `--check` writes nothing, and
+fails if a file is not what the program would write now.
 """
 
+import json
 import sys
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import typer.main
 
 from tlcli.cli import app
+from tlcli.cli.help import default, is_option, names, sections
+from tlcli.runs.option_spec import OptionSpec
+from tlcli.runs.options import GROUPS, OPTION_TABLE
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
 def cli_reference() -> str:
-    """docs/reference/cli.md."""
+    """Return docs/reference/cli.md."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     parts = ["# Commands\n\nMade by `python -m docs.make` from the program; do not edit.\n"]
     for name, command in commands.items():
-        names = " ".join(map(_argument, (p for p in command.params if not _is_option(p))))
-        parts.append(f"## tlcli {name}\n\n{command.help}\n\n`tlcli {name} [OPTIONS] {names}`\n")
-        parts.append("| | | left out |\n|---|---|---|\n" + "".join(map(_row, command.params)))
+        usage = [
+            "tlcli",
+            name,
+            "[OPTIONS]",
+            *(names(p) for p in command.params if not is_option(p)),
+        ]
+        parts.append(f"## tlcli {name}\n\n{command.help}\n\n`{' '.join(usage)}`\n")
+        for title, parameters in sections(command.params).items():
+            rows = "".join(map(_row, parameters))
+            parts.append(f"| {title} | | Default and values |\n|---|---|---|\n{rows}")
     return "\n".join(parts)
 
 
-def _is_option(parameter: Any) -> bool:
-    return parameter.opts[0].startswith("-")
-
-
-def _argument(parameter: Any) -> str:
-    return parameter.metavar or parameter.name.upper()
-
-
 def _row(parameter: Any) -> str:
-    """A line of a table: names, what it is for, the default."""
-    names = ", ".join(f"`{o}`" for o in parameter.opts)
-    if not _is_option(parameter):
-        names = f"`{_argument(parameter)}`"
-    shown = parameter.show_default if isinstance(parameter.show_default, str) else None
-    default = shown or (parameter.default if parameter.default not in (None, False) else "")
-    if parameter.required:
-        default = "required"
+    """Return a row of a table: names, description, default and accepted values."""
     variable = f" (`${parameter.envvar}`)" if parameter.envvar else ""
-    return f"| {names} | {parameter.help}{variable} | {default} |\n"
+    shown = "required" if parameter.required else default(parameter)
+    return f"| `{names(parameter)}` | {parameter.help}{variable} | {shown} |\n"
+
+
+def option_values() -> str:
+    """Return tlcli/runs/option_values.py."""
+    lines = [
+        '"""The types of all options of a run, for editors and type checkers.',
+        "",
+        "Made by `python -m docs.make` from tlcli/runs/options.py; do not edit.",
+        '"""',
+        "",
+        "from pathlib import Path",
+        "from typing import Literal, TypedDict",
+        "",
+        "",
+        "class OptionValues(TypedDict, total=False):",
+        '    """Options of a run by name, as `tlcli.finetune` and `tlcli.plan` take them."""',
+    ]
+    for group in GROUPS:
+        lines += ["", f"    # {group}"]
+        for spec in OPTION_TABLE.values():
+            if spec.group == group:
+                lines += [f"    {spec.name}: {_annotation(spec)}", _docstring(spec)]
+    return "\n".join(lines) + "\n"
+
+
+def _annotation(spec: OptionSpec) -> str:
+    """Return the type of an option's value as source."""
+    types = [kind.__name__ for kind in spec.types]
+    if spec.choices:
+        types = [f"Literal[{', '.join(map(json.dumps, spec.choices))}]"]
+    if spec.flag_is_text:
+        types.append("str")
+    if spec.names_file:
+        types = ["str", "Path"]
+    return " | ".join([*types, *(["None"] if spec.default is None else [])])
+
+
+def _docstring(spec: OptionSpec) -> str:
+    """Return the description of an option as source."""
+    facts = "; ".join(filter(None, (f"default: {spec.shown_default}", spec.shown_values)))
+    text = f'"""{spec.help} [{facts}]"""'
+    return fill(text, 100, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def main() -> int:
-    pages = {HERE / "reference" / "cli.md": cli_reference()}
-    stale = [p for p, text in pages.items() if not p.exists() or p.read_text() != text]
+    """Write the files that are out of date, or with --check name them."""
+    made = {
+        ROOT / "docs" / "reference" / "cli.md": cli_reference(),
+        ROOT / "tlcli" / "runs" / "option_values.py": option_values(),
+    }
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv:
         for path in stale:
-            print(f"{path.relative_to(HERE.parent)} is not current: python -m docs.make")
+            print(f"{path.relative_to(ROOT)} is out of date: run python -m docs.make")
         return 1 if stale else 0
     for path in stale:
-        path.write_text(pages[path])
-        print(f"wrote {path.relative_to(HERE.parent)}")
+        path.write_text(made[path])
+        print(f"wrote {path.relative_to(ROOT)}")
     return 0
 
 

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """The command line; Ctrl-C while it is still being loaded ends it as later on."""
+    """Run the command line. Ctrl-C during the imports exits as it does later on."""
     try:
         from tlcli.cli import main as run
     except KeyboardInterrupt:

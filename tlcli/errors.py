@@ -1,13 +1,15 @@
 """Expected failures. Everything else is a bug and keeps its traceback."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something the person can put right: what is wrong and where, then what to do.
+    """A problem that the user can solve: what is wrong and where, and what to do about it.
 
-    `exit_code` is 1, an expected failure.
+    Attributes:
+        exit_code: 1, an expected failure.
+        message: what is wrong, and where.
+        hint: what to do about it; may be empty.
     """
 
     exit_code = 1
@@ -25,7 +27,9 @@ class UsageError(UserError):
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """A hint with the close matches of `word` among `options`, or with all of a short list."""
+    """Return a hint with the options that resemble `word`, or with all of a short list."""
+    from difflib import get_close_matches  # importing it would slow down every start
+
     names = list(options)
     close = get_close_matches(word.lower(), names, n=3, cutoff=0.5)
     if close:
@@ -34,10 +38,10 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 def choice(flag: str, value: str, options: Iterable[str]) -> str:
-    """`value`, if it is one of `options`.
+    """Return `value`, which must be one of `options`.
 
     Raises:
-        UsageError: it is not; the flag, the value and the close matches are named.
+        UsageError: it is not; the error names the flag, the value and close matches.
     """
     names = list(options)
     if value not in names:

@@ -1,27 +1,28 @@
-"""How the packages report progress without knowing of a terminal."""
+"""Progress reports from the packages, which know of no terminal."""
 
 import warnings
 
 
 class Reporter:
-    """Hears what a long job has to say. This one is for use from Python: quiet but for warnings.
+    """Receives the notes, warnings and progress of a long job.
 
-    The command line gives one that draws on stderr (`tlcli.cli.progress`).
+    This one is for use from Python: it passes warnings on to `warnings` and drops the rest. The
+    command line has one that draws on stderr.
     """
 
     def note(self, text: str) -> None:
-        """A line that a person wants to read once: a decision, a forecast, a file written."""
+        """Report a line to read once: a decision, a forecast, a file written."""
 
     def warn(self, text: str) -> None:
-        """Something that is not as expected, though the job goes on."""
+        """Report something unexpected that does not stop the job."""
         warnings.warn(text, stacklevel=3)
 
     def progress(
         self, task: str, done: int, total: int, unit: str = "images", **figures: float
     ) -> None:
-        """`done` of `total` of `task` are done; `figures` are loss, accuracy and the like.
+        """Report that `done` of `total` are done; `done == total` ends the task.
 
-        The unit is "images", "steps" or "bytes".
-
-        `done == total` ends the task.
+        Args:
+            unit: "images", "steps" or "bytes".
+            figures: the loss, the accuracy and the like so far.
         """

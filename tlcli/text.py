@@ -1,4 +1,4 @@
-"""How names of files and classes are told in messages: they may hold anything, bytes even."""
+"""Names and durations in messages. The name of a file or a class may hold any bytes."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def printable(name: str | Path) -> str:
-    """`name` with line breaks, terminal escapes and undecodable bytes written as Python would."""
+    """Return `name` with line breaks, terminal escapes and undecodable bytes escaped."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in str(name)
@@ -14,15 +14,15 @@ def printable(name: str | Path) -> str:
 
 
 def shorten_list(names: Iterable[str | Path], most: int = 5) -> str:
-    """The first `most` names, and how many more there are."""
+    """Join the first `most` names and say how many more there are."""
     rest = iter(names)
-    told = ", ".join(printable(name) for name in islice(rest, most))
+    shown = ", ".join(printable(name) for name in islice(rest, most))
     more = sum(1 for _ in rest)
-    return f"{told} and {more} more" if more else told
+    return f"{shown} and {more} more" if more else shown
 
 
 def format_duration(seconds: float) -> str:
-    """As people say it: "40 s", "12 min", "3 h 20 min"."""
+    """Format a duration for people: "40 s", "12 min" or "3 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

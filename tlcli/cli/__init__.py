@@ -1,4 +1,4 @@
-"""The command line: parses, makes one call into the package, prints."""
+"""The command line: each command parses its arguments, makes one call and prints the result."""
 
 from tlcli.cli.app import app, main
 

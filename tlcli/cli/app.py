@@ -1,4 +1,4 @@
-"""The commands gathered, and how failures leave the program."""
+"""The commands together, and the exit codes of failures."""
 
 import sys
 from typing import Any
@@ -19,7 +19,8 @@ from tlcli.cli import (
     predict,
     sample,
 )
-from tlcli.cli.output import drop_stdout
+from tlcli.cli.help import MAX_HELP_WIDTH, GroupedCommand
+from tlcli.cli.output import discard_stdout
 from tlcli.errors import UserError
 from tlcli.text import printable
 
@@ -28,6 +29,10 @@ class Commands(TyperGroup):
     """The group of commands; turns expected failures into exit codes in one place."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        If the reader closes the pipe (`| head`), tlcli exits quietly.
+        """
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -39,8 +44,7 @@ class Commands(TyperGroup):
             sys.stderr.write("interrupted\n")
             raise typer.Exit(130) from error
         except BrokenPipeError as error:
-            # The reader of a pipe has gone (`| head`): nothing is wrong, nothing more to say.
-            drop_stdout()
+            discard_stdout()
             raise typer.Exit(0) from error
 
 
@@ -50,7 +54,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="A folder of images in, a classifier you can trust out.",
+    context_settings={"max_content_width": MAX_HELP_WIDTH},
+    help="Turn a folder of images into a classifier you can trust.",
 )
 
 
@@ -63,7 +68,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _tlcli(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version."
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
     pass
@@ -81,11 +86,11 @@ for module in (
     demo,
     cache,
 ):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+    app.command(module.__name__.rpartition(".")[2], cls=GroupedCommand)(module.command)
 
 
 def main() -> None:
-    """The program; a bug keeps its traceback and says that it is one."""
+    """Run the program; a bug keeps its traceback, and the user is asked to report it."""
     try:
         app()
     except Exception:

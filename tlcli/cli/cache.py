@@ -3,23 +3,22 @@
 import typer
 
 from tlcli.cli import output
+from tlcli.cli.flags import FORMAT_FLAG
 
-COLUMNS = ("backbone", "cut", "numbers", "images", "size_mb", "used", "weights")
+_COLUMNS = ("backbone", "cut", "numbers", "images", "size_mb", "used", "weights")
 
 
 def command(
-    clear: bool = typer.Option(False, "--clear", help="Delete all of it."),
-    format_name: str = output.FORMAT,
+    clear: bool = typer.Option(False, "--clear", help="Delete everything in the cache."),
+    format_name: str = FORMAT_FLAG,
 ) -> None:
-    """Show what the feature cache holds, or clear it."""
-    from tlcli.features.cache import FeatureCache, default_cache_dir
+    """List the contents of the feature cache, or clear it."""
+    from tlcli.features.cache_contents import cache
 
-    format_name = output.resolve(format_name)
-    cache = FeatureCache(default_cache_dir())
+    format_name = output.choose_result_format(format_name)
+    contents = cache(clear=clear)
     if clear:
-        typer.echo(f"{cache.clear() / 1e6:.1f} MB freed in {cache.folder}", err=True)
+        typer.echo(f"freed {contents.freed_mb:.1f} MB in {contents.folder}", err=True)
         return
-    entries = cache.entries()
-    total = sum(entry["size_mb"] for entry in entries)
-    typer.echo(f"{cache.folder}: {total:.1f} MB", err=True)
-    output.write(iter(entries), COLUMNS, format_name)
+    typer.echo(f"{contents.folder}: {contents.size_mb:.1f} MB", err=True)
+    output.write(contents.tables, _COLUMNS, format_name)

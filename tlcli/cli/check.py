@@ -5,31 +5,28 @@ from pathlib import Path
 import typer
 
 from tlcli.cli import output
+from tlcli.cli.flags import FORMAT_FLAG, option_flag
+from tlcli.runs.options import OPTION_TABLE
+
+_FRACTION = OPTION_TABLE["val_fraction"]
 
 
 def command(
-    data: Path = typer.Argument(..., metavar="DIR", help="A folder of images, as for finetune."),
-    val_fraction: float = typer.Option(
-        0.2, min=0.01, max=0.9, help="Share held out, where the folder has no val/."
-    ),
-    seed: int = typer.Option(0, min=0, help="Of the split."),
-    format_name: str = output.FORMAT,
+    data: Path = typer.Argument(..., metavar="DIR", help="Folder of images, as for finetune."),
+    val_fraction: float = option_flag("val_fraction", min=_FRACTION.low, max=_FRACTION.high),
+    seed: int = option_flag("seed", help="Seed for the split.", min=0),
+    format_name: str = FORMAT_FLAG,
 ) -> None:
-    """Look a folder through as finetune would: classes, counts, what is wrong with it."""
-    from tlcli.cli.progress import Terminal
-    from tlcli.data.dataset import scan
-    from tlcli.data.loader import find_unreadable
+    """Check a folder the way finetune would read it.
 
-    format_name = output.resolve(format_name)
+    Prints the number of images per class, and warns about everything that is wrong with them.
+    """
+    from tlcli.cli.progress import Terminal
+    from tlcli.recipes.check import check
+
+    format_name = output.choose_result_format(format_name)
     with Terminal() as terminal:
-        dataset = scan(data, val_fraction=val_fraction, seed=seed, reporter=terminal)
-        samples = (*dataset.train, *dataset.val, *dataset.test)
-        unreadable = find_unreadable([s.path for s in samples], terminal)
-        if unreadable:
-            dataset = dataset.without(unreadable)
-        for warning in dataset.warnings:
-            terminal.warn(warning)
-    rows = [{"class": name, **counts} for name, counts in dataset.counts().items()]
-    output.write(rows, ("class", "train", "val", "test"), format_name)
-    if unreadable:
+        result = check(data, val_fraction=val_fraction, seed=seed, reporter=terminal)
+    output.write(result.rows(), ("class", "train", "val", "test"), format_name)
+    if result.unreadable:
         raise typer.Exit(3)

@@ -1,33 +1,31 @@
 """tlcli demo."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from tlcli.cli import output
+from tlcli.cli.flags import FORMAT_FLAG
+
+_COLUMNS = ("path", "label", "probability", "error")
 
 
 def command(
     directory: Path = typer.Argument(
-        Path("tlcli-demo"), metavar="[DIR]", help="Where drawings and runs go."
+        Path("tlcli-demo"), metavar="[DIR]", help="Folder for the drawings and the runs."
     ),
-    format_name: str = output.FORMAT,
+    format_name: str = FORMAT_FLAG,
 ) -> None:
-    """The main job on drawn flowers: draw, fine-tune, predict. No network needed."""
+    """Draw flowers, fine-tune on them and predict new ones. Needs no network."""
     from tlcli.cli.progress import Terminal
     from tlcli.metrics.metrics import Metrics, accuracy_text
     from tlcli.recipes.demo import demo
 
-    format_name = output.resolve(format_name)
+    format_name = output.choose_result_format(format_name)
     with Terminal() as terminal:
-        shown = demo(directory, terminal)
-    accuracy = accuracy_text(Metrics.from_dict(shown.run.metrics))
+        done = demo(directory, reporter=terminal)
+    accuracy = accuracy_text(Metrics.from_dict(done.run.metrics))
     typer.echo(f"val accuracy {accuracy} on drawings, not photographs", err=True)
-    rows = [
-        {"path": a.path, "label": a.label, "probability": a.probability, "error": a.error}
-        for a in shown.answers
-    ]
-    output.write(rows, ("path", "label", "probability", "error"), format_name)
-    typer.echo(
-        f"the run is in {shown.run.folder}; now with your own: tlcli finetune FOLDER", err=True
-    )
+    output.write(map(asdict, done.predictions), _COLUMNS, format_name)
+    typer.echo(f"saved in {done.run.folder}; with your own images: tlcli finetune DIR", err=True)

@@ -4,44 +4,54 @@ from pathlib import Path
 
 import typer
 
+from tlcli.cli.flags import MODEL_VARIABLE
+
 
 def command(
     model: str = typer.Argument(
         None,
         metavar="[BUNDLE]",
-        envvar="TLCLI_MODEL",
-        help="A bundle or a run folder.",
+        envvar=MODEL_VARIABLE,
+        help="Bundle or run folder.",
         show_default="the newest finished run in ./runs",
     ),
     to: str = typer.Option(
         None,
         "--to",
-        help="state-dict (the tensors, for torchvision), exported-program (for torch alone) or "
-        "onnx (for onnxruntime and others).",
+        metavar="NAME",
+        help="Format: state-dict (the tensors, for torchvision), exported-program (for torch "
+        "alone) or onnx (for onnxruntime and others).",
         show_default="by --output's extension, else state-dict",
     ),
     output: Path = typer.Option(
         None,
         "--output",
         "-o",
-        help="A file: .pt, .pth or .safetensors; .pt2; .onnx.",
+        metavar="FILE",
+        help="File to write: .pt, .pth or .safetensors for state-dict, .pt2 for exported-program, "
+        ".onnx for onnx.",
         show_default="beside the bundle",
     ),
     input_name: str = typer.Option(
         None,
         "--input",
-        help="What the graph takes, as uint8: image (any size; the preprocessing is inside) or "
-        "pixels (resized and cut already).",
+        metavar="NAME",
+        help="Input of the graph, as uint8: image (any size; preprocessing is part of the graph) "
+        "or pixels (already resized and cropped).",
         show_default="image",
     ),
     images: Path = typer.Option(
         None,
         "--images",
-        help="A folder of images on which the export is compared with the bundle.",
+        metavar="DIR",
+        help="Folder of images to compare the export with the bundle on.",
         show_default="the training images",
     ),
 ) -> None:
-    """Write a trained model for other programs, once its answers are the bundle's own."""
+    """Export a trained model for other programs.
+
+    The file is kept only if its predictions are those of the bundle.
+    """
     from tlcli.cli.progress import Terminal
     from tlcli.recipes.export import export
     from tlcli.text import printable

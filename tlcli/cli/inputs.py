@@ -1,4 +1,4 @@
-"""What a command line names: images, and models."""
+"""The images and models that a command line names."""
 
 import glob
 import os
@@ -8,48 +8,41 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import typer
-
+from tlcli.cli.flags import MODEL_VARIABLE
 from tlcli.errors import UsageError
-
-MODEL_VARIABLE = "TLCLI_MODEL"
-WITHOUT_MODEL = f"${MODEL_VARIABLE}, else the newest finished run in ./runs"
-TTA = typer.Option(
-    "none",
-    "--tta",
-    help="Average over several views of each image: flip (and its mirror image), 5 (centre and "
-    "corners), 10 (those and their mirror images); so many times the work.",
-)
 
 
 def model_or_default(named: Sequence[str] | None) -> list[str] | None:
-    """The models that were named, else the one in $TLCLI_MODEL; None for the newest run."""
+    """Return the named models, else the one in $TLCLI_MODEL, else None for the newest run."""
     if named:
         return list(named)
-    set_one = os.environ.get(MODEL_VARIABLE)
-    return [set_one] if set_one else None
+    from_environment = os.environ.get(MODEL_VARIABLE)
+    return [from_environment] if from_environment else None
 
 
 def images(
     arguments: Sequence[str], null: bool = False, stdin_image: bool = False
 ) -> Iterator[Path | bytes]:
-    """The images that the arguments name, as paths; or the one whose bytes are on stdin.
+    """Yield the paths of the images that the arguments name, or the bytes of one on stdin.
 
-    Files as they are; the images below a folder, sorted; what a quoted pattern matches, sorted;
-    for `-` the paths on stdin. A path that does not exist, a pattern that matches nothing and a
-    folder without images are passed on: each becomes a row with an error.
+    An argument is a file, a folder (its images, sorted), a quoted pattern (its matches, sorted) or
+    `-` (the paths on stdin). A path that does not exist, a pattern without a match and a folder
+    without images are passed on: each becomes a row with an error.
 
     Raises:
-        UsageError: nothing is named; options that contradict each other; stdin is closed.
+        UsageError: no image is named, options contradict each other, or stdin is closed.
     """
     if stdin_image and (arguments or null):
-        raise UsageError("--stdin-image takes the image's bytes from stdin, and nothing beside it")
+        raise UsageError(
+            "--stdin-image reads one image from stdin, so no other image can be named",
+            "leave the paths and -0 out",
+        )
     if null and "-" not in arguments:
-        raise UsageError("-0 is about paths on stdin", "add - : tlcli predict -0 -")
+        raise UsageError("-0 needs paths on stdin", "add - as in: tlcli predict -0 -")
     if not arguments and not stdin_image:
         raise UsageError("no image is named", "give files or folders, or - for paths on stdin")
     if (stdin_image or "-" in arguments) and sys.stdin is None:
-        raise UsageError("an image or paths are to be read from stdin, and stdin is closed")
+        raise UsageError("stdin is closed, so nothing can be read from it")
     return iter([sys.stdin.buffer.read()]) if stdin_image else _paths(arguments, null)
 
 
@@ -59,37 +52,40 @@ def _paths(arguments: Iterable[str], null: bool) -> Iterator[Path]:
     for argument in arguments:
         path = Path(argument)
         if argument == "-":
-            yield from _from_stdin(b"\0" if null else b"\n")
+            yield from _paths_on_stdin(b"\0" if null else b"\n")
         elif path.is_dir():
             yield from find_images(path, set(), Counter()) or [path]
         elif glob.has_magic(argument) and not path.exists():
             # Path.glob takes no absolute pattern.
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207
-            if "**" in argument:  # the folders that it matches are the way to the files in them
+            if "**" in argument:  # matches the folders on the way to the files too
                 matches = [match for match in matches if not Path(match).is_dir()]
             yield from _paths(matches, null) if matches else [path]
         else:
             yield path
 
 
-def _from_stdin(end: bytes) -> Iterator[Path]:
-    """Paths as bytes, since a file name need not be text, and as soon as each is complete."""
-    read, rest = _reader(), b""
+def _paths_on_stdin(end: bytes) -> Iterator[Path]:
+    """Yield each path as soon as it is complete; read as bytes, since a name need not be text."""
+    read, rest = _stdin_reader(), b""
     while block := read(65536):
         *names, rest = (rest + block).split(end)
-        yield from _named(names, end)
-    yield from _named([rest], end)
+        yield from _decoded(names, end)
+    yield from _decoded([rest], end)
 
 
-def _named(names: Iterable[bytes], end: bytes) -> Iterator[Path]:
+def _decoded(names: Iterable[bytes], end: bytes) -> Iterator[Path]:
     for name in names:
-        name = name.removesuffix(b"\r") if end == b"\n" else name
-        if name:
-            yield Path(os.fsdecode(name))
+        path = name.removesuffix(b"\r") if end == b"\n" else name
+        if path:
+            yield Path(os.fsdecode(path))
 
 
-def _reader() -> Callable[[int], bytes]:
-    """Reads what there is on stdin, without the lock that a waiting read holds at exit."""
+def _stdin_reader() -> Callable[[int], bytes]:
+    """Return a function that reads what has arrived on stdin.
+
+    `sys.stdin.read` would hold a lock while it waits, which Python needs at exit.
+    """
     try:
         return partial(os.read, sys.stdin.fileno())
     except (OSError, ValueError):  # not a real file, as in tests

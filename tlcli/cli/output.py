@@ -1,4 +1,4 @@
-"""Results on stdout, in every format, with names as data."""
+"""Results on stdout or in a file, in every format; names in them are data, never markup."""
 
 import csv
 import io
@@ -12,63 +12,46 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any, TextIO
 
-import typer
-
-from tlcli.artifacts.atomic import write_atomic
 from tlcli.errors import UsageError, UserError, choice
 from tlcli.text import printable
-
-FORMATS = ("table", "tsv", "csv", "json", "jsonl")
-FORMAT = typer.Option(
-    None,
-    "--format",
-    "-f",
-    help="table, tsv, csv, json or jsonl; a table on a terminal, else tsv.",
-    show_default=False,
-)
-FILE = typer.Option(
-    None,
-    "--output",
-    "-o",
-    metavar="FILE",
-    help="Write there; .tsv, .csv, .json and .jsonl say the format.",
-    show_default="stdout",
-)
 
 Row = Mapping[str, Any]
 Rows = Iterator[Row]
 
+RESULT_FORMATS = ("table", "tsv", "csv", "json", "jsonl")
 EXTENSIONS = {".tsv": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-SHARES = ("probability", "precision", "recall", "f1")
+PERCENTAGES = ("probability", "precision", "recall", "f1")
 """Columns that a table shows in percent."""
-PAGE = 200
-"""Rows of a table that are laid out together: a longer result is several tables."""
+PAGE_ROWS = 200
+"""Rows of a table that are laid out together; a longer result is several tables."""
 
 
-def resolve(name: str | None, file: Path | None = None, on_terminal: str = "table") -> str:
-    """The format that was asked for, or what suits `file`, or stdout where that is None.
+def choose_result_format(
+    name: str | None, file: Path | None = None, on_terminal: str = "table"
+) -> str:
+    """Return the format `name`, or if it is None the one that suits `file` or stdout.
 
     Raises:
-        UsageError: an unknown format, one that contradicts the file's extension, or an
-            extension that says nothing.
-        UserError: the file is there already.
+        UsageError: an unknown format, one that contradicts the file's extension, or an unknown
+            extension.
+        UserError: the file exists.
     """
     if name is not None:
-        choice("--format", name, FORMATS)
+        choice("--format", name, RESULT_FORMATS)
     if file is None:
         return name or (on_terminal if sys.stdout.isatty() else "tsv")
     known = EXTENSIONS.get(file.suffix.lower())
     if name is None and known is None:
         raise UsageError(
-            f"--output {file}: its extension says no format",
-            f"end it in {', '.join(EXTENSIONS)}, or add --format",
+            f"--output {file}: unknown extension",
+            f"use {', '.join(EXTENSIONS)}, or add --format",
         )
     if name is not None and known is not None and name != known:
-        raise UsageError(f"--output {file} is {known} by its extension, and --format is {name}")
+        raise UsageError(f"--output {file} has the extension of {known}, but --format is {name}")
     if file.exists() or file.is_symlink():
         raise UserError(
-            f"--output {file}: it is there already, and it is not overwritten",
-            "name another file, or remove this one first",
+            f"--output {file} already exists and will not be overwritten",
+            "choose another file, or remove this one first",
         )
     return name or known or ""
 
@@ -81,7 +64,7 @@ def write(
     file: Path | None = None,
     header: bool = True,
 ) -> None:
-    """Write rows as they come (a table by pages) to stdout, or to `file`, whole or not at all.
+    """Write rows as they arrive (a table by pages) to stdout, or to `file` in one piece.
 
     TSV escapes tab, newline, carriage return and backslash as \\t, \\n, \\r and \\\\; None is
     an empty field there and in CSV. Without `header` those two begin with the first row.
@@ -90,14 +73,16 @@ def write(
     send(lambda out: write_rows(rows, columns, format_name, out, header), file)
 
 
-def send(write: Callable[[TextIO], None], file: Path | None = None) -> None:
-    """Let `write` fill stdout, or `file`, whole or not at all."""
+def send(write: Callable[[TextIO], object], file: Path | None = None) -> None:
+    """Call `write` with stdout, or with a new file that takes its name once it is complete."""
     if file is not None:
-        write_atomic(file, lambda beside: _fill(beside, write))
+        from tlcli.artifacts.atomic import write_atomic
+
+        write_atomic(file, lambda part: _write_file(part, write))
         return
     out = sys.stdout
     if out is None:
-        raise UserError("stdout is closed, so there is nowhere for the result to go")
+        raise UserError("stdout is closed, so the result cannot be written")
     if hasattr(out, "reconfigure"):
         # A file name may hold any bytes; they come out as they came in.
         out.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -107,23 +92,23 @@ def send(write: Callable[[TextIO], None], file: Path | None = None) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        drop_stdout()
+        discard_stdout()
         raise UserError(f"stdout cannot be written: {error.strerror}") from error
 
 
-def drop_stdout() -> None:
-    """What is left in its buffer goes nowhere, or Python would fail with it at its end."""
+def discard_stdout() -> None:
+    """Send what is left in stdout's buffer nowhere, or Python would fail on it when it exits."""
     with suppress(OSError, ValueError):  # in a test it may have no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_one(row: Row, columns: Sequence[str], format_name: str) -> None:
-    """Write a result that is one thing: in JSON the object itself, else as a table of one row."""
+    """Write a single result: in JSON the object itself, else as a table of one row."""
     write([row], columns, "jsonl" if format_name == "json" else format_name)
 
 
-def _fill(file: Path, write: Callable[[TextIO], None]) -> None:
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+def _write_file(path: Path, write: Callable[[TextIO], object]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
         write(out)
 
 
@@ -137,12 +122,12 @@ def write_rows(
     """Write rows to `out`; see `write`."""
     if format_name == "table":
         rest = iter(rows)
-        page = list(islice(rest, PAGE))
+        page = list(islice(rest, PAGE_ROWS))
         while page or header:
-            table(page, columns, out)
-            page, header = list(islice(rest, PAGE)), False
+            write_table(page, columns, out)
+            page, header = list(islice(rest, PAGE_ROWS)), False
     elif format_name == "json":
-        _json(rows, out)
+        _write_json(rows, out)
     else:
         line = {"jsonl": _json_line, "csv": _csv_line, "tsv": _tsv_line}[format_name]
         if header and format_name != "jsonl":
@@ -152,13 +137,13 @@ def write_rows(
             out.flush()
 
 
-def _json(rows: Iterable[Row], out: TextIO) -> None:
-    """A list, an element at a time."""
-    between = "[\n"
+def _write_json(rows: Iterable[Row], out: TextIO) -> None:
+    """Write a JSON list, one element at a time."""
+    before = "[\n"
     for row in rows:
-        out.write(between + indent(json.dumps(row, indent=2), "  "))
-        between = ",\n"
-    out.write("[]\n" if between == "[\n" else "\n]\n")
+        out.write(before + indent(json.dumps(row, indent=2), "  "))
+        before = ",\n"
+    out.write("[]\n" if before == "[\n" else "\n]\n")
 
 
 def _json_line(row: Row) -> str:
@@ -172,7 +157,7 @@ def _csv_line(row: Row) -> str:
 
 
 def _tsv_line(row: Row) -> str:
-    return "\t".join(_tsv(_field(value)) for value in row.values()) + "\n"
+    return "\t".join(_escape_tsv(_field(value)) for value in row.values()) + "\n"
 
 
 def _field(value: Any) -> str:
@@ -187,23 +172,23 @@ def _field(value: Any) -> str:
     return str(value)
 
 
-def _tsv(text: str) -> str:
+def _escape_tsv(text: str) -> str:
     for character, escaped in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
         text = text.replace(character, escaped)
     return text
 
 
-def table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
-    """Rows for a person to read; columns that are empty throughout are left out."""
+def write_table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
+    """Write rows as a table for people; columns without any value are left out."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    printable = [[_cell(c, row.get(c)) for c in columns] for row in rows]
-    keep = [i for i in range(len(columns)) if not rows or any(line[i] for line in printable)]
-    for i in keep:
+    cells = [[_cell(c, row.get(c)) for c in columns] for row in rows]
+    kept = [i for i in range(len(columns)) if not rows or any(line[i] for line in cells)]
+    for i in kept:
         numeric = any(isinstance(row.get(columns[i]), int | float) for row in rows)
         table.add_column(
             columns[i].replace("-", "-\n"),
@@ -211,13 +196,14 @@ def table(rows: Sequence[Row], columns: Sequence[str], out: TextIO) -> None:
             overflow="fold",
             no_wrap=columns[i] not in ("path", "error", "top"),
         )
-    for line in printable:
-        table.add_row(*(Text(line[i]) for i in keep))
+    for line in cells:
+        table.add_row(*(Text(line[i]) for i in kept))
     Console(file=out, soft_wrap=False).print(table)
 
 
 def _cell(column: str, value: Any) -> str:
-    if column in SHARES and isinstance(value, float):
+    """Return a value as a table shows it."""
+    if column in PERCENTAGES and isinstance(value, float):
         return f"{value:.1%}"
     if column == "ood" and isinstance(value, float):
         return f"{value:.2f}"

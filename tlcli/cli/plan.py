@@ -1,15 +1,35 @@
 """tlcli plan."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tlcli.backbones.catalogue import DEFAULT_MODEL
 from tlcli.cli import output
-from tlcli.cli.flags import CACHE, CACHE_LIMIT
+from tlcli.cli.flags import FORMAT_FLAG, QUIET_FLAG, with_options
 from tlcli.errors import UsageError
+from tlcli.runs.options import OPTION_TABLE, Options
 
-COLUMNS = (
+if TYPE_CHECKING:
+    from tlcli.planning.planned import Planned
+
+PLAN_OPTIONS = (
+    "model",
+    "weights",
+    "case",
+    "size",
+    "similarity",
+    "freeze",
+    "sample",
+    "large_from",
+    "val_fraction",
+    "seed",
+    "device",
+    "cache",
+    "cache_limit",
+)
+"""The options of a run that a plan depends on."""
+_COLUMNS = (
     "case",
     "size",
     "similarity",
@@ -27,7 +47,7 @@ COLUMNS = (
     "images",
     "seed",
 )
-COMPARED = (
+_COMPARISON_COLUMNS = (
     "backbone",
     "accuracy",
     "accuracy_error",
@@ -39,60 +59,55 @@ COMPARED = (
 )
 
 
+@with_options(PLAN_OPTIONS)
 def command(
     data: Path = typer.Argument(
         ...,
         metavar="DIR",
-        help="A folder with a sub-folder for each class, or with train/ and val/ of that form.",
+        help="Folder with one sub-folder per class, or with train/ and val/ of that form.",
     ),
-    model: str = typer.Option(
-        DEFAULT_MODEL, "--model", "-m", help="A backbone; tlcli models lists them."
-    ),
-    weights: str = typer.Option("auto", help="Weights of the backbone; as in finetune."),
+    *,
     compare: str = typer.Option(
         None,
         metavar="NAME,NAME,...",
-        help="Backbones to compare on the same images instead, the best first; NAME=FILE names "
-        "a weight file.",
+        help="Compare several backbones on the same images, best first. NAME=FILE adds a weight "
+        "file.",
     ),
-    case: str = typer.Option(None, help="Plan this case; the evidence is measured all the same."),
-    size: str = typer.Option(None, help="small or large: half of a case."),
-    similarity: str = typer.Option(None, help="similar or different: the other half."),
-    freeze: str = typer.Option(None, help="Set the cut by hand; as in finetune."),
-    sample: int = typer.Option(1000, help="Training images to look at, at most."),
-    large_from: int = typer.Option(
-        10_000, help="Training images from which a dataset counts as large."
-    ),
-    val_fraction: float = typer.Option(
-        0.2, help="Share of the images held out, where the folder has no val/."
-    ),
-    seed: int = typer.Option(0, help="Of the split, the sample and the folds."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    cache: bool = CACHE,
-    cache_limit: float = CACHE_LIMIT,
-    format_name: str = output.FORMAT,
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and the result."),
+    format_name: str = FORMAT_FLAG,
+    quiet: bool = QUIET_FLAG,
+    **options: Any,
 ) -> None:
-    """Measure a folder of images: which of the four cases it is, and why. Trains nothing."""
-    given = ("data", "compare", "format_name", "quiet")
-    options = {k: v for k, v in locals().items() if k not in given and k != "given"}
-    from tlcli.cli.progress import Terminal
-    from tlcli.recipes import plan as comparing
-    from tlcli.runs.options import Options
+    """Measure a folder of images and show which of the four cases it is, and why.
 
-    format_name = output.resolve(format_name)
-    names = None if compare is None else compare.split(",")
-    if names is not None and (model != DEFAULT_MODEL or weights != "auto"):
+    Nothing is trained, and nothing is written but the feature cache.
+    """
+    from tlcli.cli.progress import Terminal
+    from tlcli.recipes.plan import compare_backbones
+
+    format_name = output.choose_result_format(format_name)
+    backbones = None if compare is None else compare.split(",")
+    if backbones and any(options[name] != OPTION_TABLE[name].default for name in _NAMED_BY_COMPARE):
         raise UsageError(
-            "--compare names the backbones itself", "leave out --model and --weights; NAME=FILE"
+            "--compare names the backbones, so --model and --weights cannot be given",
+            "name weight files as in --compare vgg16=vgg16.pth",
         )
     with Terminal(quiet) as terminal:
-        plans = comparing.compare_backbones(data, names, Options(**options), reporter=terminal)
+        plans = compare_backbones(data, backbones, Options(**options), reporter=terminal)
+    _write(plans, backbones is not None, format_name)
+
+
+_NAMED_BY_COMPARE = ("model", "weights")
+
+
+def _write(plans: "list[Planned]", comparison: bool, format_name: str) -> None:
+    """Write one plan, or the rows of a comparison."""
+    from tlcli.recipes.plan import comparison_row
+
     if format_name == "table":
         from tlcli.cli import plan_table
 
-        output.send(lambda out: plan_table.show(plans, names is not None, out))
-    elif names is not None:
-        output.write(map(comparing.comparison_row, plans), COMPARED, format_name)
+        output.send(lambda out: plan_table.show(plans, comparison, out))
+    elif comparison:
+        output.write(map(comparison_row, plans), _COMPARISON_COLUMNS, format_name)
     else:
-        output.write_one(plans[0].to_dict(), COLUMNS, format_name)
+        output.write_one(plans[0].to_dict(), _COLUMNS, format_name)

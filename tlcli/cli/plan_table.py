@@ -1,6 +1,6 @@
-"""A plan for a person: the decision, a bar for each stage, and what else the pass showed."""
+"""A plan for people: the decision, a bar for each stage, and the rest of the evidence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -11,13 +11,17 @@ from rich.text import Text
 
 from tlcli.planning.evidence import Evidence
 from tlcli.planning.explain import describe_training, stages_text
+from tlcli.planning.plan import Plan
 from tlcli.planning.planned import Planned
 from tlcli.recipes.plan import comparison_row
 from tlcli.text import format_duration, printable
 
-BAR = 20
-# What a plan says of itself, and not what it builds.
-_SAID: dict[str, Any] = {
+BAR_WIDTH = 20
+"""Columns of the bar of the best stage."""
+MAX_PAIRS = 3
+"""Pairs of classes that are listed as hardest to tell apart."""
+# The fields of a plan that describe it; without them, two plans that train the same are equal.
+_DESCRIPTION: dict[str, Any] = {
     "case": "",
     "size": "",
     "similarity": "",
@@ -27,17 +31,17 @@ _SAID: dict[str, Any] = {
 }
 
 
-def show(plans: Sequence[Planned], several: bool, out: TextIO) -> None:
-    """Write one plan at length, or several as rows of a comparison."""
+def show(plans: Sequence[Planned], comparison: bool, out: TextIO) -> None:
+    """Write one plan in full, or several as rows of a comparison."""
     console = Console(file=out)
-    if several:
-        console.print(_comparison(plans))
+    if comparison:
+        console.print(_comparison_table(plans))
     else:
-        _one(plans[0], console)
+        _show_plan(plans[0], console)
 
 
-def _comparison(plans: Sequence[Planned]) -> Table:
-    """A row a backbone, the best probe first."""
+def _comparison_table(plans: Sequence[Planned]) -> Table:
+    """Return one row per backbone, the most accurate probe first."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("backbone", "probe accuracy", "stage", "images/s", "MB", "case"):
         right = name in ("images/s", "MB")
@@ -60,47 +64,56 @@ def _comparison(plans: Sequence[Planned]) -> Table:
     return table
 
 
-def _one(planned: Planned, console: Console) -> None:
+def _show_plan(planned: Planned, console: Console) -> None:
     plan, evidence = planned.plan, planned.evidence
     console.print(Text(f"{plan.case}", style="bold"), Text(f"for {planned.backbone}"))
-    console.print(Text(f"{plan.why[0].upper()}{plan.why[1:]}."))
+    console.print(Text(_sentence(plan.why)))
     console.print()
     if evidence is not None and evidence.sweep:
-        console.print(_stages(planned, evidence))
-    parts = stages_text(plan.cut, plan.trained, plan.dropped)
-    console.print(Text(printable(f"{parts[0].upper()}{parts[1:]}.")))
+        console.print(_stage_table(planned, evidence))
+    stages = stages_text(plan.cut, plan.trained, plan.dropped)
+    console.print(Text(printable(_sentence(stages))))
     console.print(Text(f"Training: {describe_training(plan.training)}."))
     if evidence is not None:
-        for line in _lines(evidence):
+        for line in _evidence_lines(evidence):
             console.print(Text(printable(line)))
     if planned.forecast_s:
         times = {k: format_duration(v) for k, v in planned.forecast_s.items() if k != "plan"}
-        told = ", ".join(f"{case} {seconds}" for case, seconds in times.items())
-        console.print(Text(f"Forecast for this machine: {told}."))
+        forecasts = ", ".join(f"{case} {duration}" for case, duration in times.items())
+        console.print(Text(f"Forecast for this machine: {forecasts}."))
     if planned.otherwise:
-        console.print(Text(_otherwise(planned)))
+        console.print(Text(_alternatives(planned)))
 
 
-def _otherwise(planned: Planned) -> str:
-    """Which plan it would be if the size, or the similarity, were the other one."""
-    told = []
+def _sentence(text: str) -> str:
+    """Return a clause as a sentence."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _alternatives(planned: Planned) -> str:
+    """Describe the plans for the other size and for the other similarity."""
+    parts = []
     for option, plan in planned.otherwise.items():
-        head = len(plan.trained) == 1
-        what = f"a head on {plan.cut}" if head else f"frozen up to {plan.cut}"
-        what = what if plan.cut != "none" else "everything is trained"
-        if replace(plan, **_SAID) == replace(planned.plan, **_SAID):
-            what = "the same network"
         seconds = planned.forecast_s.get(plan.case)
-        cost = f", {format_duration(seconds)}" if seconds else ""
-        told.append(f"with {option}, {plan.case} ({what}{cost})")
-    return f"Otherwise: {'; '.join(told)}."
+        time = f", {format_duration(seconds)}" if seconds else ""
+        parts.append(f"with {option}, {plan.case} ({_difference(plan, planned.plan)}{time})")
+    return f"Alternatives: {'; '.join(parts)}."
 
 
-def _stages(planned: Planned, evidence: Evidence) -> Table:
-    """A row a stage: probe accuracy with a bar from chance to the best, and where the cut is."""
+def _difference(plan: Plan, chosen: Plan) -> str:
+    """Describe what another plan trains."""
+    if replace(plan, **_DESCRIPTION) == replace(chosen, **_DESCRIPTION):
+        return "the same network"
+    if plan.cut == "none":
+        return "everything is trained"
+    return f"a head on {plan.cut}" if len(plan.trained) == 1 else f"frozen up to {plan.cut}"
+
+
+def _stage_table(planned: Planned, evidence: Evidence) -> Table:
+    """Return one row per stage: probe accuracy, a bar from chance to the best, and the cut."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("stage")
-    table.add_column("probe accuracy", min_width=BAR)
+    table.add_column("probe accuracy", min_width=BAR_WIDTH)
     table.add_column("", justify="right")
     table.add_column("behind the best", justify="right")
     table.add_column("")
@@ -108,11 +121,11 @@ def _stages(planned: Planned, evidence: Evidence) -> Table:
     best = max(s.accuracy for s in evidence.sweep)
     for stage in evidence.sweep:
         share = (stage.accuracy - chance) / max(best - chance, 1e-9)
-        length = max(0, round(BAR * share))
+        length = max(0, round(BAR_WIDTH * share))
         behind = f"{100 * stage.gap:.1f} +- {200 * stage.gap_error:.1f}"
         table.add_row(
             Text(stage.name),
-            Text("█" * length + "░" * (BAR - length)),
+            Text("█" * length + "░" * (BAR_WIDTH - length)),
             Text(f"{stage.accuracy:.1%}"),
             Text(behind if stage.gap or stage.gap_error else "best"),
             Text("<- cut" if stage.name == planned.head_stage else ""),
@@ -120,24 +133,25 @@ def _stages(planned: Planned, evidence: Evidence) -> Table:
     return table
 
 
-def _lines(evidence: Evidence) -> list[str]:
-    """What a person may want to know beside the decision."""
-    lines = []
-    size = f"{evidence.smallest} to {evidence.largest} a class"
+def _evidence_lines(evidence: Evidence) -> Iterator[str]:
+    """Yield the evidence beside the stages: sizes, learning curve, confused pairs and notes."""
+    size = f"{evidence.smallest} to {evidence.largest}"
     if evidence.smallest == evidence.largest:
-        size = f"{evidence.smallest} a class"
-    lines.append(
-        f"Training images: {evidence.n_train:,} in {evidence.n_classes} classes, {size}; "
-        f"{evidence.sampled:,} of them were looked at."
+        size = f"{evidence.smallest}"
+    yield (
+        f"Training images: {evidence.n_train:,} in {evidence.n_classes} classes, {size} per "
+        f"class; {evidence.sampled:,} of them were measured."
     )
     if evidence.curve:
         curve = ", ".join(f"{p.images:,}: {p.accuracy:.1%}" for p in evidence.curve)
-        lines += [f"Accuracy by images fitted on: {curve}.", f"More images? {evidence.curve_note}."]
+        yield f"Accuracy by number of training images: {curve}."
+        yield f"More images? {evidence.curve_note}."
     if evidence.pairs:
         pairs = ", ".join(
-            f"{a} and {b} ({p.confused} of {p.images})"
-            for p in evidence.pairs[:3]
-            for a, b in [p.classes]
+            f"{a} and {b} ({pair.confused} of {pair.images})"
+            for pair in evidence.pairs[:MAX_PAIRS]
+            for a, b in [pair.classes]
         )
-        lines.append(f"Hardest to tell apart: {pairs}.")
-    return [*lines, *(f"Note: {note}." for note in evidence.notes)]
+        yield f"Hardest to tell apart: {pairs}."
+    for note in evidence.notes:
+        yield f"Note: {note}."

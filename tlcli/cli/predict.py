@@ -1,68 +1,96 @@
 """tlcli predict."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from tlcli.cli import output
-from tlcli.cli.inputs import TTA, WITHOUT_MODEL
+from tlcli.cli import inputs, output
+from tlcli.cli.flags import (
+    DEFAULT_BUNDLE,
+    FORMAT_FLAG,
+    OUTPUT_FLAG,
+    QUIET_FLAG,
+    TTA_FLAG,
+    option_flag,
+)
+from tlcli.errors import UsageError
 
-COLUMNS = ("path", "label", "probability", "error", "ood")
+if TYPE_CHECKING:
+    from tlcli.inference.prediction import Prediction
+    from tlcli.reporter import Reporter
+
+PREDICTION_COLUMNS = ("path", "label", "probability", "error", "ood")
 
 
 def command(
     images: list[str] = typer.Argument(
         None,
         metavar="IMAGE...",
-        help="Image files, folders of them, or quoted patterns; - reads paths from stdin, one a "
-        "line.",
+        help="Image files, folders of images, or quoted patterns; - reads paths from stdin, one "
+        "per line.",
+        show_default=False,
     ),
     model: list[str] = typer.Option(
         None,
         "--model",
         "-m",
-        help="A bundle, a run folder, or a backbone's name (predicts ImageNet's classes). "
-        "Several, each with -m, are an ensemble.",
-        show_default=WITHOUT_MODEL,
+        metavar="NAME",
+        help="Bundle, run folder, or name of a backbone (which predicts the ImageNet classes). "
+        "Repeat -m for an ensemble.",
+        show_default=DEFAULT_BUNDLE,
     ),
-    top: int = typer.Option(None, "--top", "-k", min=1, help="Add the K likeliest classes."),
+    top: int = typer.Option(
+        None, "--top", "-k", min=1, metavar="K", help="Add the K most probable classes (K >= 1)."
+    ),
     labels_only: bool = typer.Option(
-        False, "--labels-only", help="The label alone; as TSV and CSV without a header line."
+        False, "--labels-only", help="Write only the labels; TSV and CSV then have no header line."
     ),
     threshold: float = typer.Option(
-        0.0, "--threshold", min=0, max=1, help="Less probable answers become unknown."
+        0.0,
+        "--threshold",
+        min=0,
+        max=1,
+        metavar="NUMBER",
+        help='Label predictions below this probability "unknown".',
+        show_default="0; 0 to 1",
     ),
     reject: bool = typer.Option(
-        False, "--reject", help="Images unlike the training images (ood above 1) become unknown."
+        False,
+        "--reject",
+        help='Label images that are unlike the training images (ood above 1) "unknown".',
     ),
-    tta: str = TTA,
-    format_name: str = output.FORMAT,
-    file: Path = output.FILE,
+    tta: str = TTA_FLAG,
+    format_name: str = FORMAT_FLAG,
+    file: Path = OUTPUT_FLAG,
     null: bool = typer.Option(False, "-0", help="Paths on stdin end with NUL, not newline."),
-    stdin_image: bool = typer.Option(False, "--stdin-image", help="Stdin is one image's bytes."),
-    weights: str = typer.Option("auto", help="Weights of a backbone; as in finetune."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    precision: str = typer.Option(
-        "auto",
-        help="fp32, bf16 or (CUDA) fp16; auto is bf16 where this machine has it and at least 99% "
-        "of the val answers were the same in it (and says so), else fp32.",
+    stdin_image: bool = typer.Option(
+        False, "--stdin-image", help="Read the bytes of one image from stdin."
     ),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="No notes on stderr."),
+    weights: str = option_flag(
+        "weights", help="Weights of a backbone that is named with --model; as in finetune."
+    ),
+    device: str = option_flag("device"),
+    precision: str = option_flag(
+        "precision",
+        help="Precision to predict in; auto is bf16 where this machine has it and at least 99% of "
+        "the validation predictions were the same as in fp32, else fp32.",
+    ),
+    quiet: bool = QUIET_FLAG,
 ) -> None:
-    """Name the class of each image, with its probability."""
-    from tlcli.cli import inputs
+    """Predict the class of each image, with its probability."""
     from tlcli.cli.progress import Terminal
     from tlcli.inference.load import load
 
     if labels_only and top:
-        raise output.UsageError("--labels-only has no room for --top", "leave one out")
-    columns = ("label",) if labels_only else (*COLUMNS, *(["top"] if top else []))
-    format_name = output.resolve(format_name, file, "tsv" if labels_only else "table")
-    named = inputs.images(images or [], null, stdin_image)
-    failed = 0
-
+        raise UsageError("--labels-only and --top contradict each other", "leave one out")
+    columns = ("label",) if labels_only else (*PREDICTION_COLUMNS, *(["top"] if top else []))
+    format_name = output.choose_result_format(format_name, file, "tsv" if labels_only else "table")
+    chosen, named = inputs.model_or_default(model), inputs.images(images or [], null, stdin_image)
+    counts: Counter[str] = Counter()
     with Terminal(quiet) as terminal:
-        chosen = inputs.model_or_default(model)
         classifier = load(
             chosen,
             weights=weights,
@@ -73,18 +101,22 @@ def command(
         )
         if chosen is None:
             terminal.note(f"model: {Path(classifier.source).parent}")
-        answers = classifier.stream(named, top=top or 1, threshold=threshold, reject=reject)
-
-        def rows() -> output.Rows:
-            nonlocal failed
-            for answer in answers:
-                row = {c: getattr(answer, c) for c in COLUMNS} | {"path": answer.path or "-"}
-                if answer.error is not None:
-                    failed += 1
-                    terminal.warn(f"{row['path']}: {answer.error}")
-                row["top"] = [{"label": n, "probability": p} for n, p in answer.top]
-                yield row
-
-        output.write(rows(), columns, format_name, file=file, header=not labels_only)
-    if failed:
+        predictions = classifier.stream(named, top=top or 1, threshold=threshold, reject=reject)
+        rows = _rows(predictions, terminal, counts)
+        output.write(rows, columns, format_name, file=file, header=not labels_only)
+    if counts["failed"]:
         raise typer.Exit(3)
+
+
+def _rows(
+    predictions: "Iterable[Prediction]", reporter: "Reporter", counts: Counter[str]
+) -> output.Rows:
+    """Yield one row per image; warn about each that failed and count it as "failed"."""
+    for prediction in predictions:
+        row = {c: getattr(prediction, c) for c in PREDICTION_COLUMNS}
+        row["path"] = prediction.path or "-"
+        if prediction.error is not None:
+            counts["failed"] += 1
+            reporter.warn(f"{row['path']}: {prediction.error}")
+        row["top"] = [{"label": n, "probability": p} for n, p in prediction.top]
+        yield row

@@ -9,11 +9,13 @@ from tlcli.reporter import Reporter
 from tlcli.text import printable
 
 UNITS = {"bytes": (1_000_000, "MB")}
-"""How much of a unit is told as one of another."""
+"""Units that are shown in a larger one: how many make it up, and its name."""
+MIN_RATE_SECONDS = 0.5
+"""Seconds of a task before a bar shows its rate."""
 
 
 class Terminal(Reporter):
-    """Draws progress bars on a terminal; elsewhere writes one line for each finished task."""
+    """Draws progress bars on a terminal; elsewhere writes a line for each finished task."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -34,10 +36,12 @@ class Terminal(Reporter):
             self.bars.stop()
 
     def note(self, text: str) -> None:
+        """Write a line, unless quiet."""
         if not self.quiet:
             self._line(text, "")
 
     def warn(self, text: str) -> None:
+        """Write a warning."""
         self._line(f"warning: {text}", "yellow")
 
     def _line(self, text: str, style: str) -> None:
@@ -53,50 +57,57 @@ class Terminal(Reporter):
     def progress(
         self, task: str, done: int, total: int, unit: str = "images", **figures: float
     ) -> None:
+        """Move the task's bar, or without a terminal write a line once the task is finished."""
         if self.quiet or not total:
             return
-        per, unit = UNITS.get(unit, (1, unit))
+        size, unit = UNITS.get(unit, (1, unit))
         now = time.perf_counter()
         first = self.started.setdefault(task, now)
         finished = done >= total
         if sys.stderr.isatty():
-            self._bar(task, done / per, total / per, unit, figures)
+            self._move_bar(task, done / size, total / size, unit, figures)
         elif finished:
             seconds = now - first
-            digits = 0 if per == 1 else 1
-            rate = f", {total / per / seconds:.{digits}f} a second" if seconds > 0 else ""
-            sys.stderr.write(f"{task}: {total / per:.{digits}f} {unit} in {seconds:.1f} s{rate}\n")
+            digits = 0 if size == 1 else 1
+            rate = f", {total / size / seconds:.{digits}f} per second" if seconds > 0 else ""
+            amount = f"{total / size:.{digits}f} {unit}"
+            sys.stderr.write(f"{task}: {amount} in {seconds:.1f} s{rate}\n")
         if finished:
             self.started.pop(task, None)
 
-    def _bar(
+    def _move_bar(
         self, task: str, done: float, total: float, unit: str, figures: dict[str, float]
     ) -> None:
-        from rich import progress
-        from rich.console import Console
-
         if self.bars is None:
-            self.bars = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.fields[figures]}"),
-                progress.TimeElapsedColumn(),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            self.bars = _new_bars()
             self.bars.start()
         if task not in self.tasks:
             self.tasks[task] = self.bars.add_task(task, total=total, figures="")
-        handle = self.tasks[task]
+        bar = self.tasks[task]
         elapsed = time.perf_counter() - self.started[task]
-        rate = f"{done / elapsed:.0f} {unit}/s " if elapsed > 0.5 else ""
-        printable = " ".join(_figure(k, v) for k, v in figures.items())
-        self.bars.update(handle, completed=done, figures=f"{rate}{printable}")
+        rate = f"{done / elapsed:.0f} {unit}/s " if elapsed > MIN_RATE_SECONDS else ""
+        shown = " ".join(_figure(name, value) for name, value in figures.items())
+        self.bars.update(bar, completed=done, figures=f"{rate}{shown}")
         if done >= total:
-            self.bars.remove_task(handle)
+            self.bars.remove_task(bar)
             del self.tasks[task]
+
+
+def _new_bars() -> Any:
+    """Return Rich's display of progress bars on stderr, which vanish when they are done."""
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[figures]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
 def _figure(name: str, value: float) -> str:

@@ -1,4 +1,4 @@
-"""How a long job is stopped, and which of its options were given."""
+"""Stopping a long job: by Ctrl-C, or by the SIGTERM that schedulers send."""
 
 import signal
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ import typer
 
 @dataclass
 class Stop:
-    """The exit code of a job that is stopped: 130 by Ctrl-C, 143 by SIGTERM, as shells have it."""
+    """The exit code of a stopped job: 130 after Ctrl-C, 143 after SIGTERM, as in shells."""
 
     code: int = 130
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Let SIGTERM, which schedulers send, save what Ctrl-C would."""
+    """Make SIGTERM save the same as Ctrl-C does."""
     stop = Stop()
 
-    def terminated(number: int, _: FrameType | None) -> None:
+    def terminate(number: int, _: FrameType | None) -> None:
         stop.code = 128 + number
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminated)
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield stop
     except KeyboardInterrupt as error:
@@ -34,12 +34,6 @@ def stoppable() -> Iterator[Stop]:
         typer.echo("terminated", err=True)
         raise typer.Exit(stop.code) from error
     finally:
-        # A job of several processes that is ending keeps its own.
-        if signal.getsignal(signal.SIGTERM) is terminated:
+        # A job of several processes that is ending has a handler of its own.
+        if signal.getsignal(signal.SIGTERM) is terminate:
             signal.signal(signal.SIGTERM, before)
-
-
-def is_given(context: typer.Context, name: str) -> bool:
-    """Whether a parameter was on the command line, and is not its default."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"

@@ -18,15 +18,16 @@ class Demo:
     """What the demonstration came to."""
 
     run: Run
-    answers: list[Prediction]
+    predictions: list[Prediction]
 
 
-def demo(directory: Path, reporter: Reporter) -> Demo:
+def demo(directory: str | Path = "tlcli-demo", *, reporter: Reporter | None = None) -> Demo:
     """Draw flowers, fine-tune the default backbone on them, predict new drawings.
 
     Drawings that are there from an earlier demonstration are used again; each run has a folder
     of its own.
     """
+    directory, reporter = Path(directory), reporter or Reporter()
     flowers, unseen = directory / "flowers", directory / "unseen"
     for folder, per_class, seed in ((flowers, 40, 0), (unseen, 2, PREDICTED_SEED)):
         if not folder.exists():

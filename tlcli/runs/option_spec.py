@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tlcli.errors import UsageError, choice
@@ -56,22 +57,29 @@ class OptionSpec:
         return f"--{self.name.replace('_', '-')}"
 
     @property
+    def placeholder(self) -> str:
+        """The placeholder for the value in `--help`."""
+        return self.metavar or {int: "INT", float: "NUMBER", Path: "DIR"}.get(self.types[0], "NAME")
+
+    @property
     def shown_default(self) -> str:
         """The default as people read it."""
         if isinstance(self.default, bool):
             return "on" if self.default else "off"
-        return self.default_text if self.default is None else f"{self.default}"
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return self.default_text if self.default is None else str(self.default)
 
     @property
     def shown_values(self) -> str:
         """The accepted values in words, such as "one of all, gradual" or "0 to 0.99"."""
         if self.choices:
-            return "one of " + ", ".join(self.choices) if len(self.choices) > 1 else self.choices[0]
+            return f"{'one of' if len(self.choices) > 1 else 'or'} {', '.join(self.choices)}"
         if self.low is None:
             return ""
         values = f"{self.low:g} or more"
         if self.high < MAX_SHOWN_LIMIT:
-            values = f"{self.low:g} to {self.high:.10g}"
+            values = f"{self.low:g} to {self.high:,.10g}"
         elif 0 < self.low < MIN_SHOWN_LIMIT:
             values = "above 0"
         return " or ".join([values, *self.words])

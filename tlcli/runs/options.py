@@ -23,8 +23,8 @@ _CASE = "Case (what is frozen)"
 _TRAINING = "Training"
 _DATA = "Data and augmentation"
 _MACHINE = "Device and cache"
-_RUN = "Run"
-GROUPS = (_MODEL, _CASE, _TRAINING, _DATA, _MACHINE, _RUN)
+RUN_GROUP = "Run"
+GROUPS = (_MODEL, _CASE, _TRAINING, _DATA, _MACHINE, RUN_GROUP)
 
 
 # fmt: off
@@ -130,13 +130,13 @@ class Options:
         8.0, "Size limit of the feature cache in GB; the least recently used features are deleted "
         "first.", _MACHINE, low=0.0, high=1e9)
     checkpoint_minutes: float = option(
-        5.0, "Minutes between checkpoints within an epoch; every epoch also ends with one.", _RUN,
-        low=0.0, high=1e9)
+        5.0, "Minutes between checkpoints within an epoch; every epoch also ends with one.",
+        RUN_GROUP, low=0.0, high=1e9)
     log: str | None = option(
-        None, "Also log each epoch for TensorBoard.", _RUN, choices=("tensorboard",),
+        None, "Also log each epoch for TensorBoard.", RUN_GROUP, choices=("tensorboard",),
         default_text="off")
     output: Path | None = option(
-        None, "Run folder to create.", _RUN, short="-o", names_file=True,
+        None, "Run folder to create.", RUN_GROUP, short="-o", names_file=True,
         default_text="runs/<date>-<data>-<model>")
     # fmt: on
 
