@@ -6,11 +6,11 @@ import sys
 def main() -> None:
     """Run the command line. Ctrl-C during the imports exits as it does later on."""
     try:
-        from tlcli.cli import main as run
+        from tlcli.cli import run_app
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
-    run()
+    run_app()
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def test_check_counts_and_names_what_cannot_be_read(tlcli, flowers, tmp_path):
 
 def test_a_table_shows_names_as_they_are(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    output.write(
+    output.write_result(
         iter([{"a": "[bold red]x", "b": 1}, {"a": "\x1b[31mred", "b": 2}]), ("a", "b"), "table"
     )
     shown = capsys.readouterr().out
@@ -264,7 +264,7 @@ def test_a_table_shows_names_as_they_are(capsys, monkeypatch):
 
 def test_tsv_escapes_and_empty_fields(capsys):
     rows = [{"a": "x\ty\\z\n", "b": None, "c": 0.5, "d": True}]
-    output.write(iter(rows), ("a", "b", "c", "d"), "tsv")
+    output.write_result(iter(rows), ("a", "b", "c", "d"), "tsv")
     assert capsys.readouterr().out == "a\tb\tc\td\nx\\ty\\\\z\\n\t\t0.5\ttrue\n"
 
 

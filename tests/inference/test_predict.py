@@ -44,21 +44,21 @@ def other(tmp_path_factory, flowers):
 # --output and --format
 
 
-@pytest.mark.parametrize("format_name", [None, *output.FORMATS])
+@pytest.mark.parametrize("format_name", [None, *output.RESULT_FORMATS])
 @pytest.mark.parametrize("extension", [*output.EXTENSIONS, ".txt", ""])
 def test_every_pair_of_format_and_extension(tmp_path, format_name, extension):
     file = tmp_path / f"out{extension}"
     known = output.EXTENSIONS.get(extension)
     if format_name is None and known is None:
         with pytest.raises(UsageError, match="no format"):
-            output.resolve(None, file)
+            output.choose_result_format(None, file)
     elif format_name and known and format_name != known:
         with pytest.raises(UsageError, match=f"{known} by its extension"):
-            output.resolve(format_name, file)
+            output.choose_result_format(format_name, file)
     else:
-        name = output.resolve(format_name, file)
+        name = output.choose_result_format(format_name, file)
         assert name == (format_name or known)
-        output.write([{"a": 1, "b": "x"}], ("a", "b"), name, file=file)
+        output.write_result([{"a": 1, "b": "x"}], ("a", "b"), name, file=file)
         text = file.read_text()
         wanted = {
             "tsv": "a\tb\n1\tx\n",
@@ -76,7 +76,7 @@ def test_output_is_the_same_as_stdout_and_is_never_overwritten(tlcli, trained, i
     assert file.read_text() == tlcli("predict", *images, "-m", trained.folder, "-f", "csv").stdout
     again = tlcli("predict", images[0], "-m", trained.folder, "-o", file)
     assert again.exit_code == 1
-    assert "not overwritten" in again.stderr
+    assert "will not be overwritten" in again.stderr
     assert len(file.read_text().splitlines()) == 1 + len(images)
     wrong = tlcli("predict", images[0], "-m", trained.folder, "-o", "x.csv", "-f", "json")
     assert wrong.exit_code == 2
@@ -88,16 +88,16 @@ def test_an_output_that_fails_midway_leaves_nothing(tmp_path):
         raise UserError("broken off")
 
     with pytest.raises(UserError, match="broken off"):
-        output.write(rows(), ("a",), "jsonl", file=tmp_path / "x.jsonl")
+        output.write_result(rows(), ("a",), "jsonl", file=tmp_path / "x.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_json_is_a_list_even_of_nothing_and_a_table_comes_by_pages(capsys):
-    output.write(iter([]), ("a",), "json")
+    output.write_result(iter([]), ("a",), "json")
     assert json.loads(capsys.readouterr().out) == []
-    output.write(iter([]), ("a",), "table")
+    output.write_result(iter([]), ("a",), "table")
     assert capsys.readouterr().out.split() == ["a", "─"]
-    output.write(({"a": i} for i in range(output.PAGE + 1)), ("a",), "table")
+    output.write_result(({"a": i} for i in range(output.PAGE_ROWS + 1)), ("a",), "table")
     assert capsys.readouterr().out.count("a \n") == 2
 
 

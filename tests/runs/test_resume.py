@@ -366,7 +366,7 @@ def command(log, limit, arguments):
     os.dup2(handle, 2)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    from tlcli.cli import main
+    from tlcli.__main__ import main
 
     sys.argv = ["tlcli", *arguments]
     main()

@@ -1,5 +1,5 @@
 """The command line: each command parses its arguments, makes one call and prints the result."""
 
-from tlcli.cli.app import app, main
+from tlcli.cli.app import app, run_app
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run_app"]

@@ -89,7 +89,7 @@ for module in (
     app.command(module.__name__.rpartition(".")[2], cls=GroupedCommand)(module.command)
 
 
-def main() -> None:
+def run_app() -> None:
     """Run the program; a bug keeps its traceback, and the user is asked to report it."""
     try:
         app()

@@ -21,4 +21,4 @@ def command(
         typer.echo(f"freed {contents.freed_mb:.1f} MB in {contents.folder}", err=True)
         return
     typer.echo(f"{contents.folder}: {contents.size_mb:.1f} MB", err=True)
-    output.write(contents.tables, _COLUMNS, format_name)
+    output.write_result(contents.tables, _COLUMNS, format_name)

@@ -27,6 +27,6 @@ def command(
     format_name = output.choose_result_format(format_name)
     with Terminal() as terminal:
         result = check(data, val_fraction=val_fraction, seed=seed, reporter=terminal)
-    output.write(result.rows(), ("class", "train", "val", "test"), format_name)
+    output.write_result(result.rows(), ("class", "train", "val", "test"), format_name)
     if result.unreadable:
         raise typer.Exit(3)

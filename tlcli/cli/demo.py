@@ -27,5 +27,5 @@ def command(
         done = demo(directory, reporter=terminal)
     accuracy = accuracy_text(Metrics.from_dict(done.run.metrics))
     typer.echo(f"val accuracy {accuracy} on drawings, not photographs", err=True)
-    output.write(map(asdict, done.predictions), _COLUMNS, format_name)
+    output.write_result(map(asdict, done.predictions), _COLUMNS, format_name)
     typer.echo(f"saved in {done.run.folder}; with your own images: tlcli finetune DIR", err=True)

@@ -109,12 +109,12 @@ def _named(named: list[str], model: list[str] | None) -> tuple[list[str] | None,
 
 def _write(result: dict[str, Any], format_name: str, file: Path | None) -> None:
     """Write the result to stdout or to `file`."""
-    from tlcli.cli import evaluate_table
+    from tlcli.cli.evaluate_table import show_evaluation
 
     if format_name == "table":
-        output.send(lambda out: evaluate_table.show(result, out), file)
+        output.send(lambda out: show_evaluation(result, out), file)
     elif format_name == "json":
         text = json.dumps(result, indent=2) + "\n"
         output.send(lambda out: out.write(text), file)
     else:
-        output.write([result], list(result), format_name, file=file)
+        output.write_result([result], list(result), format_name, file=file)

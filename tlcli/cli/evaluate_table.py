@@ -12,7 +12,7 @@ MAX_CONFUSED_PAIRS = 10
 """Pairs of classes that are listed as most often confused."""
 
 
-def show(result: dict[str, Any], out: TextIO) -> None:
+def show_evaluation(result: dict[str, Any], out: TextIO) -> None:
     """Write the result of `tlcli.evaluate`."""
     metrics = Metrics.from_dict(result)
     for line in _figures(metrics):
@@ -65,9 +65,7 @@ def _comparison(against: dict[str, Any]) -> str:
     )
 
 
-def _tables(
-    metrics: Metrics, result: dict[str, Any]
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _tables(metrics: Metrics, result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield a title and rows for each table that is not empty."""
     classes = metrics.classes
     yield "classes", [{"class": name, **vars(of)} for name, of in metrics.per_class.items()]

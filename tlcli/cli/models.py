@@ -25,7 +25,7 @@ def command(
     if name in catalogue():
         _write_stages(name, format_name)
     else:
-        output.write(models(name or "", at_hand=at_hand), _COLUMNS, format_name)
+        output.write_result(models(name or "", at_hand=at_hand), _COLUMNS, format_name)
 
 
 def _write_stages(name: str, format_name: str) -> None:
@@ -42,4 +42,4 @@ def _write_stages(name: str, format_name: str) -> None:
     )
     rows = stage_table(structure)
     columns = [c for c in rows[0] if format_name != "table" or c not in ("part", "classifier")]
-    output.write(rows, columns, format_name)
+    output.write_result(rows, columns, format_name)

@@ -43,11 +43,11 @@ def choose_result_format(
     known = EXTENSIONS.get(file.suffix.lower())
     if name is None and known is None:
         raise UsageError(
-            f"--output {file}: unknown extension",
+            f"--output {file}: its extension names no format",
             f"use {', '.join(EXTENSIONS)}, or add --format",
         )
     if name is not None and known is not None and name != known:
-        raise UsageError(f"--output {file} has the extension of {known}, but --format is {name}")
+        raise UsageError(f"--output {file} is {known} by its extension, but --format is {name}")
     if file.exists() or file.is_symlink():
         raise UserError(
             f"--output {file} already exists and will not be overwritten",
@@ -56,7 +56,7 @@ def choose_result_format(
     return name or known or ""
 
 
-def write(
+def write_result(
     rows: Iterable[Row],
     columns: Sequence[str],
     format_name: str,
@@ -104,7 +104,7 @@ def discard_stdout() -> None:
 
 def write_one(row: Row, columns: Sequence[str], format_name: str) -> None:
     """Write a single result: in JSON the object itself, else as a table of one row."""
-    write([row], columns, "jsonl" if format_name == "json" else format_name)
+    write_result([row], columns, "jsonl" if format_name == "json" else format_name)
 
 
 def _write_file(path: Path, write: Callable[[TextIO], object]) -> None:
@@ -119,7 +119,7 @@ def write_rows(
     out: TextIO,
     header: bool = True,
 ) -> None:
-    """Write rows to `out`; see `write`."""
+    """Write rows to `out`; see `write_result`."""
     if format_name == "table":
         rest = iter(rows)
         page = list(islice(rest, PAGE_ROWS))

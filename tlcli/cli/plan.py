@@ -104,10 +104,10 @@ def _write(plans: "list[Planned]", comparison: bool, format_name: str) -> None:
     from tlcli.recipes.plan import comparison_row
 
     if format_name == "table":
-        from tlcli.cli import plan_table
+        from tlcli.cli.plan_table import show_plans
 
-        output.send(lambda out: plan_table.show(plans, comparison, out))
+        output.send(lambda out: show_plans(plans, comparison, out))
     elif comparison:
-        output.write(map(comparison_row, plans), _COMPARISON_COLUMNS, format_name)
+        output.write_result(map(comparison_row, plans), _COMPARISON_COLUMNS, format_name)
     else:
         output.write_one(plans[0].to_dict(), _COLUMNS, format_name)

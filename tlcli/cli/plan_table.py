@@ -31,7 +31,7 @@ _DESCRIPTION: dict[str, Any] = {
 }
 
 
-def show(plans: Sequence[Planned], comparison: bool, out: TextIO) -> None:
+def show_plans(plans: Sequence[Planned], comparison: bool, out: TextIO) -> None:
     """Write one plan in full, or several as rows of a comparison."""
     console = Console(file=out)
     if comparison:

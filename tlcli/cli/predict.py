@@ -103,7 +103,7 @@ def command(
             terminal.note(f"model: {Path(classifier.source).parent}")
         predictions = classifier.stream(named, top=top or 1, threshold=threshold, reject=reject)
         rows = _rows(predictions, terminal, counts)
-        output.write(rows, columns, format_name, file=file, header=not labels_only)
+        output.write_result(rows, columns, format_name, file=file, header=not labels_only)
     if counts["failed"]:
         raise typer.Exit(3)
 

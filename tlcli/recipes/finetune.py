@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -30,6 +30,7 @@ from tlcli.recipes.decide import decide, decide_on_rank0, scan_and_warn
 from tlcli.reporter import Reporter
 from tlcli.runs.initial_model import copy_head, load_initial_model, trained_further
 from tlcli.runs.interruption import resumable
+from tlcli.runs.option_values import OptionValues
 from tlcli.runs.options import Options
 from tlcli.runs.request import RunRequest, new_run
 from tlcli.runs.resume import check_same, reopen_run
@@ -83,7 +84,7 @@ def finetune(
     config: str | Path | None = None,
     resume: str | Path | None = None,
     reporter: Reporter | None = None,
-    **more: Any,
+    **more: Unpack[OptionValues],
 ) -> Run:
     """Train a classifier on a folder of images and save it in a run folder.
 
@@ -97,8 +98,7 @@ def finetune(
 
     Raises:
         UserError: what is wrong with the data, the weights or the options, and what to do.
-        KeyboardInterrupt: interrupted before there was anything to save but the run folder, which
-            can be resumed.
+        KeyboardInterrupt: interrupted before anything was trained; the run can be resumed.
     """
     given = {**(options.non_default() if options else {}), **more}
     with process_group(reporter or Reporter()) as reporter:

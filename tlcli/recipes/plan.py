@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from tlcli.backbones import catalogue
 from tlcli.errors import UsageError, UserError
@@ -12,6 +12,7 @@ from tlcli.planning.planned import Planned
 from tlcli.recipes.decide import decide, scan_and_warn
 from tlcli.reporter import Reporter
 from tlcli.runs.initial_model import load_initial_model, trained_further
+from tlcli.runs.option_values import OptionValues
 from tlcli.runs.options import Options
 from tlcli.runtime import device
 
@@ -21,7 +22,7 @@ def plan(
     options: Options | None = None,
     *,
     reporter: Reporter | None = None,
-    **more: Any,
+    **more: Unpack[OptionValues],
 ) -> Planned:
     """Measure a folder of images and decide which case it is; nothing is trained or written but
     the cache.
