@@ -51,7 +51,8 @@ def option_values() -> str:
     lines = [
         '"""The types of all options of a run, for editors and type checkers.',
         "",
-        "Made by `python -m docs.make` from tlcli/runs/options.py; do not edit.",
+        "Made by `python -m docs.make` from tlcli/runs/options.py; do not edit. Names are `Literal`s,",
+        "which editors offer, or any `str`, so that a variable may hold one.",
         '"""',
         "",
         "from pathlib import Path",
@@ -73,7 +74,7 @@ def _annotation(spec: OptionSpec) -> str:
     """Return the type of an option's value as source."""
     types = [kind.__name__ for kind in spec.types]
     if spec.choices:
-        types = [f"Literal[{', '.join(map(json.dumps, spec.choices))}]"]
+        types.insert(0, f"Literal[{', '.join(map(json.dumps, spec.choices))}]")
     if spec.flag_is_text:
         types.append("str")
     if spec.names_file:

@@ -1,6 +1,7 @@
 """The types of all options of a run, for editors and type checkers.
 
-Made by `python -m docs.make` from tlcli/runs/options.py; do not edit.
+Made by `python -m docs.make` from tlcli/runs/options.py; do not edit. Names are `Literal`s,
+which editors offer, or any `str`, so that a variable may hold one.
 """
 
 from pathlib import Path
@@ -19,13 +20,13 @@ class OptionValues(TypedDict, total=False):
     name of torchvision's such as IMAGENET1K_V1. [default: auto]"""
 
     # Case (what is frozen)
-    case: Literal["small-similar", "small-different", "large-similar", "large-different"] | None
+    case: Literal["small-similar", "small-different", "large-similar", "large-different"] | str | None
     """Transfer-learning case. [default: chosen by the plan; one of small-similar, small-different,
     large-similar, large-different]"""
-    size: Literal["small", "large"] | None
+    size: Literal["small", "large"] | str | None
     """Size of the dataset: the first half of a case. [default: chosen by the plan; one of small,
     large]"""
-    similarity: Literal["similar", "different"] | None
+    similarity: Literal["similar", "different"] | str | None
     """Similarity to the pretraining images: the second half of a case. [default: chosen by the
     plan; one of similar, different]"""
     freeze: str | None
@@ -38,7 +39,7 @@ class OptionValues(TypedDict, total=False):
     """Training images from which a dataset counts as large. [default: 10000; 1 or more]"""
 
     # Training
-    optimizer: Literal["lbfgs", "sgd", "adamw"] | None
+    optimizer: Literal["lbfgs", "sgd", "adamw"] | str | None
     """Optimizer; lbfgs fits a linear head only. [default: chosen by the plan; one of lbfgs, sgd,
     adamw]"""
     lr: float | str | None
@@ -55,7 +56,7 @@ class OptionValues(TypedDict, total=False):
     accumulate: int | None
     """Batches whose gradients are added up for each step. [default: chosen by the plan; 1 or
     more]"""
-    lr_schedule: Literal["cosine", "linear", "one-cycle", "constant"] | None
+    lr_schedule: Literal["cosine", "linear", "one-cycle", "constant"] | str | None
     """Learning rate schedule. [default: chosen by the plan; one of cosine, linear, one-cycle,
     constant]"""
     warmup: float | None
@@ -64,7 +65,7 @@ class OptionValues(TypedDict, total=False):
     patience: int | None
     """Epochs without a better validation metric before training stops; 0 never stops early.
     [default: chosen by the plan; 0 or more]"""
-    metric: Literal["top1", "loss", "balanced_accuracy", "macro_f1"] | None
+    metric: Literal["top1", "loss", "balanced_accuracy", "macro_f1"] | str | None
     """Metric that selects the best epoch. [default: chosen by the plan; one of top1, loss,
     balanced_accuracy, macro_f1]"""
     layer_decay: float | None
@@ -72,13 +73,13 @@ class OptionValues(TypedDict, total=False):
     plan; 0.01 to 1]"""
     head_first: bool | None
     """Train the head alone on frozen features before the rest. [default: chosen by the plan]"""
-    unfreeze: Literal["all", "gradual"] | None
+    unfreeze: Literal["all", "gradual"] | str | None
     """Train all stages behind the cut from the first epoch, or gradually from the head backwards.
     [default: chosen by the plan; one of all, gradual]"""
-    batchnorm: Literal["adapt", "frozen"] | None
+    batchnorm: Literal["adapt", "frozen"] | str | None
     """BatchNorm statistics of the trained stages: adapt to the images or stay frozen. [default:
     chosen by the plan; one of adapt, frozen]"""
-    average: Literal["none", "ema", "swa"] | None
+    average: Literal["none", "ema", "swa"] | str | None
     """Weight averaging: exponential moving average (ema) or stochastic weight averaging (swa).
     [default: chosen by the plan; one of none, ema, swa]"""
     label_smoothing: float | None
@@ -86,10 +87,10 @@ class OptionValues(TypedDict, total=False):
     0.99]"""
     dropout: float | None
     """Dropout before the final layer. [default: chosen by the plan; 0 to 0.99]"""
-    balance: Literal["none", "weights", "sampler"] | None
+    balance: Literal["none", "weights", "sampler"] | str | None
     """Compensation for unequal class sizes: weights in the loss, or a sampler that draws every
     class equally often. [default: chosen by the plan; one of none, weights, sampler]"""
-    init: Literal["default", "uniform", "normal"] | None
+    init: Literal["default", "uniform", "normal"] | str | None
     """Initialization of new layers: the layer's default, Glorot uniform, or normal with standard
     deviation 0.01. [default: chosen by the plan; one of default, uniform, normal]"""
     calibrate: bool
@@ -110,9 +111,9 @@ class OptionValues(TypedDict, total=False):
     """Seed for every random draw. [default: 0; 0 or more]"""
 
     # Device and cache
-    device: Literal["auto", "cpu", "cuda", "mps"]
+    device: Literal["auto", "cpu", "cuda", "mps"] | str
     """Device to compute on. [default: auto; one of auto, cpu, cuda, mps]"""
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | str
     """Precision of training and of frozen features; auto is mixed precision on CUDA and on CPUs
     with native bf16, else fp32. All metrics are computed in fp32. [default: auto; one of auto,
     fp32, bf16, fp16]"""
@@ -129,7 +130,7 @@ class OptionValues(TypedDict, total=False):
     checkpoint_minutes: float
     """Minutes between checkpoints within an epoch; every epoch also ends with one. [default: 5; 0
     or more]"""
-    log: Literal["tensorboard"] | None
+    log: Literal["tensorboard"] | str | None
     """Also log each epoch for TensorBoard. [default: off; or tensorboard]"""
     output: str | Path | None
     """Run folder to create. [default: runs/<date>-<data>-<model>]"""
