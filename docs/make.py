@@ -19,6 +19,8 @@ from tlcli.runs.option_spec import OptionSpec
 from tlcli.runs.options import GROUPS, OPTION_TABLE
 
 ROOT = Path(__file__).parent.parent
+WIDTH = 100
+"""Columns of generated source."""
 
 
 def cli_reference() -> str:
@@ -51,8 +53,8 @@ def option_values() -> str:
     lines = [
         '"""The types of all options of a run, for editors and type checkers.',
         "",
-        "Made by `python -m docs.make` from tlcli/runs/options.py; do not edit. Names are `Literal`s,",
-        "which editors offer, or any `str`, so that a variable may hold one.",
+        "Made by `python -m docs.make` from tlcli/runs/options.py; do not edit. A name is one of the",
+        "`Literal`s, which editors offer, or any `str`, so that it may be in a variable.",
         '"""',
         "",
         "from pathlib import Path",
@@ -66,8 +68,16 @@ def option_values() -> str:
         lines += ["", f"    # {group}"]
         for spec in OPTION_TABLE.values():
             if spec.group == group:
-                lines += [f"    {spec.name}: {_annotation(spec)}", _docstring(spec)]
+                lines += [*_declaration(spec), _docstring(spec)]
     return "\n".join(lines) + "\n"
+
+
+def _declaration(spec: OptionSpec) -> list[str]:
+    """Return an option and its type as source, formatted as ruff does."""
+    line = f"    {spec.name}: {_annotation(spec)}"
+    if len(line) <= WIDTH:
+        return [line]
+    return [f"    {spec.name}: (", f"        {_annotation(spec)}", "    )"]
 
 
 def _annotation(spec: OptionSpec) -> str:
@@ -86,7 +96,9 @@ def _docstring(spec: OptionSpec) -> str:
     """Return the description of an option as source."""
     facts = "; ".join(filter(None, (f"default: {spec.shown_default}", spec.shown_values)))
     text = f'"""{spec.help} [{facts}]"""'
-    return fill(text, 100, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+    return fill(
+        text, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+    )
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """The types of all options of a run, for editors and type checkers.
 
-Made by `python -m docs.make` from tlcli/runs/options.py; do not edit. Names are `Literal`s,
-which editors offer, or any `str`, so that a variable may hold one.
+Made by `python -m docs.make` from tlcli/runs/options.py; do not edit. A name is one of the
+`Literal`s, which editors offer, or any `str`, so that it may be in a variable.
 """
 
 from pathlib import Path
@@ -20,7 +20,9 @@ class OptionValues(TypedDict, total=False):
     name of torchvision's such as IMAGENET1K_V1. [default: auto]"""
 
     # Case (what is frozen)
-    case: Literal["small-similar", "small-different", "large-similar", "large-different"] | str | None
+    case: (
+        Literal["small-similar", "small-different", "large-similar", "large-different"] | str | None
+    )
     """Transfer-learning case. [default: chosen by the plan; one of small-similar, small-different,
     large-similar, large-different]"""
     size: Literal["small", "large"] | str | None
