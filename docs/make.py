@@ -21,6 +21,19 @@ from tlcli.runs.options import GROUPS, OPTION_TABLE
 ROOT = Path(__file__).parent.parent
 WIDTH = 100
 """Columns of generated source."""
+OPTION_VALUES_HEADER = '''\
+"""The types of all options of a run, for editors and type checkers.
+
+Made by `python -m docs.make` from tlcli/runs/options.py; do not edit. A name is one of the
+`Literal`s, which editors offer, or any `str`, so that it may be in a variable.
+"""
+
+from pathlib import Path
+from typing import Literal, TypedDict
+
+
+class OptionValues(TypedDict, total=False):
+    """Options of a run by name, as `tlcli.finetune` and `tlcli.plan` take them."""'''
 
 
 def cli_reference() -> str:
@@ -50,20 +63,7 @@ def _row(parameter: Any) -> str:
 
 def option_values() -> str:
     """Return tlcli/runs/option_values.py."""
-    lines = [
-        '"""The types of all options of a run, for editors and type checkers.',
-        "",
-        "Made by `python -m docs.make` from tlcli/runs/options.py; do not edit. A name is one of the",
-        "`Literal`s, which editors offer, or any `str`, so that it may be in a variable.",
-        '"""',
-        "",
-        "from pathlib import Path",
-        "from typing import Literal, TypedDict",
-        "",
-        "",
-        "class OptionValues(TypedDict, total=False):",
-        '    """Options of a run by name, as `tlcli.finetune` and `tlcli.plan` take them."""',
-    ]
+    lines = [OPTION_VALUES_HEADER]
     for group in GROUPS:
         lines += ["", f"    # {group}"]
         for spec in OPTION_TABLE.values():
