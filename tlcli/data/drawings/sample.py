@@ -1,4 +1,4 @@
-"""A folder of drawn flowers to try things on: no photographs, no download, the same every time."""
+"""A folder of drawn flowers to try tlcli on, the same every time."""
 
 import math
 import random
@@ -7,11 +7,12 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from tlcli.data.drawings.flowers import FLOWERS, Frame
-from tlcli.data.drawings.scenery import background
+from tlcli.data.drawings.scenery import draw_background
 from tlcli.errors import UserError
 from tlcli.text import printable
 
-FINER = 2  # drawn this many times larger, then reduced: Pillow draws without antialiasing
+SUPERSAMPLING = 2
+"""Factor by which images are drawn larger and then reduced; Pillow has no antialiasing."""
 README = """\
 These images are drawings made by tlcli (`tlcli sample`), not photographs: five kinds of flowers
 drawn by a program, so that tlcli can be tried without a download. Expect higher accuracy on them
@@ -20,9 +21,9 @@ than on photographs, and draw no conclusions about real flowers from them.
 
 
 def draw_flower(name: str, size: int, rng: random.Random) -> Image.Image:
-    """One picture of `size` x `size` pixels: a flower or up to three, before some scenery."""
-    side = size * FINER
-    image = background(side, rng)
+    """Draw an image of `size` x `size` pixels: one to three flowers in front of a background."""
+    side = size * SUPERSAMPLING
+    image = draw_background(side, rng)
     draw = ImageDraw.Draw(image)
     count = rng.choice((1, 1, 1, 2, 3))
     for _ in range(count):
@@ -31,14 +32,14 @@ def draw_flower(name: str, size: int, rng: random.Random) -> Image.Image:
             radius *= 0.8  # its cup is twice as high as its radius
         x, y = side * rng.uniform(0.28, 0.72), side * rng.uniform(0.26, 0.62)
         upright = name in ("tulip", "lavender")
-        turn = rng.uniform(-0.25, 0.25) if upright else rng.uniform(0, math.pi)
+        rotation = rng.uniform(-0.25, 0.25) if upright else rng.uniform(0, math.pi)
         squeeze = 1.0 if upright else rng.uniform(0.62, 1)
-        FLOWERS[name](Frame(draw, x, y, radius, squeeze, turn), rng)
-    return _as_if_photographed(image.resize((size, size), Image.Resampling.BOX), rng)
+        FLOWERS[name](Frame(draw, x, y, radius, squeeze, rotation), rng)
+    return _degrade(image.resize((size, size), Image.Resampling.BOX), rng)
 
 
-def _as_if_photographed(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Exposure, focus and noise that differ from picture to picture."""
+def _degrade(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Change exposure, focus and noise, differently for each image, as in photographs."""
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.1)))
     gains = [rng.uniform(0.78, 1.12) * rng.uniform(0.95, 1.05) for _ in range(3)]
     image = image.point([min(255, round(value * gain)) for gain in gains for value in range(256)])
@@ -54,13 +55,16 @@ def draw_sample(
 ) -> list[str]:
     """Draw `per_class` JPEG images of each kind of flower into `directory`/<class>/.
 
-    A README.txt beside them says what they are. The same arguments give the same pictures.
+    A README.txt beside them says what they are. The same arguments give the same images.
+
+    Args:
+        size: side of the images, in pixels.
 
     Returns:
         The classes, sorted.
 
     Raises:
-        UserError: `directory` is not empty, or cannot be written.
+        UserError: `directory` is not empty, or cannot be written to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
