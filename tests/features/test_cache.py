@@ -1,4 +1,4 @@
-"""The feature cache: nothing computed twice, nothing half written, nothing beyond the limit."""
+"""The feature cache: no feature computed twice, no file half written, no more than the limit."""
 
 import os
 import subprocess
@@ -42,14 +42,14 @@ def test_rows_come_back_as_they_were_in_any_order(cache):
     assert rows(0, 1)[0] not in cache.table({"cut": "b"})
 
 
-def test_what_is_not_yet_written_can_be_fetched(cache):
+def test_rows_that_are_not_yet_written_can_be_fetched(cache):
     table = cache.table({"cut": "a"})
     table.add(rows(0, 2), torch.ones(2, 3))
     assert not list(cache.folder.glob("*/*.npy"))
     assert torch.equal(table.fetch(rows(0, 2)), torch.ones(2, 3))
 
 
-def test_the_same_picture_twice_is_filed_once_and_moves_no_other_row(cache):
+def test_the_same_image_twice_is_one_row_and_moves_no_other(cache):
     values = torch.randn(5, 3)
     names = rows(0, 3)
     table = cache.table({"cut": "a"})
@@ -62,7 +62,7 @@ def test_the_same_picture_twice_is_filed_once_and_moves_no_other_row(cache):
     assert cache.entries()[0]["images"] == 3
 
 
-def test_long_passes_are_written_on_the_way(cache, monkeypatch):
+def test_long_passes_write_segments_on_the_way(cache, monkeypatch):
     monkeypatch.setattr(cache_table, "SEGMENT_BYTES", 1280)
     table = cache.table({"cut": "a"})
     for start in range(0, 100, 10):
@@ -81,7 +81,7 @@ def test_two_writers_do_not_disturb_each_other(cache):
     assert both.fetch(rows(0, 5))[:, 0].tolist()[3:] == [1, 1]
 
 
-def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(cache, tmp_path):
+def test_a_killed_writer_leaves_no_segment(cache, tmp_path):
     code = f"""
 import os, torch, numpy
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_a_damaged_segment_is_computed_again(cache):
     assert rows(0, 1)[0] not in cache.table({"cut": "a"})
 
 
-def test_an_empty_segment_is_no_segment(cache):
+def test_an_empty_file_is_no_segment(cache):
     table = cache.table({"cut": "a"})
     table.add(rows(0, 2), torch.ones(2, 3))
     table.flush()
@@ -127,7 +127,7 @@ def test_an_empty_segment_is_no_segment(cache):
     assert torch.equal(cache.table({"cut": "a"}).fetch(rows(0, 2)), torch.ones(2, 3))
 
 
-def test_the_oldest_go_first_and_what_was_used_stays(cache):
+def test_the_least_recently_used_segments_are_trimmed_first(cache):
     for number in range(4):
         table = cache.table({"cut": "a"})
         table.add(rows(number, 1), torch.ones(1, 1000))
@@ -142,7 +142,7 @@ def test_the_oldest_go_first_and_what_was_used_stays(cache):
     assert [r in left for r in rows(0, 4)] == [True, False, False, True]
 
 
-def test_a_folder_that_cannot_be_written_costs_the_cache_not_the_run(tmp_path):
+def test_an_unwritable_folder_disables_the_cache_and_not_the_run(tmp_path):
     (tmp_path / "features").write_text("a file, not a folder")
     cache = FeatureCache(tmp_path / "features", reporter=RecordingReporter())
     table = cache.table({"cut": "a"})
@@ -170,7 +170,7 @@ def test_clear_and_show(tlcli, tmp_path, monkeypatch):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How many images went through a frozen forward."""
+    """Return the batch sizes that went through a feature extractor."""
     seen = []
     call = FeatureExtractor.__call__
 
@@ -182,7 +182,7 @@ def counted(monkeypatch):
     return seen
 
 
-def forward(origin="abc", **more):
+def make_extractor(origin="abc", **more):
     from torch import nn
 
     from tlcli.backbones.stages import Stage
@@ -198,16 +198,16 @@ def forward(origin="abc", **more):
     )
 
 
-def get(folder, cache, made=None, **more):
+def get(folder, cache, extractor=None, **more):
     dataset = scan(folder)
     samples = [*dataset.train, *dataset.val]
-    made = made or forward()
+    extractor = extractor or make_extractor()
     return extract_features(
-        samples, made, task="x", cache=cache, reporter=RecordingReporter(), **more
+        samples, extractor, task="x", cache=cache, reporter=RecordingReporter(), **more
     )[0], samples
 
 
-def test_only_what_is_new_is_computed(tmp_path, cache, counted):
+def test_only_new_images_are_computed(tmp_path, cache, counted):
     folder = tmp_path / "flowers"
     draw_sample(folder, per_class=4)
     first, _ = get(folder, cache)
@@ -217,27 +217,27 @@ def test_only_what_is_new_is_computed(tmp_path, cache, counted):
     assert torch.equal(first, again)
     assert counted == []
 
-    # An image that moves is known; one that changes is not; one more is one more.
+    # A moved image is found; a changed one is computed again.
     (folder / "moved").mkdir()
     one, two = sorted(p for p in folder.rglob("*") if p.is_file())[:2]
     one.rename(folder / "moved" / one.name)
     two.write_bytes(two.read_bytes() + b"changed")
-    codes, _ = get(folder, cache)
+    features, _ = get(folder, cache)
     assert len(counted) == 1
     plain, _ = get(folder, None)
-    assert torch.equal(codes, plain)
+    assert torch.equal(features, plain)
 
 
 @pytest.mark.parametrize(
     "other",
     [{"origin": "other weights"}, {"resize": 36}, {"interpolation": "bicubic"}],
 )
-def test_other_weights_or_pixels_are_other_features(tmp_path, cache, counted, other):
+def test_other_weights_or_preprocessing_give_other_features(tmp_path, cache, counted, other):
     folder = tmp_path / "flowers"
     draw_sample(folder, per_class=2)
     get(folder, cache)
     counted.clear()
-    get(folder, cache, forward(**other))
+    get(folder, cache, make_extractor(**other))
     assert len(counted) == 1
 
 
@@ -261,7 +261,7 @@ def test_each_view_and_seed_has_its_own_row(tmp_path, cache, counted):
     assert not torch.equal(other[:, 1], two[:, 1])
 
 
-def test_a_thousand_rows_are_read_in_no_time(cache):
+def test_a_thousand_rows_are_read_within_a_second(cache):
     table = cache.table({"cut": "a"})
     table.add(rows(0, 1000), torch.ones(1000, 1280))
     table.flush()

@@ -1,4 +1,4 @@
-"""The frozen forward: the same numbers whoever computes them, in fp32 and in bf16."""
+"""The feature extractor: the same features whoever computes them, in fp32 and in bf16."""
 
 import subprocess
 import sys
@@ -14,9 +14,9 @@ from tlcli.data.augmentation.presets import parse_augment
 from tlcli.data.augmentation.spec import make_augmentation
 from tlcli.data.dataset import scan
 from tlcli.errors import UsageError
-from tlcli.features import extract as features
 from tlcli.features import fast_stages, precision_check
 from tlcli.features.cache import FeatureCache
+from tlcli.features.extract import bytes_per_view, extract_features
 from tlcli.features.extractor import FeatureExtractor
 from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.sources import CachedFeatures
@@ -40,7 +40,7 @@ def images():
     return nn.functional.interpolate(small.float(), size=224, mode="bilinear").to(torch.uint8)
 
 
-def made(backbone, compute, reporter=None):
+def make_extractor(backbone, compute, reporter=None):
     stages = nn.Sequential(*backbone.stages[:-1])
     return FeatureExtractor(
         stages, backbone.preprocessing, compute, reporter or RecordingReporter()
@@ -58,18 +58,20 @@ def test_auto_is_bf16_where_the_cpu_has_it_and_nowhere_else(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_place_in_a_batch_and_the_number_of_workers_change_no_bit(backbone, images, precision):
+def test_the_position_in_a_batch_and_the_number_of_workers_change_no_bit(
+    backbone, images, precision
+):
     compute, reporter = choose_device("cpu", precision), RecordingReporter()
-    forward = made(backbone, compute, reporter)
-    first = forward(images)
+    extractor = make_extractor(backbone, compute, reporter)
+    first = extractor(images)
     assert first.dtype is compute.feature_dtype
     assert not first.is_inference()
-    assert torch.equal(forward(images.flip(0)).flip(0), first)
+    assert torch.equal(extractor(images.flip(0)).flip(0), first)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
         assert (compute.workers, compute.threads) == (3, 1)
-        for out in compute_in_parallel(forward, [images] * 5, compute):
+        for out in compute_in_parallel(extractor, [images] * 5, compute):
             assert torch.equal(out, first)
         assert torch.get_num_threads() == 3
     finally:
@@ -83,18 +85,20 @@ def test_fp16_is_not_for_a_cpu():
 
 
 def test_bf16_stays_near_fp32_and_its_reference_is_fp32(backbone, images):
-    forward = made(backbone, choose_device("cpu", "bf16"))
-    assert features.bytes_per_view(forward) == 1280 * 2
-    assert forward.forward.pending  # a black image is no check
-    exact = forward.reference()
+    extractor = make_extractor(backbone, choose_device("cpu", "bf16"))
+    assert bytes_per_view(extractor) == 1280 * 2
+    assert extractor.forward.pending  # not checked on a black image
+    exact = extractor.reference()
     assert exact.compute.dtype is None
     assert exact.reference() is exact
-    a, b = exact(images), forward(images).float()
+    a, b = exact(images), extractor(images).float()
     assert 0 < (a - b).norm() / a.norm() < 0.1
 
 
 @pytest.mark.parametrize(("precision", "scale"), [("fp32", 1.01), ("bf16", 2.0)])
-def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, scale, monkeypatch):
+def test_a_forward_pass_that_differs_too_much_gives_way_to_the_plain_stages(
+    backbone, images, precision, scale, monkeypatch
+):
     fast = fast_stages.build_fast_stage
     monkeypatch.setattr(
         fast_stages,
@@ -102,59 +106,64 @@ def test_what_differs_too_much_is_computed_plainly(backbone, images, precision, 
         lambda stage, compute: nn.Sequential(fast(stage, compute), Scaled(scale)),
     )
     reporter = RecordingReporter()
-    forward = made(backbone, choose_device("cpu", precision), reporter)
-    out = forward(images)
+    extractor = make_extractor(backbone, choose_device("cpu", precision), reporter)
+    out = extractor(images)
     assert len(reporter.warnings) == (1 if precision == "fp32" else 2)
     assert "the forward pass in cpu fp32 differs from plain fp32 by" in reporter.warnings[-1]
     plain = FeatureExtractor(
-        forward.stages, backbone.preprocessing, choose_device("cpu", "fp32"), optimize=False
+        extractor.stages, backbone.preprocessing, choose_device("cpu", "fp32"), optimize=False
     )
     assert torch.equal(out, plain(images).to(out.dtype))
 
 
-def test_where_bf16_is_too_far_off_it_goes_on_in_fp32(backbone, images, monkeypatch):
+def test_bf16_that_differs_too_much_gives_way_to_fp32(backbone, images, monkeypatch):
     monkeypatch.setitem(precision_check.MAX_RELATIVE_ERROR, torch.bfloat16, 1e-4)
     reporter = RecordingReporter()
-    forward = made(backbone, choose_device("cpu", "bf16"), reporter)
-    out = forward(images)
+    extractor = make_extractor(backbone, choose_device("cpu", "bf16"), reporter)
+    out = extractor(images)
     assert len(reporter.warnings) == 1
-    assert out.dtype is torch.bfloat16  # what is remembered has one type
-    assert torch.equal(out, made(backbone, choose_device("cpu", "fp32"))(images).bfloat16())
+    assert out.dtype is torch.bfloat16  # cached features have one type
+    assert torch.equal(
+        out, make_extractor(backbone, choose_device("cpu", "fp32"))(images).bfloat16()
+    )
 
 
-def test_what_fell_back_lies_on_a_table_of_its_own(two_classes, backbone, monkeypatch, tmp_path):
-    """Whether bf16 is near enough is asked of the data; no row of other numbers is mixed in."""
+def test_features_of_a_fallback_have_a_table_of_their_own(
+    two_classes, backbone, monkeypatch, tmp_path
+):
+    """The data decides whether bf16 is close enough; rows of two precisions are never mixed."""
     samples = scan(two_classes).train
     checks = []
 
     def run(limit, folder=tmp_path / "cache"):
         monkeypatch.setitem(precision_check.MAX_RELATIVE_ERROR, torch.bfloat16, limit)
-        forward = FeatureExtractor(
+        extractor = FeatureExtractor(
             nn.Sequential(*backbone.stages[:2]),
             backbone.preprocessing,
             choose_device("cpu", "bf16"),
+            RecordingReporter(),
             origin={"backbone": "b", "weights": "w"},
             reference_samples=choose_reference_samples(samples),
         )
-        compare = forward.forward._compare
+        compare = extractor.forward._compare
         monkeypatch.setattr(
-            forward.forward, "_compare", lambda x: (checks.append(len(x)), compare(x))
+            extractor.forward, "_compare", lambda x: (checks.append(len(x)), compare(x))
         )
-        codes, *_ = features.extract_features(
-            samples, forward, task="x", cache=FeatureCache(folder), reporter=RecordingReporter()
+        features, *_ = extract_features(
+            samples, extractor, task="x", cache=FeatureCache(folder), reporter=RecordingReporter()
         )
-        return codes, forward.key()
+        return features, extractor.key()
 
     near, key = run(1.0)
     assert "fallen" not in key
     assert checks == [4]
     again, _ = run(1.0)
-    assert checks == [4]  # what was found out is known
+    assert checks == [4]  # the choice is read from the cache
     assert torch.equal(near, again)
     FeatureCache(tmp_path / "cache").clear()
     run(1.0)
     (tmp_path / "cache" / "verdicts.json").unlink()
-    far, key = run(1e-9)  # as if other images were the ones that are asked
+    far, key = run(1e-9)  # as if other images were compared
     assert key["fallen"] == "cpu fp32"
     assert not torch.equal(near, far)
     assert torch.equal(far, run(1e-9, tmp_path / "other")[0])
@@ -181,8 +190,8 @@ def test_what_cannot_be_compiled_runs_uncompiled(backbone, images, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", refuse)
     reporter = RecordingReporter()
-    forward = made(backbone, choose_device("cpu", "fp32", compiled=True), reporter)
-    assert forward(images).shape == (16, 1280)
+    extractor = make_extractor(backbone, choose_device("cpu", "fp32", compiled=True), reporter)
+    assert extractor(images).shape == (16, 1280)
     assert "cannot be compiled (no compiler here)" in reporter.warnings[0]
 
 
@@ -197,11 +206,11 @@ def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
     more = {"views": Views(2, make_augmentation(parse_augment("light"))), "task": "x"}
 
     def get(cache):
-        forward = FeatureExtractor(
+        extractor = FeatureExtractor(
             stages, backbone.preprocessing, choose_device("cpu", precision), origin=backbone.origin
         )
-        return features.extract_features(
-            samples, forward, cache=cache, reporter=RecordingReporter(), **more
+        return extract_features(
+            samples, extractor, cache=cache, reporter=RecordingReporter(), **more
         )[0]
 
     cache = FeatureCache(tmp_path, reporter=RecordingReporter())
@@ -217,7 +226,7 @@ def test_many_activations_are_mapped_and_cached_runs_give_the_same_bytes(
 
 
 def smaps():
-    """What the kernel says of this process's largest mapping of a deleted file."""
+    """Return what the kernel reports of this process's largest mapping of a deleted file."""
     from pathlib import Path
 
     path = Path("/proc/self/smaps")
@@ -237,35 +246,33 @@ def test_an_unreadable_image_leaves_no_row(backbone, flowers, tmp_path, monkeypa
     bad.write_bytes(b"nothing")
     samples[2] = type(samples[2])(bad, samples[2].label, "0" * 64)
     stages = nn.Sequential(*backbone.stages[:2])
-    forward = FeatureExtractor(
+    extractor = FeatureExtractor(
         stages, backbone.preprocessing, choose_device("cpu"), origin=backbone.origin
     )
     cache = FeatureCache(tmp_path / "cache", reporter=RecordingReporter())
     more = {"task": "x", "reporter": RecordingReporter()}
-    codes, labels, why = features.extract_features(samples, forward, cache=cache, **more)
+    features, labels, why = extract_features(samples, extractor, cache=cache, **more)
     rest = [s for s in samples if s.path != bad]
-    good, *_ = features.extract_features(rest, forward, **more)
+    good, *_ = extract_features(rest, extractor, **more)
     assert list(why) == [bad]
-    assert torch.equal(codes, good)
+    assert torch.equal(features, good)
     assert labels.tolist() == [s.label for s in rest]
 
 
-def test_a_part_of_remembered_codes_copies_none():
-    codes = torch.arange(24.0).view(6, 2, 2).bfloat16()
+def test_a_subset_of_cached_features_copies_none():
+    features = torch.arange(24.0).view(6, 2, 2).bfloat16()
     part = (
-        CachedFeatures(codes, torch.arange(6))
+        CachedFeatures(features, torch.arange(6))
         .subset(torch.tensor([4, 1, 3]))
         .subset(torch.tensor([2, 0]))
     )
-    assert part.features is codes
+    assert part.features is features
     [(x, y)] = part.plain_subset(torch.arange(2)).batches(torch.arange(2), 8)
     assert y.tolist() == [3, 4]
-    assert torch.equal(x, codes[[3, 4], 0].float())
+    assert torch.equal(x, features[[3, 4], 0].float())
 
 
-def test_training_in_bf16_says_how_many_answers_agree_and_predict_goes_by_that(
-    trained, monkeypatch
-):
+def test_training_in_bf16_records_its_agreement_with_fp32_and_predict_uses_it(trained, monkeypatch):
     bundle = str(trained.bundle)
     if has_native_bf16():
         agreement = trained.metrics["agreement"]
@@ -288,7 +295,7 @@ def test_training_in_bf16_says_how_many_answers_agree_and_predict_goes_by_that(
 
 
 def test_memory_is_kept_from_batch_to_batch():
-    """Each page that the system gives anew is a fault."""
+    """A page that the system has to provide again counts as a fault."""
     code = (
         "import resource, torch\n"
         "from tlcli.runtime.device import choose_device\n"
@@ -304,7 +311,7 @@ def test_memory_is_kept_from_batch_to_batch():
         "print(fresh, faults(), keep_freed_memory())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    fresh, kept, told = done.stdout.split()
-    if told != "True":
+    fresh, kept, has_mallopt = done.stdout.split()
+    if has_mallopt != "True":
         pytest.skip("this C library has no mallopt")
     assert int(kept) < int(fresh) / 5

@@ -34,7 +34,7 @@ class Toy:
     cut: int = 0
 
     @property
-    def final(self):
+    def final_layer(self):
         return self.stages[-1][-1]
 
     @property

@@ -1,4 +1,4 @@
-"""The same job on a CUDA device; run wherever one can be had."""
+"""The same job on a CUDA device, where there is one."""
 
 import pytest
 import torch

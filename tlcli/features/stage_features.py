@@ -2,7 +2,7 @@
 computed in one pass."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from tlcli.features.cache import FeatureCache
 from tlcli.features.cache_table import row_id
 from tlcli.features.extract import FORECAST_AFTER_BATCHES
 from tlcli.features.extractor import FeatureExtractor, cut_name
-from tlcli.features.views import PLAIN_VIEW, PLAIN_VIEW_ONLY, Views
+from tlcli.features.views import PLAIN_VIEW, PLAIN_VIEW_ONLY, PlannedViews, Views
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 from tlcli.runtime.workers import compute_in_parallel
@@ -149,7 +149,7 @@ class StageFeatures:
         """
         row_ids = [row_id(s.digest, PLAIN_VIEW) for s in samples]
         missing = [i for i, row in enumerate(row_ids) if not self._is_cached(row)]
-        planned = _PlannedViews([samples[i] for i in missing], views, n_views)
+        planned = PlannedViews([samples[i] for i in missing], views, n_views)
         n_missing, unreadable = self._compute_missing(planned, missing, len(samples))
         for table in self.tables:
             table.flush()
@@ -158,7 +158,7 @@ class StageFeatures:
         return self._fetch(readable), unreadable
 
     def _compute_missing(
-        self, planned: "_PlannedViews", missing: Sequence[int], n_samples: int
+        self, planned: PlannedViews, missing: Sequence[int], n_samples: int
     ) -> tuple[int, dict[Path, str]]:
         """Compute the planned views of the images at `missing`, until that takes too long.
 
@@ -251,34 +251,3 @@ class StageFeatures:
         """Add a batch's outputs at `readable` to the tables, as the rows of `row_ids`."""
         for output, table in zip(self.outputs, self.tables, strict=True):
             table.add(row_ids, outputs[output.index][readable].cpu())
-
-
-class _PlannedViews:
-    """The views that the pass computes of each image, decided when the image's turn comes.
-
-    Attributes:
-        view_seconds: The seconds that a view takes; 0 while that is not known.
-        row_ids: The row ids of the views so far.
-        images_done: How many images are complete after each of these views.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        views: Views,
-        n_views: Callable[[float], int] | None,
-    ) -> None:
-        self.samples = samples
-        self.views = views
-        self.n_views = n_views or (lambda _: views.n)
-        self.view_seconds = 0.0
-        self.row_ids: list[bytes] = []
-        self.images_done: list[int] = []
-
-    def keys(self) -> Iterator[list[str]]:
-        """Yield the seeds of each image's views, as the loader takes them."""
-        for number, sample in enumerate(self.samples, 1):
-            n = self.n_views(self.view_seconds)
-            self.row_ids += [self.views.view_id(sample, view) for view in range(n)]
-            self.images_done += [number - 1] * (n - 1) + [number]
-            yield [self.views.view_key(sample, view) for view in range(n)]

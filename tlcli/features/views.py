@@ -1,5 +1,6 @@
 """The views of an image that features are computed from: the plain one and augmented ones."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ PLAIN_VIEW = "plain"
 
 @dataclass(frozen=True)
 class Views:
-    """How many views each image has, and how they differ. View 0 is the plain image.
+    """The views of each image: the plain image as view 0, then augmented ones.
 
     Attributes:
         n: Views per image.
@@ -41,3 +42,31 @@ class Views:
 
 PLAIN_VIEW_ONLY = Views()
 """One view of each image, not augmented."""
+
+
+class PlannedViews:
+    """The views that one pass computes, planned image by image as the pass goes on.
+
+    Attributes:
+        view_seconds: The seconds that a view takes; 0 while that is not known.
+        row_ids: The row ids of the views so far.
+        images_done: How many images are complete after each of these views.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], views: Views, n_views: Callable[[float], int] | None
+    ) -> None:
+        self.samples = samples
+        self.views = views
+        self.n_views = n_views or (lambda _: views.n)
+        self.view_seconds = 0.0
+        self.row_ids: list[bytes] = []
+        self.images_done: list[int] = []
+
+    def keys(self) -> Iterator[list[str]]:
+        """Yield the seeds of each image's views, as the loader takes them."""
+        for number, sample in enumerate(self.samples, 1):
+            n = self.n_views(self.view_seconds)
+            self.row_ids += [self.views.view_id(sample, view) for view in range(n)]
+            self.images_done += [number - 1] * (n - 1) + [number]
+            yield [self.views.view_key(sample, view) for view in range(n)]

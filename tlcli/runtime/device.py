@@ -8,7 +8,7 @@ from torch import Tensor
 from tlcli.errors import UsageError, UserError, choice
 from tlcli.runtime.allocator import keep_freed_memory
 from tlcli.runtime.choices import DEVICES, PRECISIONS
-from tlcli.runtime.distributed.process_group import assign_device
+from tlcli.runtime.distributed.process_group import torchrun_env, world_size
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_WORKERS = 8
@@ -109,7 +109,29 @@ def choose_device(device: str = "auto", precision: str = "auto", compiled: bool 
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         elif device == "cpu" and has_native_bf16():
             precision = "bf16"
-    return Compute(assign_device(torch.device(device)), _DTYPES[precision], compiled)
+    return Compute(_assign_device(torch.device(device)), _DTYPES[precision], compiled)
+
+
+def _assign_device(device: torch.device) -> torch.device:
+    """Return this process's own CUDA device; all processes share the CPU.
+
+    Raises:
+        UserError: the machine has fewer CUDA devices than processes, or the device cannot be
+            used by several processes.
+    """
+    if world_size() == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise UserError(f"--device {device}: several processes need --device cpu or cuda")
+    local_rank, n_devices = torchrun_env("LOCAL_RANK", 0), torch.cuda.device_count()
+    if local_rank >= n_devices:
+        raise UserError(
+            f"{torchrun_env('LOCAL_WORLD_SIZE', 1)} processes on a machine with {n_devices} "
+            "CUDA devices",
+            f"use --nproc-per-node {n_devices}, or --device cpu",
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def has_native_bf16() -> bool:

@@ -231,25 +231,3 @@ def iterate_detecting_lost_peers(items: Iterator[T]) -> Iterator[T]:
     """Yield `items` whose computation exchanges data between processes, as DDP's backward does."""
     with detect_lost_peers():
         yield from items
-
-
-def assign_device(device: torch.device) -> torch.device:
-    """Return this process's own CUDA device; all processes share the CPU.
-
-    Raises:
-        UserError: the machine has fewer CUDA devices than processes, or the device cannot be
-            used by several processes.
-    """
-    if world_size() == 1 or device.type == "cpu":
-        return device
-    if device.type != "cuda":
-        raise UserError(f"--device {device}: several processes need --device cpu or cuda")
-    local_rank, n_devices = torchrun_env("LOCAL_RANK", 0), torch.cuda.device_count()
-    if local_rank >= n_devices:
-        raise UserError(
-            f"{torchrun_env('LOCAL_WORLD_SIZE', 1)} processes on a machine with {n_devices} "
-            "CUDA devices",
-            f"use --nproc-per-node {n_devices}, or --device cpu",
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
