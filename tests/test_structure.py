@@ -48,11 +48,11 @@ ALLOWED = {
     "many parameters": 3,
     "long modules": 0,
     "definitions": 5,
-    "constants": 8,
-    "private words": 44,
-    "British spellings": 6,
-    "module docstrings": 8,
-    "docstrings": 180,
+    "constants": 5,
+    "private words": 32,
+    "British spellings": 3,
+    "module docstrings": 7,
+    "docstrings": 119,
 }
 
 # The package's former private language, and the field's word for each.
