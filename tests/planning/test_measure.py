@@ -253,7 +253,6 @@ def test_views_that_no_head_would_read_are_not_computed(family, kept, tmp_path, 
 
 def test_a_second_view_that_takes_too_long_is_left_out_and_said(tmp_path, flowers, monkeypatch):
     monkeypatch.setattr("tlcli.planning.views.VIEW_LIMIT", 1e-6)
-    monkeypatch.setattr("tlcli.recipes.finetune.VIEW_LIMIT", 1e-6)
     notes = RecordingReporter()
     done = finetune(flowers, output=tmp_path / "run", size="small", reporter=notes)
     assert json.loads((done.folder / "run.json").read_text())["views"] == 1

@@ -339,7 +339,7 @@ def test_the_best_so_far_lies_in_the_checkpoint_while_a_run_goes_on(
 ):
     from tlcli.runs import writer as record
 
-    monkeypatch.setattr(record, "BEST_EVERY", 0.0)
+    monkeypatch.setattr(record, "BEST_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(
         record.RunWriter, "save", lambda *_: None
     )  # as if it had been killed before

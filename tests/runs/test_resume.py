@@ -67,7 +67,7 @@ def test_batchnorm_and_accumulated_gradients_go_on_as_they_were(two_classes, tmp
         finetune(two_classes, output=tmp_path / "b", **options)
     notes = RecordingReporter()
     assert same(straight, finetune(resume=tmp_path / "b", reporter=notes))
-    assert any("goes on" in note for note in notes.notes)
+    assert any("resuming " in note for note in notes.notes)
 
 
 def test_what_was_drawn_in_the_middle_of_an_epoch_is_drawn_again(flowers, tmp_path, monkeypatch):
@@ -113,13 +113,13 @@ def straight_trained(trained):
 
 def test_a_run_that_had_saved_no_state_begins_anew(whole, flowers, lenet, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("tlcli.recipes.finetune.fit", lambda *_, **__: raise_it(KeyboardInterrupt))
+        patch.setattr("tlcli.recipes.train_phase.fit", lambda *_, **__: raise_it(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finetune(flowers, output=tmp_path / "run", **lenet)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "running"
     notes = RecordingReporter()
     assert same(whole, finetune(resume=tmp_path / "run", reporter=notes))
-    assert any("begins anew" in note for note in notes.notes)
+    assert any("training starts over" in note for note in notes.notes)
 
 
 def raise_it(error):
@@ -158,7 +158,7 @@ def test_an_interrupted_resume_leaves_the_bundle_that_was_there(
         stopped = finetune(flowers, output=tmp_path / "run", **lenet)
     before = stopped.bundle.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("tlcli.recipes.finetune.fit", lambda *_, **__: raise_it(KeyboardInterrupt))
+        patch.setattr("tlcli.recipes.train_phase.fit", lambda *_, **__: raise_it(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finetune(resume=tmp_path / "run")
     assert stopped.bundle.read_bytes() == before
@@ -280,7 +280,7 @@ def test_wrong_usage_of_resume(whole, given, said):
 
 
 def test_added_epochs_need_a_run(flowers):
-    with pytest.raises(UsageError, match="adds to a run"):
+    with pytest.raises(UsageError, match="adds epochs to an existing run"):
         finetune(flowers, epochs="+3")
 
 
@@ -452,7 +452,7 @@ def test_a_signal_saves_the_best_and_the_run_goes_on(
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == code, log.read_text()
-    assert f"tlcli finetune --resume {folder} goes on" in log.read_text()
+    assert f"to resume: tlcli finetune --resume {folder}" in log.read_text()
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     assert load(folder).predict(next(flowers.glob("*/*.jpg")))[0].label
     assert finetune(resume=folder).status == "finished"
@@ -467,8 +467,8 @@ def test_a_full_disk_costs_checkpoints_and_leaves_what_can_be_resumed(
     process.join()
     told = log.read_text()
     assert process.exitcode == 1, told
-    assert "going on without this checkpoint" in told
-    assert f"--resume {folder} goes on" in told
+    assert "continues without this checkpoint" in told
+    assert f"--resume {folder}" in told
     assert "Traceback" not in told
     assert {p.name for p in folder.iterdir()} <= {"run.json", "options.toml", "checkpoint"}
     assert same(whole, finetune(resume=folder))

@@ -198,7 +198,7 @@ def test_a_killed_process_ends_the_job_with_what_was_best(running, tmp_path, ran
     assert text.count("error: another process of this job has ended") == 1, text
     assert "bug in tlcli" not in text
     assert "SIGKILL" in text
-    assert f"tlcli finetune --resume {tmp_path / 'run'} goes on" in text
+    assert f"tlcli finetune --resume {tmp_path / 'run'}" in text
     if rank:  # where it is not the first that died, it saves what there is
         assert f"the best so far is saved in {tmp_path / 'run'}" in text
         assert saved(tmp_path / "run") == "interrupted"
@@ -248,7 +248,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(
     if again == "two processes":
         resumed = torchrun("--resume", folder, cache=tmp_path / "cache")
         assert resumed.returncode == 0, resumed.stderr
-        assert f"{folder}: goes on " in resumed.stderr
+        assert f"{folder}: resuming " in resumed.stderr
     else:
         finetune(resume=folder)
     assert saved(folder) == "finished"

@@ -1,163 +1,75 @@
-"""Measure a folder and decide its case: what a fine-tuning begins with."""
+"""The plan of a run: measure the images, decide the case, forecast how long it takes."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.network import is_linear
 from tlcli.data.augmentation.mixup import Mixing, make_mixing
 from tlcli.data.augmentation.pca_color import fit_augmentation
 from tlcli.data.augmentation.presets import parse_augment
 from tlcli.data.augmentation.spec import Augmentation, make_augmentation
-from tlcli.data.dataset import Dataset, scan
+from tlcli.data.dataset import Dataset, Sample, scan
 from tlcli.data.loader import find_unreadable
 from tlcli.errors import UserError
 from tlcli.features.cache import FeatureCache
 from tlcli.features.sources import without_unreadable
 from tlcli.features.views import Views
+from tlcli.planning import views as plan_views
 from tlcli.planning.cases import CASES, Overrides, opposite_overrides
 from tlcli.planning.cut import stage_facts
-from tlcli.planning.evidence import Evidence
+from tlcli.planning.evidence import Evidence, Timing
 from tlcli.planning.forecast import Workload, forecast
 from tlcli.planning.measure import Measurement, measure_folder
 from tlcli.planning.plan import Plan, make_plan, needs_evidence
 from tlcli.planning.planned import Planned
 from tlcli.planning.views import cached_views, caches_features, choose_views, view_seconds
 from tlcli.reporter import Reporter
+from tlcli.runs.initial_model import InitialModel, trained_further
 from tlcli.runs.options import Options
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.collectives import broadcast_from_first
+from tlcli.runtime.distributed.process_group import world_size
+from tlcli.text import format_duration
 from tlcli.training.timing import measure_costs
 
+Variation = tuple[Augmentation | None, Mixing | None]
+"""How single training images are augmented, and how those of a batch are mixed."""
 
-def decide(
-    dataset: Dataset,
-    backbone: Backbone,
-    options: Options,
-    compute: Compute,
-    cache: FeatureCache,
-    reporter: Reporter,
-    *,
-    always: bool = False,
-    ahead: bool = False,
-    known: Plan | None = None,
-) -> Planned:
-    """Measure what the options leave open, and make the plan.
 
-    Args:
-        always: measure even where everything was set by hand.
-        ahead: compute the views that training will remember of an image while it is decoded.
-        known: the plan of a run that goes on: it stays, and nothing is measured.
-    """
-    if known is not None:
-        augmentation, mixing = _variation(known, dataset)
-        return Planned(
-            backbone.name,
-            known,
-            dataset,
-            known.evidence,
-            augmentation=augmentation,
-            mixing=mixing,
-        )
-    overrides, stages = options.overrides(), stage_facts(backbone)
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a plan is made for and with."""
 
-    def make(overrides: Overrides, evidence: Evidence | None) -> Plan:
+    dataset: Dataset
+    initial_model: InitialModel
+    options: Options
+    compute: Compute
+    cache: FeatureCache
+    reporter: Reporter
+
+    def make_plan(self, overrides: Overrides, evidence: Evidence | None) -> Plan:
+        """Make the plan that follows from the overrides and the evidence.
+
+        Raises:
+            UsageError: the overrides contradict each other.
+        """
+        backbone = self.initial_model.backbone
         return make_plan(
-            stages,
+            stage_facts(backbone),
             pretrained=backbone.pretrained,
             linear_head=is_linear(backbone),
-            n_train=len(dataset.train),
+            n_train=len(self.dataset.train),
             overrides=overrides,
             evidence=evidence,
-            large_from=options.large_from,
+            large_from=self.options.large_from,
         )
-
-    # What contradicts itself is told before anything is measured.
-    likely = make(overrides, None)
-    augmentation, mixing = _variation(likely, dataset)
-
-    def views_of(view_s: float) -> int:
-        """How many views of an image training will remember, if it comes to the likely plan."""
-        seconds = view_s * len(dataset.train)
-        return choose_views(options.views, likely, augmentation, mixing, seconds)
-
-    freezes = likely.cut != "none"  # and so does the other case of this size
-    if freezes and options.views:
-        views_of(0.0)  # told now if there can be none
-    ahead = ahead and freezes and caches_features(likely, mixing)
-    measured: Measurement | None = None
-    if backbone.pretrained and backbone.origin and (always or needs_evidence(overrides)):
-        measured = measure_folder(
-            dataset.train,
-            dataset.classes,
-            backbone,
-            compute,
-            cache,
-            size=options.sample,
-            views=Views(augmentation=augmentation, seed=options.seed),
-            n_views=views_of if ahead else None,
-            reporter=reporter,
-        )
-        dataset = without_unreadable(dataset, _unreadable(dataset, measured.unreadable), reporter)
-    evidence = measured.evidence if measured else None
-    made = make(overrides, evidence)
-    if made.training.augment != likely.training.augment:
-        augmentation, mixing = _variation(made, dataset)
-    if measured is None:
-        return Planned(backbone.name, made, dataset, augmentation=augmentation, mixing=mixing)
-    sizes = {s.name: s.parameters for s in stages}
-    plans = {case: make(Overrides(case=case), evidence) for case in CASES} | {"plan": made}
-    timing = measure_costs(measured.look, measured.chosen)
-    views = options.views or choose_views(
-        None, made, augmentation, seconds=view_seconds(made, timing, len(dataset.train))
-    )
-    seconds = {
-        name: forecast(
-            p,
-            timing,
-            Workload(
-                n_train=len(dataset.train),
-                n_val=len(dataset.val),
-                n_classes=len(dataset.classes),
-                views=views,
-                cached=cached_views(p, measured, dataset, Views(views, augmentation, options.seed)),
-                parameters=sum(sizes.get(stage, 0) for stage in p.trained),
-                mixed=mixing is not None and not p.training.solves_head,
-            ),
-        )
-        for name, p in plans.items()
-    }
-    halves = {} if made.override else opposite_overrides(made.size, made.similarity)
-    return Planned(
-        backbone.name,
-        made,
-        dataset,
-        evidence,
-        seconds,
-        timing,
-        augmentation,
-        mixing,
-        {name: make(replace(overrides, **half), evidence) for name, half in halves.items()},
-    )
-
-
-def _unreadable(dataset: Dataset, found: dict[Path, str]) -> dict[Path, str]:
-    """`found` among the training images, and more of the classes that have no other left."""
-    left = {s.label for s in dataset.train if s.path not in found}
-    return found | find_unreadable([s.path for s in dataset.val if s.label not in left])
-
-
-def _variation(plan: Plan, dataset: Dataset) -> tuple[Augmentation | None, Mixing | None]:
-    """How the plan varies and mixes the training images."""
-    strengths = parse_augment(plan.training.augment)
-    return fit_augmentation(strengths, dataset.train), make_mixing(strengths)
 
 
 def scan_and_warn(data: Path, options: Options, reporter: Reporter) -> Dataset:
-    """The dataset, its doubts told."""
+    """Scan the folder of images and report the warnings about it."""
     dataset = scan(data, val_fraction=options.val_fraction, seed=options.seed, reporter=reporter)
     for warning in dataset.warnings:
         reporter.warn(warning)
@@ -166,56 +78,200 @@ def scan_and_warn(data: Path, options: Options, reporter: Reporter) -> Dataset:
     return dataset
 
 
-def decide_on_rank0(dataset: Dataset, make: Callable[[], Planned]) -> Planned:
-    """What `make` decides about `dataset`, which it is called for by the first process alone.
+def decide(
+    request: PlanRequest, *, always_measure: bool = False, precompute_views: bool = False
+) -> Planned:
+    """Measure what the options leave open, make the plan, and forecast its time.
 
-    The others have the dataset without what was unreadable, and no forecast.
-
-    Raises:
-        UserError: this process sees other images than the first.
+    Args:
+        always_measure: measure even if the options decide everything.
+        precompute_views: while an image is decoded for measuring, also compute the views of it
+            that training will read from the cache.
     """
-    made: list[Planned] = []
-
-    def decided() -> dict[str, Any]:
-        made.append(make())
-        planned = made[0]
-        left = {sample.path for sample in _samples(planned.dataset)}
-        return {
-            "images": _order(dataset),
-            "backbone": planned.backbone,
-            "plan": planned.plan.to_dict(),
-            "colours": getattr(planned.augmentation, "principal_colors", None),
-            "gone": [i for i, s in enumerate(_samples(dataset)) if s.path not in left],
-        }
-
-    heard = broadcast_from_first(decided)
-    if made:
-        return made[0]
-    if heard["images"] != _order(dataset):
-        raise UserError(
-            f"{dataset.root} holds other images here than for the first process",
-            "every machine of a job needs the same folder",
+    dataset, options, overrides = request.dataset, request.options, request.options.overrides()
+    backbone = request.initial_model.backbone
+    # Options that contradict each other are reported before anything is measured.
+    likely = request.make_plan(overrides, None)
+    variation = _variation(likely, dataset)
+    if options.views and likely.cut != "none":
+        choose_views(options.views, likely, *variation)
+    measured = None
+    if backbone.pretrained and backbone.origin and (always_measure or needs_evidence(overrides)):
+        measured = _measure(request, likely, variation, precompute_views)
+        unreadable = _with_needed_val_images(dataset, measured.unreadable)
+        dataset = without_unreadable(dataset, unreadable, request.reporter)
+        request = replace(request, dataset=dataset)
+    evidence = measured.evidence if measured else None
+    plan = request.make_plan(overrides, evidence)
+    if plan.training.augment != likely.training.augment:
+        variation = _variation(plan, dataset)
+    planned = _planned(backbone.name, plan, dataset, variation)
+    if measured:
+        timing = measure_costs(measured.look, measured.chosen)
+        halves = {} if plan.override else opposite_overrides(plan.size, plan.similarity)
+        planned = replace(
+            planned,
+            timing=timing,
+            forecast_s=_forecasts(request, planned, measured, timing),
+            otherwise={
+                option: request.make_plan(replace(overrides, **half), evidence)
+                for option, half in halves.items()
+            },
         )
-    samples = _samples(dataset)
-    gone = {samples[i].path: "unreadable for the first process" for i in heard["gone"]}
-    plan = Plan.from_dict(heard["plan"])
-    strengths = parse_augment(plan.training.augment)
-    colours = heard["colours"] and tuple(map(tuple, heard["colours"]))
-    return Planned(
-        heard["backbone"],
-        plan,
-        dataset.without(gone) if gone else dataset,
-        plan.evidence,
-        augmentation=make_augmentation(strengths, colours),
-        mixing=make_mixing(strengths),
+    return replace(planned, plan=trained_further(plan, request.initial_model))
+
+
+def _measure(
+    request: PlanRequest, likely: Plan, variation: Variation, precompute_views: bool
+) -> Measurement:
+    """Measure the training images, and cache the views that the likely plan trains on."""
+    options, augmentation = request.options, variation[0]
+
+    def n_views(seconds_per_image: float) -> int:
+        """Return how many views per image training will cache under the likely plan."""
+        seconds = seconds_per_image * len(request.dataset.train)
+        return choose_views(options.views, likely, *variation, seconds)
+
+    # If the likely case freezes anything, so does the other case of this size.
+    cached = likely.cut != "none" and caches_features(likely, variation[1])
+    return measure_folder(
+        request.dataset.train,
+        request.dataset.classes,
+        request.initial_model.backbone,
+        request.compute,
+        request.cache,
+        size=options.sample,
+        views=Views(augmentation=augmentation, seed=options.seed),
+        n_views=n_views if precompute_views and cached else None,
+        reporter=request.reporter,
     )
 
 
-def _samples(dataset: Dataset) -> list[Any]:
+def _forecasts(
+    request: PlanRequest, planned: Planned, measured: Measurement, timing: Timing
+) -> dict[str, float]:
+    """Forecast the seconds of training for each case, and for the plan under "plan"."""
+    plan, dataset, options = planned.plan, request.dataset, request.options
+    parameters = {s.name: s.parameters for s in stage_facts(request.initial_model.backbone)}
+    seconds = view_seconds(plan, timing, len(dataset.train))
+    n_views = options.views or choose_views(None, plan, planned.augmentation, seconds=seconds)
+    views = Views(n_views, planned.augmentation, options.seed)
+    cases = {case: request.make_plan(Overrides(case=case), plan.evidence) for case in CASES}
+    return {
+        name: forecast(
+            p,
+            timing,
+            Workload(
+                n_train=len(dataset.train),
+                n_val=len(dataset.val),
+                n_classes=len(dataset.classes),
+                views=views.n,
+                cached=cached_views(p, measured, dataset, views),
+                parameters=sum(parameters.get(stage, 0) for stage in p.trained),
+                mixed=planned.mixing is not None and not p.training.solves_head,
+            ),
+        )
+        for name, p in {**cases, "plan": plan}.items()
+    }
+
+
+def _with_needed_val_images(dataset: Dataset, unreadable: dict[Path, str]) -> dict[Path, str]:
+    """Return the unreadable training images, and the unreadable validation images of the classes
+    that need one for training because no other image of theirs is left."""
+    left = {s.label for s in dataset.train if s.path not in unreadable}
+    return unreadable | find_unreadable([s.path for s in dataset.val if s.label not in left])
+
+
+def _variation(plan: Plan, dataset: Dataset) -> Variation:
+    strengths = parse_augment(plan.training.augment)
+    return fit_augmentation(strengths, dataset.train), make_mixing(strengths)
+
+
+def _planned(backbone: str, plan: Plan, dataset: Dataset, variation: Variation) -> Planned:
+    augmentation, mixing = variation
+    return Planned(backbone, plan, dataset, plan.evidence, augmentation=augmentation, mixing=mixing)
+
+
+def decide_on_rank0(request: PlanRequest, recorded: Plan | None = None) -> Planned:
+    """Make the plan on rank 0 and broadcast it. The other ranks get no forecast.
+
+    Args:
+        recorded: the plan of a resumed run, which is kept without measuring.
+
+    Raises:
+        UserError: this rank sees other images than rank 0.
+    """
+    made: list[Planned] = []
+    dataset, backbone = request.dataset, request.initial_model.backbone
+    # Rank 0 measures alone, while the other views are shared by all ranks.
+    precompute_views = world_size() == 1
+
+    def decide_here() -> dict[str, Any]:
+        if recorded is None:
+            planned = decide(request, precompute_views=precompute_views)
+        else:
+            planned = _planned(backbone.name, recorded, dataset, _variation(recorded, dataset))
+        made.append(planned)
+        return _to_broadcast(planned, dataset)
+
+    received = broadcast_from_first(decide_here)
+    return made[0] if made else _from_broadcast(received, backbone.name, dataset)
+
+
+def _to_broadcast(planned: Planned, dataset: Dataset) -> dict[str, Any]:
+    """Return what the other ranks need to know of the plan, in plain JSON types."""
+    left = {sample.path for sample in _samples(planned.dataset)}
+    return {
+        "images": _content_hash(dataset),
+        "plan": planned.plan.to_dict(),
+        "colors": getattr(planned.augmentation, "principal_colors", None),
+        "left_out": [i for i, s in enumerate(_samples(dataset)) if s.path not in left],
+    }
+
+
+def _from_broadcast(received: Mapping[str, Any], backbone: str, dataset: Dataset) -> Planned:
+    """Rebuild the plan of rank 0 on another rank."""
+    if received["images"] != _content_hash(dataset):
+        raise UserError(
+            f"{dataset.root} holds other images here than on the first machine",
+            "every machine of a job needs the same folder",
+        )
+    samples = _samples(dataset)
+    left_out = {samples[i].path: "unreadable on the first machine" for i in received["left_out"]}
+    plan = Plan.from_dict(received["plan"])
+    strengths = parse_augment(plan.training.augment)
+    colors = received["colors"] and tuple(map(tuple, received["colors"]))
+    variation = make_augmentation(strengths, colors), make_mixing(strengths)
+    return _planned(backbone, plan, dataset.without(left_out) if left_out else dataset, variation)
+
+
+def choose_cached_views(
+    planned: Planned, options: Options, recorded: int | None, reporter: Reporter
+) -> Views:
+    """Choose how many views per image are cached, the same number on all ranks.
+
+    Args:
+        recorded: the number of a resumed run, which is kept.
+    """
+    plan, n_train = planned.plan, len(planned.dataset.train)
+    seconds = broadcast_from_first(
+        lambda: {"seconds": view_seconds(plan, planned.timing, n_train)}
+    )["seconds"]
+    n = recorded or choose_views(options.views, plan, planned.augmentation, planned.mixing, seconds)
+    too_slow = seconds > plan_views.VIEW_LIMIT and planned.augmentation is not None
+    if n == 1 and options.views is None and too_slow:
+        reporter.note(
+            "caching only the plain view of each image: another view takes "
+            f"{format_duration(seconds)} (--views 2)"
+        )
+    return Views(n, planned.augmentation, options.seed)
+
+
+def _samples(dataset: Dataset) -> list[Sample]:
     return [*dataset.train, *dataset.val, *dataset.test]
 
 
-def _order(dataset: Dataset) -> str:
-    """The images' content, in order and by label."""
+def _content_hash(dataset: Dataset) -> str:
+    """Return a hash of the images' content, in order and by label."""
     text = "".join(f"{s.digest}{s.label} " for s in _samples(dataset))
     return hashlib.sha256(f"{len(dataset.train)} {text}".encode()).hexdigest()

@@ -1,58 +1,51 @@
-"""The main job: a folder of images in, a classifier out."""
+"""The main job: from a folder of images to a trained classifier in a run folder."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 
-from tlcli.artifacts import run_folder as run
-from tlcli.artifacts.tensorboard import check_installed, open_board
-from tlcli.backbones.network import Network, build_network, is_linear
-from tlcli.errors import UsageError, UserError
-from tlcli.features.cache import FeatureCache, feature_cache
-from tlcli.features.extractor import FeatureExtractor
-from tlcli.features.reference_images import choose_reference_samples
-from tlcli.features.sources import make_sources
-from tlcli.features.views import Views
+from tlcli.artifacts import run_folder
+from tlcli.artifacts.tensorboard import Board, NoBoard, check_installed, open_board
+from tlcli.backbones.network import Network, build_network
+from tlcli.data.dataset import Dataset
+from tlcli.errors import UsageError
+from tlcli.features.cache import feature_cache
 from tlcli.metrics.classification import metrics_of_no_images
-from tlcli.planning.explain import forecast_error_text
 from tlcli.planning.plan import Plan
-from tlcli.planning.planned import Planned
-from tlcli.planning.training_config import TrainingConfig
-from tlcli.planning.training_presets import TRAINING_PRESETS
-from tlcli.planning.views import VIEW_LIMIT, choose_views, view_seconds
-from tlcli.recipes.decide import decide, decide_on_rank0, scan_and_warn
+from tlcli.recipes.decide import (
+    PlanRequest,
+    choose_cached_views,
+    decide_on_rank0,
+    scan_and_warn,
+)
+from tlcli.recipes.finish_run import (
+    calibrate_and_score,
+    raise_if_incomplete,
+    report_forecast_error,
+    save_run,
+)
+from tlcli.recipes.train_phase import TrainingJob, train_phases
 from tlcli.reporter import Reporter
-from tlcli.runs.initial_model import copy_head, load_initial_model, trained_further
+from tlcli.runs.context import RunContext
+from tlcli.runs.initial_model import InitialModel, copy_head, load_initial_model
 from tlcli.runs.interruption import resumable
 from tlcli.runs.option_values import OptionValues
 from tlcli.runs.options import Options
+from tlcli.runs.progress import TrainingProgress
 from tlcli.runs.request import RunRequest, new_run
 from tlcli.runs.resume import check_same, reopen_run
-from tlcli.runs.score import score_network
 from tlcli.runs.writer import RunWriter
 from tlcli.runtime import device
-from tlcli.runtime.distributed.collectives import (
-    broadcast_from_first,
-    local_rank_first,
-    run_on_rank0,
-)
-from tlcli.runtime.distributed.process_group import (
-    is_rank0,
-    process_group,
-    raise_if_peer_lost,
-    world_size,
-)
+from tlcli.runtime.distributed.collectives import broadcast_from_first, local_rank_first
+from tlcli.runtime.distributed.process_group import is_rank0, process_group
 from tlcli.runtime.distributed.sharding import check_batch_size
 from tlcli.runtime.workers import torch_threads
-from tlcli.text import format_duration
-from tlcli.training.calibration import calibrate, hold_out
-from tlcli.training.trainer import FitResult, fit
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,8 @@ class Run:
 
     @property
     def bundle(self) -> Path:
-        return self.folder / run.BUNDLE
+        """The trained model's file."""
+        return self.folder / run_folder.BUNDLE
 
 
 def finetune(
@@ -89,208 +83,121 @@ def finetune(
     """Train a classifier on a folder of images and save it in a run folder.
 
     Args:
-        data: DIR/<class>/**/image, or DIR/train and DIR/val of that form. May be left out where
+        data: DIR/<class>/**/image, or DIR/train and DIR/val of that form. May be left out if
             `config` names it, or with `resume`.
-        options: all of them at once, or by name: `finetune("flowers", model="vgg16")`.
-        config: a TOML file with options; those given here win.
-        resume: a run folder whose run goes on where it was stopped; `epochs="+10"` adds epochs.
-        reporter: hears of progress and warnings.
+        options: all options at once; or give them by name: `finetune("flowers", model="vgg16")`.
+        config: a TOML file with options; options given here win.
+        resume: the run folder of a stopped run to resume; `epochs="+10"` adds epochs.
+        reporter: receives progress, notes and warnings.
 
     Raises:
-        UserError: what is wrong with the data, the weights or the options, and what to do.
-        KeyboardInterrupt: interrupted before anything was trained; the run can be resumed.
+        UserError: the data, the weights or an option cannot be used; with a hint what to do.
+        KeyboardInterrupt: interrupted before there was a network to save. The run folder is kept
+            and can be resumed.
     """
     given = {**(options.non_default() if options else {}), **more}
     with process_group(reporter or Reporter()) as reporter:
         if resume is None:
             return _finetune(new_run(data, config, given), reporter)
         if config is not None:
-            raise UsageError("--resume goes on with the run's own options", "leave out --config")
+            raise UsageError("--resume uses the run's own options", "leave out --config")
         folder = Path(resume)
-        folder = folder.parent if folder.name == run.BUNDLE else folder
-        with run.locked(folder):
-            start = reopen_run(folder, data, given)
-            with torch_threads(start.threads):
-                return _finetune(start, reporter)
+        folder = folder.parent if folder.name == run_folder.BUNDLE else folder
+        with run_folder.locked(folder):
+            request = reopen_run(folder, data, given)
+            with torch_threads(request.threads):
+                return _finetune(request, reporter)
 
 
-def _finetune(start: RunRequest, reporter: Reporter) -> Run:
-    started, options = time.perf_counter(), start.options
-    compute = device.choose_device(*start.numbers, options.compile)
+def _finetune(request: RunRequest, reporter: Reporter) -> Run:
+    """Scan, measure and plan, cut, train on features, evaluate, save."""
+    started, options = time.perf_counter(), request.options
+    compute = device.choose_device(*request.device_and_precision, options.compile)
+    _check_requirements(options)
+    scanned = scan_and_warn(request.data, options, reporter)
+    torch.manual_seed(options.seed)
+    initial_model = _load_initial_model(options, scanned.classes, reporter)
+    dataset = scanned
+    if request.folder is not None:
+        dataset = check_same(request, scanned, initial_model, reporter)
+    folder = request.folder or _create_folder(scanned, initial_model, options)
+    context = RunContext(folder, options, compute, scanned, initial_model, reporter)
+    writer = RunWriter(context, started, request.seconds)
+    with ExitStack() as stack:
+        if request.folder is None:
+            stack.enter_context(run_folder.locked(folder))
+        stack.enter_context(resumable(folder, request.folder is None, reporter))
+        cache = stack.enter_context(feature_cache(options.cache, options.cache_limit, reporter))
+        writer.begin(dataset, request)
+        planned = decide_on_rank0(
+            PlanRequest(dataset, initial_model, options, compute, cache, reporter), request.plan
+        )
+        for line in planned.lines():
+            reporter.note(line)
+        plan, dataset, planned_at = planned.plan, planned.dataset, time.perf_counter()
+        views = choose_cached_views(planned, options, request.views, reporter)
+        network = _cut_network(plan, initial_model, len(dataset.classes), options.seed)
+        writer.begin_training(dataset, planned, network, views.n)
+        board = stack.enter_context(_open_board(writer, request.epochs_done + 1))
+        job = TrainingJob(context, request, writer, planned, network, views, cache, board)
+        keeps_head = initial_model.keeps_head(plan)
+        progress = TrainingProgress(dataset, request.improved or keeps_head, request.history)
+        try:
+            train_phases(job, progress)
+            metrics = calibrate_and_score(job, progress)
+        except KeyboardInterrupt:
+            # Between phases or while scoring: the trained network is worth more than its metrics.
+            if not progress.has_best:
+                raise
+            progress.result.stopped = "interrupted"
+            metrics = metrics_of_no_images(progress.dataset.classes)
+        save_run(job, progress, metrics)
+        raise_if_incomplete(job, progress)
+        report_forecast_error(planned, progress, planned_at, reporter)
+        return Run(folder, plan, metrics.to_dict(), progress.status)
+
+
+def _check_requirements(options: Options) -> None:
+    """Check what can be checked before the images are read."""
     if options.log:
         check_installed()
     if options.batch_size:
         check_batch_size(options.batch_size)
-    scanned = scan_and_warn(start.data, options, reporter)
-    torch.manual_seed(options.seed)
-    begin = partial(load_initial_model, options.model, options.weights, scanned.classes, reporter)
-    origin = local_rank_first(begin)
-    for line in origin.backbone.notes:
+
+
+def _load_initial_model(
+    options: Options, classes: tuple[str, ...], reporter: Reporter
+) -> InitialModel:
+    load = partial(load_initial_model, options.model, options.weights, classes, reporter)
+    initial_model = local_rank_first(load)
+    for line in initial_model.backbone.notes:
         reporter.note(line)
-    dataset = check_same(start, scanned, origin, reporter) if start.folder else scanned
-    make_folder = partial(run.create_run_folder, scanned.root, origin.backbone.name, options.output)
-    folder = start.folder or Path(
-        broadcast_from_first(lambda: {"folder": str(make_folder())})["folder"]
-    )
-    record = RunWriter(folder, options, compute, scanned, origin, reporter, started, start.seconds)
-    with ExitStack() as held:
-        if start.folder is None:
-            held.enter_context(run.locked(folder))
-        held.enter_context(resumable(folder, start.folder is None, reporter))
-        cache = held.enter_context(feature_cache(options.cache, options.cache_limit, reporter))
-        record.begin(dataset, start.plan, start.state)
-        make_plan = partial(decide, dataset, origin.backbone, options, compute, cache, reporter)
-        # Only the first of several processes measures, and all of them share the other views.
-        planned = decide_on_rank0(
-            dataset, partial(make_plan, ahead=world_size() == 1, known=start.plan)
-        )
-        if start.plan is None:
-            planned = replace(planned, plan=trained_further(planned.plan, origin))
-        for line in planned.lines():
-            reporter.note(line)
-        return _train(start, record, planned, cache, held)
+    return initial_model
 
 
-def _train(
-    start: RunRequest, record: RunWriter, planned: Planned, cache: FeatureCache, held: ExitStack
-) -> Run:
-    """Carry the plan out, from where `start` says."""
-    options, compute, reporter = record.options, record.compute, record.reporter
-    origin, backbone, folder = record.origin, record.origin.backbone, record.folder
-    plan, dataset, decided = planned.plan, planned.dataset, time.perf_counter()
-    variation = planned.augmentation, planned.mixing
-    pass_s = broadcast_from_first(
-        lambda: {"s": view_seconds(plan, planned.timing, len(dataset.train))}
-    )["s"]
-    views = start.views or choose_views(options.views, plan, *variation, pass_s)
-    if views == 1 and options.views is None and pass_s > VIEW_LIMIT and planned.augmentation:
-        reporter.note(
-            "only the plain view of each image: another takes "
-            f"{format_duration(pass_s)} (--views 2)"
-        )
-    # Whatever was drawn on the way here: a run that goes on has measured nothing.
-    torch.manual_seed(options.seed)
+def _create_folder(scanned: Dataset, initial_model: InitialModel, options: Options) -> Path:
+    """Create the run folder on rank 0 and broadcast its path."""
+    create = partial(run_folder.create_run_folder, scanned.root, initial_model.backbone.name)
+    return Path(broadcast_from_first(lambda: {"folder": str(create(options.output))})["folder"])
+
+
+def _cut_network(plan: Plan, initial_model: InitialModel, n_classes: int, seed: int) -> Network:
+    """Build the plan's network, with the initial model's head where that is trained further."""
+    # Seeded again: a resumed run has measured nothing, so it has drawn fewer numbers until here.
+    torch.manual_seed(seed)
     network = build_network(
-        backbone,
+        initial_model.backbone,
         cut=plan.cut,
         dropped=bool(plan.dropped),
-        n_classes=len(dataset.classes),
+        n_classes=n_classes,
         init=plan.training.init,
     )
-    if origin.keeps_head(plan):
-        copy_head(origin, network)
-    record.planned, record.network, record.views = planned, network, views
-    record.begin(dataset, plan)
-    history = start.history
-    board = held.enter_context(
-        open_board(
-            options.log if is_rank0() else None,
-            folder,
-            start.epochs_done + 1,
-            record.options_text(),
-        )
-    )
-    trained, result, spare = start.trained or origin.keeps_head(plan), FitResult(), None
-    try:
-        for index, (phase, cut, config) in enumerate(phases(plan, network)):
-            if index < start.phase:
-                continue
-            state = start.fit if index == start.phase else None
-            cut_here = replace(network, cut=cut)
-            gathered = make_sources(
-                FeatureExtractor(
-                    cut_here.prefix,
-                    backbone.preprocessing,
-                    compute,
-                    reporter,
-                    origin=backbone.origin,
-                    reference_samples=choose_reference_samples(dataset.train),
-                ),
-                dataset,
-                Views(views, planned.augmentation, options.seed),
-                mixing=None if phase == "head" else planned.mixing,
-                must_cache=config.solves_head,
-                all_readable=bool(history or state),
-                cache=cache,
-            )
-            if options.calibrate and not plan.training.solves_head:
-                gathered, spare = hold_out(gathered)
-            part, sources, dataset = cut_here, gathered, gathered.dataset
-            result = fit(
-                part,
-                sources.train,
-                sources.val,
-                config,
-                compute,
-                phase=phase,
-                seed=options.seed,
-                reporter=reporter,
-                to_beat=result.best_key,
-                on_best=partial(record.keep_best, dataset),
-                on_row=board.row,
-                keep=partial(record.keep_state, dataset, index, history, trained),
-                state=state,
-                known=origin.keeps_head(plan) and not history,
-            )
-            history = [*history, *result.history]
-            trained = trained or result.best_epoch is not None
-            if result.stopped in ("interrupted", "diverged"):
-                break
-        if trained and options.calibrate and result.stopped in ("finished", "early"):
-            record.confidence = calibrate(
-                part,
-                sources.train,
-                spare,
-                result.strength,
-                compute.reference(),
-                seed=options.seed,
-                reporter=reporter,
-            )
-        if trained and result.stopped == "interrupted":
-            # Measuring may take long, and whoever asked it to stop may not wait.
-            unknown = metrics_of_no_images(dataset.classes)
-            run_on_rank0(partial(record.save, dataset, unknown, history, result, sources.cached))
-        temperature = record.confidence.temperature
-        metrics = (
-            score_network(part, sources, compute, reporter, temperature, cache) if trained else None
-        )
-    except KeyboardInterrupt:
-        # Between phases or while measuring: what was trained is worth more than its score. A run
-        # that goes on has it only in its checkpoint until the first phase has.
-        if not (trained and result.best):
-            raise
-        result.stopped = "interrupted"
-        metrics = metrics_of_no_images(dataset.classes)
-    if metrics is not None:
-        run_on_rank0(partial(record.save, dataset, metrics, history, result, sources.cached))
-    elif result.stopped == "interrupted":
-        raise KeyboardInterrupt
-    kept = f"; the best so far is saved in {folder}" if trained else ""
-    raise_if_peer_lost(f"{kept}; tlcli finetune --resume {folder} goes on")
-    if result.stopped == "diverged":
-        raise UserError(
-            f"{result.problem}, so training was stopped{kept}",
-            "is the weight file damaged? --precision fp32 may help too"
-            if config.solves_head
-            else f"try a smaller --lr (it was {config.lr:g}) or --precision fp32",
-        )
-    if "plan" in planned.forecast_s and result.stopped == "finished":
-        took = time.perf_counter() - decided
-        reporter.note(f"after the plan: {forecast_error_text(planned.forecast_s['plan'], took)}")
-    return Run(folder, plan, metrics.to_dict() if metrics else {}, record.status(result))
+    if initial_model.keeps_head(plan):
+        copy_head(initial_model, network)
+    return network
 
 
-def phases(plan: Plan, network: Network) -> Iterator[tuple[str, int, TrainingConfig]]:
-    """What is trained one after the other: a name, the cut, the schedule.
-
-    One phase, or the head alone on frozen codes and then all that the plan trains.
-    """
-    if plan.training.head_first:
-        # What has no pretrained weights belongs to the head: nothing frozen is random.
-        cut = min(len(network.stages) - 1, network.backbone.pretrained)
-        solvable = is_linear(network.backbone) and cut == len(network.stages) - 1
-        head, asked = TRAINING_PRESETS["solve" if solvable else "head"], plan.training
-        # A solved head knows weights only, which come to the same as drawing.
-        balance = "weights" if solvable and asked.balance == "sampler" else asked.balance
-        yield "head", cut, replace(head, balance=balance, metric=asked.metric)
-    yield "all" if plan.training.head_first else "", network.cut, plan.training
+def _open_board(writer: RunWriter, first_epoch: int) -> AbstractContextManager[Board | NoBoard]:
+    """Open the log of epochs that --log asks for; only rank 0 writes one."""
+    log = writer.context.options.log if is_rank0() else None
+    return open_board(log, writer.context.folder, first_epoch, writer.options_text())

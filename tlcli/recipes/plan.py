@@ -1,4 +1,4 @@
-"""Measure a folder for one backbone or several: what `tlcli plan` prints."""
+"""Plans for one backbone or several: the recipe behind `tlcli plan`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,9 +9,9 @@ from tlcli.backbones import catalogue
 from tlcli.errors import UsageError, UserError
 from tlcli.features.cache import feature_cache
 from tlcli.planning.planned import Planned
-from tlcli.recipes.decide import decide, scan_and_warn
+from tlcli.recipes.decide import PlanRequest, decide, scan_and_warn
 from tlcli.reporter import Reporter
-from tlcli.runs.initial_model import load_initial_model, trained_further
+from tlcli.runs.initial_model import load_initial_model
 from tlcli.runs.option_values import OptionValues
 from tlcli.runs.options import Options
 from tlcli.runtime import device
@@ -24,14 +24,15 @@ def plan(
     reporter: Reporter | None = None,
     **more: Unpack[OptionValues],
 ) -> Planned:
-    """Measure a folder of images and decide which case it is; nothing is trained or written but
-    the cache.
+    """Measure a folder of images and decide which case it is.
+
+    Nothing is trained, and only the feature cache is written.
 
     Args:
         data, options, reporter: as for `tlcli.finetune`.
 
     Raises:
-        UserError: what is wrong with the data, the weights or the options, and what to do.
+        UserError: the data, the weights or an option cannot be used; with a hint what to do.
     """
     return compare_backbones(data, None, options, reporter=reporter, **more)[0]
 
@@ -44,35 +45,38 @@ def compare_backbones(
     reporter: Reporter | None = None,
     **more: Any,
 ) -> list[Planned]:
-    """Plans for several backbones on the same images, the best probe first.
+    """Plan for several backbones on the same images; the one with the best probe comes first.
 
     Args:
-        backbones: names, or NAME=WEIGHTS; None: the one of the options. Those whose weights are
-            not at hand are left out, and that is said.
+        backbones: names, or NAME=WEIGHTS; None takes the backbone of the options. Backbones whose
+            weights are not available offline are left out with a warning.
     """
     options, reporter = replace(options or Options(), **more), reporter or Reporter()
     options.check()
     compute = device.choose_device(options.device, options.precision, options.compile)
     chosen = (
-        [(options.model, options.weights)] if backbones is None else _at_hand(backbones, reporter)
+        [(options.model, options.weights)] if backbones is None else _available(backbones, reporter)
     )
     dataset = scan_and_warn(Path(data), options, reporter)
     plans = []
     with feature_cache(options.cache, options.cache_limit, reporter) as cache:
         for name, weights in chosen:
-            origin = load_initial_model(name, weights, dataset.classes, reporter)
+            initial_model = load_initial_model(name, weights, dataset.classes, reporter)
             if len(chosen) > 1:
                 reporter.note(f"measuring {name}")
-            for line in origin.backbone.notes:
+            for line in initial_model.backbone.notes:
                 reporter.note(line)
-            made = decide(dataset, origin.backbone, options, compute, cache, reporter, always=True)
-            plans.append(replace(made, plan=trained_further(made.plan, origin)))
+            request = PlanRequest(dataset, initial_model, options, compute, cache, reporter)
+            plans.append(decide(request, always_measure=True))
     return sorted(plans, key=lambda p: -(comparison_row(p)["accuracy"] or 0.0))
 
 
 def comparison_row(planned: Planned) -> dict[str, Any]:
-    """A row of a comparison of backbones: of the stage that the plan's head reads, where it is a
-    head alone, else of the best."""
+    """Return a backbone's row in a comparison.
+
+    The accuracy is that of the stage that a new linear head would read, or of the best stage if
+    more than a head is trained.
+    """
     best = planned.evidence.best_stage if planned.evidence else None
     sweep = planned.evidence.sweep if planned.evidence else ()
     best = next((stage for stage in sweep if stage.name == planned.head_stage), best)
@@ -88,25 +92,28 @@ def comparison_row(planned: Planned) -> dict[str, Any]:
     }
 
 
-def _at_hand(backbones: Sequence[str], reporter: Reporter) -> list[tuple[str, str]]:
+def _available(backbones: Sequence[str], reporter: Reporter) -> list[tuple[str, str]]:
+    """Return the name and the weights of each backbone whose weights are available offline."""
     chosen: list[tuple[str, str]] = []
-    for one in backbones:
-        name, _, weights = one.strip().partition("=")
+    for text in backbones:
+        name, _, weights = text.strip().partition("=")
         if name in dict(chosen):
             raise UsageError(f"--compare names {name} twice", "name each backbone once")
         entry = catalogue.find_entry(name)
         if weights and weights != "none" and not Path(weights).is_file():
-            raise UserError(f"--compare {one}: there is no such file", "NAME=FILE names weights")
+            raise UserError(
+                f"--compare {text}: there is no such file", "write NAME=FILE to name weights"
+            )
         if weights or catalogue.at_hand(entry):
             chosen.append((name, weights or "auto"))
         else:
             reporter.warn(
-                f"{name} is left out: its weights are not at hand "
-                f"(give a file with {name}=FILE, or download them by planning with --model {name})"
+                f"{name} is left out because its weights are not available offline (give a file "
+                f"with {name}=FILE, or download them by planning with --model {name})"
             )
     if not chosen:
         raise UserError(
-            "none of the backbones to compare has its weights at hand",
+            "none of the backbones to compare has its weights available offline",
             "tlcli models --at-hand lists those that have",
         )
     return chosen

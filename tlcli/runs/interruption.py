@@ -1,4 +1,4 @@
-"""What is left of a run that is stopped."""
+"""Runs that are stopped: their folder is kept, and the message says how to resume them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,23 +12,31 @@ from tlcli.runtime.distributed.process_group import raise_if_peer_lost
 from tlcli.runtime.memory import is_out_of_memory, out_of_memory_error
 
 
+def resume_command(folder: Path) -> str:
+    """Return the part of a message that says how to resume the run in `folder`."""
+    return f"to resume: tlcli finetune --resume {folder}"
+
+
 @contextmanager
 def resumable(folder: Path, new: bool, reporter: Reporter) -> Iterator[None]:
-    """Keep the folder of a run that is stopped, and say how it goes on.
+    """Keep the folder of a run that is stopped in the block, and say how to resume it.
 
-    The folder of a new one that could not have been trained is taken back.
+    The folder of a new run that fails before it has a model is removed.
+
+    Args:
+        new: whether this process began the run.
 
     Raises:
-        UserError: what it ended by, with how it goes on; another process of the job, say.
+        UserError: the error that stopped the run, with a hint how to resume it.
     """
-    how = f"tlcli finetune --resume {folder} goes on"
+    how = resume_command(folder)
     try:
         yield
     except Unwritable as error:
         if not run.read_run_json(folder):
             run.remove_unfinished(folder)
             raise
-        raise UserError(error.message, f"{error.hint}; then {how}") from error
+        raise UserError(error.message, f"{error.hint}; {how}") from error
     except UserError:
         if new and not (folder / run.BUNDLE).exists():
             run.remove_unfinished(folder)
@@ -42,5 +50,5 @@ def resumable(folder: Path, new: bool, reporter: Reporter) -> Iterator[None]:
             raise
         raise out_of_memory_error(
             "to continue training",
-            f"once there is, {how}; a new run with a smaller --batch-size needs less",
+            f"free some memory first; {how}; a new run with a smaller --batch-size needs less",
         ) from error

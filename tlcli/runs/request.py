@@ -1,4 +1,4 @@
-"""How a run begins: anew, or where an earlier process left it."""
+"""The start of a run: a new one, or one that is resumed where an earlier process left it."""
 
 import re
 from collections.abc import Mapping
@@ -11,107 +11,119 @@ import torch
 from tlcli.errors import UsageError
 from tlcli.planning.plan import Plan
 from tlcli.runs.config_file import read_toml
+from tlcli.runs.description import RunDescription
 from tlcli.runs.options import Options
+from tlcli.runs.state import RunState
+from tlcli.training.loop import HistoryRow
+from tlcli.training.trainer import State
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run begins with.
+    """What a run is started with.
 
     Attributes:
-        folder: of the run that goes on; None: a new one.
-        went_in: what that run has recorded of itself.
-        state: where it goes on; None: at its beginning, with all that was resolved.
-        plan: its plan, where it had got that far; with more epochs, where it is extended.
+        data: the folder of images.
+        folder: the run folder of a run that is resumed; None for a new run.
+        description: the description that this run recorded.
+        state: where it is resumed; None at its beginning, with everything that was resolved.
     """
 
     data: Path
     options: Options
     folder: Path | None = None
-    went_in: Mapping[str, Any] | None = None
-    state: dict[str, Any] | None = None
-    plan: Plan | None = None
+    description: RunDescription | None = None
+    state: RunState | None = None
 
     @property
-    def numbers(self) -> tuple[str, str]:
+    def device_and_precision(self) -> tuple[str, str]:
         """The names of the device and the precision."""
-        if self.went_in is None:
+        if self.description is None:
             return self.options.device, self.options.precision
-        name, precision, *_ = self.went_in["compute"].split()
+        name, precision, *_ = self.description.compute.split()
         return name, precision
 
     @property
     def threads(self) -> int:
-        """On how many the run has computed."""
-        return self.went_in["threads"] if self.went_in else torch.get_num_threads()
+        """How many threads torch uses: a resumed run keeps its number."""
+        return self.description.threads if self.description else torch.get_num_threads()
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of a resumed run, with the epochs that were added; None before it was made."""
+        return self.description.plan if self.description else None
 
     @property
     def views(self) -> int | None:
-        """Remembered views an image, where that is decided."""
-        return self.went_in["views"] if self.went_in else None
+        """Views cached per image; None before they are chosen."""
+        return self.description.views if self.description else None
 
     @property
     def phase(self) -> int:
-        """The index of the phase to go on with; `fit` is its state."""
-        return self.state["phase"] if self.state else 0
+        """Index of the phase to begin with; `fit` is its state."""
+        return self.state.phase if self.state else 0
 
     @property
-    def fit(self) -> dict[str, Any] | None:
-        return self.state["fit"] if self.state else None
+    def fit(self) -> State | None:
+        """The state of that phase."""
+        return self.state.fit if self.state else None
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """The rows of the phases before that one."""
-        return self.state["history"] if self.state else []
+    def history(self) -> list[HistoryRow]:
+        """One row per epoch of the phases before it."""
+        return self.state.history if self.state else []
 
     @property
-    def trained(self) -> bool:
-        """Whether there is something better than the beginning."""
-        if self.state is None:
-            return False
-        return self.state["trained"] or self.state["fit"]["best_epoch"] is not None
+    def improved(self) -> bool:
+        """Whether the network is better than the one that the run began with."""
+        return self.state is not None and self.state.improved
 
     @property
     def epochs_done(self) -> int:
-        """In all phases."""
-        return len(self.history) + len(self.fit["history"] if self.fit else [])
+        """Epochs that were trained already, in all phases."""
+        return self.state.epochs_done if self.state else 0
 
     @property
     def seconds(self) -> float:
-        """What the run has taken so far."""
-        return float(self.state["seconds"]) if self.state else 0.0
+        """How long the run has taken so far."""
+        return self.state.seconds if self.state else 0.0
 
 
 def new_run(
     data: str | Path | None, config: str | Path | None, given: Mapping[str, Any]
 ) -> RunRequest:
-    """A new run with the options in the file `config`, if any; those in `given` win.
+    """Start a new run with the options of the file `config`, if any; those in `given` win.
 
     Raises:
-        UserError: what is wrong with the file or the options, or there is no folder of images.
+        UserError: the file or an option is wrong, or no folder of images is named.
     """
-    told = {**(read_toml(Path(config)) if config else {}), **given}
-    named = told.pop("data", None)
-    data = named if data is None else data
+    values = {**(read_toml(Path(config)) if config else {}), **given}
+    data_option = values.pop("data", None)
+    data = data_option if data is None else data
     if data is None:
         raise UsageError("no folder of images is named", "tlcli finetune DIR")
-    if added_epochs(told) is not None:
+    if parse_epochs(values) is not None:
         raise UsageError(
-            f"--epochs {told['epochs']} adds to a run's epochs", "name the run with --resume"
+            f"--epochs {values['epochs']} adds epochs to an existing run",
+            "name that run with --resume",
         )
-    options = Options(**told)
+    options = Options(**values)
     options.check()
     return RunRequest(Path(data), options)
 
 
-def added_epochs(given: dict[str, Any]) -> int | None:
-    """The epochs that "+10" adds; any other text under "epochs" becomes the number it says."""
-    said = given.get("epochs")
-    if not isinstance(said, str):
+def parse_epochs(given: dict[str, Any]) -> int | None:
+    """Return the number of epochs that "+10" adds; make any other text under "epochs" a number.
+
+    Raises:
+        UsageError: the text is not a whole number.
+    """
+    text = given.get("epochs")
+    if not isinstance(text, str):
         return None
-    if not re.fullmatch(r"\+?\d+", said):
-        raise UsageError(f"--epochs {said!r} is not a whole number", "such as 10, or +10")
-    if said.startswith("+"):
-        return int(said)
-    given["epochs"] = int(said)
+    if not re.fullmatch(r"\+?\d+", text):
+        raise UsageError(f"--epochs {text!r} is not a whole number", "such as 10, or +10")
+    if text.startswith("+"):
+        return int(text)
+    given["epochs"] = int(text)
     return None

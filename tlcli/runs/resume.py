@@ -1,4 +1,4 @@
-"""A run that goes on from what an earlier process left in its folder."""
+"""Runs that are resumed from the files that an earlier process left in their folder."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -15,122 +15,133 @@ from tlcli.planning.choose_training import with_more_epochs
 from tlcli.planning.plan import Plan
 from tlcli.reporter import Reporter
 from tlcli.runs.config_file import absolute
+from tlcli.runs.description import RunDescription, current_versions
 from tlcli.runs.initial_model import InitialModel
 from tlcli.runs.options import Options
-from tlcli.runs.request import RunRequest, added_epochs
-from tlcli.runs.writer import versions
+from tlcli.runs.request import RunRequest, parse_epochs
+from tlcli.runs.state import RunState
 from tlcli.text import shorten_list
 
 CHANGEABLE = ("cache", "cache_limit", "checkpoint_minutes", "log")
-"""Options that may change when a run goes on: the result does not depend on them."""
+"""Options that a resumed run may change, because the result does not depend on them."""
 
 
 def reopen_run(folder: Path, data: str | Path | None, given: Mapping[str, Any]) -> RunRequest:
-    """The run in `folder`, as it was left. Nothing is changed there.
+    """Read the run in `folder` as it was left. Nothing is changed there.
 
     Args:
-        data: where its images are now; None: where they were.
-        given: options by name; they must not contradict the run's, but for `CHANGEABLE` and epochs
-            that are added ("+10").
+        data: the images' folder; None if it is where it was.
+        given: options by name. They must not contradict the run's, except for `CHANGEABLE` and
+            added epochs ("+10").
 
     Raises:
-        UsageError: options contradict it.
-        UserError: there is no run, it has ended or cannot go on here, or its files are damaged.
+        UsageError: an option contradicts the run's.
+        UserError: there is no run, it has ended, it cannot be resumed here, or its files are
+            damaged.
     """
-    written = run.read_run_json(folder)
-    if not isinstance(written.get("options"), dict):
-        raise UserError(f"{folder} holds no run that can be resumed", "name a run's folder")
-    state = checkpoint.read(run.state_file(folder))
-    went_in = written if state is None else state["run"]
-    _check_versions(folder, went_in)
-    try:
-        options = Options(**went_in["options"])
-        plan = Plan.from_dict(went_in["plan"]) if went_in["plan"] else None
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{folder}/run.json is damaged ({error})", "start a new run") from error
+    status, description, state = _read_run(folder)
+    options, plan = description.options, description.plan
     given = dict(given)
-    more = added_epochs(given)
-    if more is not None:
+    added_epochs = parse_epochs(given)
+    if added_epochs is not None:
         del given["epochs"]
-    _check_given(folder, given, options, went_in, plan)
-    status = written.get("status")
+    _check_given(folder, given, description)
     if status == "diverged":
         raise UserError(
-            f"{folder}: its loss became no number, and would again",
-            f"start a new run with a smaller --lr, or train its best further: --model {folder}",
+            f"{folder}: its loss became not a number, and would do so again",
+            "start a new run with a smaller --lr, or train its best weights further: "
+            f"--model {folder}",
         )
-    if more is not None:
-        state, plan = _extended(folder, state, plan, more)
-        options = replace(options, epochs=plan.training.epochs)
-    elif status == "finished" and not (state or {}).get("extended"):
+    if added_epochs is not None:
+        state = _add_epochs(folder, plan, state, added_epochs)
+        description, options = state.run, state.run.options
+    elif status == "finished" and not (state and state.extended):
         raise UserError(
             f"{folder} has finished: nothing is left to resume",
-            "--epochs +10 trains it longer; --model names it as the start of a new run",
+            "--epochs +10 trains it longer; --model starts a new run from it",
         )
     options = replace(options, **{k: v for k, v in given.items() if k in CHANGEABLE})
-    root = Path(data if data is not None else went_in["dataset"]["root"])
+    root = Path(description.dataset.root if data is None else data)
     if data is None and not root.exists():
         raise UserError(
-            f"the images of {folder} were in {root}, which is not there any more",
-            f"tlcli finetune DIR --resume {folder} says where they are now",
+            f"the images of {folder} were in {root}, which does not exist any more",
+            f"name their new folder: tlcli finetune DIR --resume {folder}",
         )
-    return RunRequest(root, options, folder, went_in, state, plan)
+    return RunRequest(root, options, folder, description, state)
 
 
-def _check_versions(folder: Path, went_in: Mapping[str, Any]) -> None:
-    had, have = went_in.get("versions") or {}, versions()
-    differing = [f"{k} {had.get(k)} (here {v})" for k, v in have.items() if had.get(k) != v]
+def _read_run(folder: Path) -> tuple[str | None, RunDescription, RunState | None]:
+    """Read a run's status, its description as of its last checkpoint, and its state.
+
+    Raises:
+        UserError: there is no run, it is of other versions, or its files are damaged.
+    """
+    content = run.read_run_json(folder)
+    if not isinstance(content.get("options"), dict):
+        raise UserError(f"{folder} holds no run that can be resumed", "name a run's folder")
+    stored = checkpoint.read(run.state_file(folder))
+    latest = content if stored is None else stored.get("run", {})
+    _check_versions(folder, latest.get("versions") or {})
+    try:
+        state = None if stored is None else RunState.from_dict(stored)
+        description = RunDescription.from_dict(latest)
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{folder}/run.json is damaged ({error})", "start a new run") from error
+    return content.get("status"), description, state
+
+
+def _check_versions(folder: Path, recorded: Mapping[str, str]) -> None:
+    differing = [
+        f"{name} {recorded.get(name)} (here {version})"
+        for name, version in current_versions().items()
+        if recorded.get(name) != version
+    ]
     if differing:
         raise UserError(
-            f"{folder} was trained by {', '.join(differing)}, and would not go on as it began",
-            f"install what it had, or train its best further: --model {folder}",
+            f"{folder} was trained with {', '.join(differing)}, so its result would change",
+            f"install those versions, or train its best weights further: --model {folder}",
         )
 
 
-def _check_given(
-    folder: Path,
-    given: Mapping[str, Any],
-    options: Options,
-    went_in: Mapping[str, Any],
-    plan: Plan | None,
-) -> None:
-    """Raises `UsageError` naming all that contradicts the run."""
-    known = {f.name for f in fields(Options)}
-    asked = Options(**{k: v for k, v in given.items() if k in known})
-    replace(asked, model=options.model, output=None).check()
-    resolved: dict[str, Any] = {"views": went_in.get("views"), "output": str(folder.resolve())}
-    resolved |= dict(zip(("device", "precision"), went_in["compute"].split(), strict=False))
+def _check_given(folder: Path, given: Mapping[str, Any], description: RunDescription) -> None:
+    """Raise `UsageError` that names all options which contradict the run's."""
+    options, plan = description.options, description.plan
+    names = {f.name for f in fields(Options)}
+    requested = Options(**{k: v for k, v in given.items() if k in names})
+    replace(requested, model=options.model, output=None).check()
+    resolved: dict[str, Any] = {"views": description.views, "output": str(folder.resolve())}
+    resolved |= dict(zip(("device", "precision"), description.compute.split(), strict=False))
     if plan is not None:
         resolved |= {"case": plan.case, "size": plan.size, "similarity": plan.similarity}
         resolved |= asdict(plan.training)
-    wrong = []
+    contradictions = []
     for name in given.keys() - set(CHANGEABLE):
-        value = absolute(name, getattr(asked, name), Path())
+        value = absolute(name, getattr(requested, name), Path())
         value = str(value) if isinstance(value, Path) else value
-        had = getattr(options, name)
-        if value not in (had, resolved.get(name)):
-            has = resolved.get(name) if resolved.get(name) is not None else had
+        original = getattr(options, name)
+        if value not in (original, resolved.get(name)):
+            used = resolved.get(name) if resolved.get(name) is not None else original
             flag = name.replace("_", "-")
-            wrong.append(f"--{flag} {value} (the run has {'none' if has is None else has})")
-    if wrong:
+            contradictions.append(
+                f"--{flag} {value} (the run has {'none' if used is None else used})"
+            )
+    if contradictions:
         raise UsageError(
-            f"--resume {folder} goes on as the run began, which contradicts "
-            + ", ".join(sorted(wrong)),
+            f"--resume {folder} keeps the run's options, which contradicts "
+            + ", ".join(sorted(contradictions)),
             "leave them out"
             + ("; --epochs +10 adds epochs" if "epochs" in given else "")
-            + f", or start a new run from its best: --model {folder}",
+            + f", or start a new run from its best weights: --model {folder}",
         )
 
 
-def _extended(
-    folder: Path, state: dict[str, Any] | None, plan: Plan | None, more: int
-) -> tuple[dict[str, Any], Plan]:
-    """The state and the plan with so many epochs more.
+def _add_epochs(folder: Path, plan: Plan | None, state: RunState | None, added: int) -> RunState:
+    """Return the state with that many more epochs in its plan.
 
-    One that stopped early counts from where it stopped, and its patience begins anew.
+    A run that stopped early is counted from where it stopped, and its patience starts again.
     """
-    if more < 1:
-        raise UsageError(f"--epochs +{more}: at least one is added")
+    if added < 1:
+        raise UsageError(f"--epochs +{added}: add at least one")
     if plan is not None and plan.training.solves_head:
         raise UserError(
             f"{folder}: its head was solved, not trained in steps, so no epochs can be added",
@@ -141,63 +152,74 @@ def _extended(
             f"{folder} has no checkpoint that epochs could be added to",
             f"resume it first without --epochs, or train it further: --model {folder}",
         )
-    config, fit = plan.training, state["fit"]
-    last_phase = not config.head_first or state["phase"] > 0
-    early = last_phase and 0 < config.patience <= fit["worse"]
-    done = fit["steps"]["epoch"] if early else config.epochs
-    plan = replace(plan, training=with_more_epochs(config, done + more))
-    fit = {**fit, "worse": 0} if last_phase else fit
-    asked = {**state["run"]["options"], "epochs": plan.training.epochs}
-    went_in = {**state["run"], "plan": plan.to_dict(), "options": asked}
-    # Until run.json says so too, this tells a run that was killed from one that has finished.
-    return {**state, "run": went_in, "fit": fit, "extended": True}, plan
+    config = plan.training
+    in_last_phase = not config.head_first or state.phase > 0
+    stopped_early = in_last_phase and 0 < config.patience <= state.epochs_without_improvement
+    done = state.epoch if stopped_early else config.epochs
+    training = with_more_epochs(config, done + added)
+    description = replace(
+        state.run,
+        plan=replace(plan, training=training),
+        options=replace(state.run.options, epochs=training.epochs),
+    )
+    fit = {**state.fit, "worse": 0} if in_last_phase else state.fit
+    return replace(state, run=description, fit=fit, extended=True)
 
 
 def check_same(
-    start: RunRequest, scanned: Dataset, origin: InitialModel, reporter: Reporter
+    request: RunRequest, scanned: Dataset, initial_model: InitialModel, reporter: Reporter
 ) -> Dataset:
-    """The run's dataset: `scanned` without what the run has left out; says where it goes on.
+    """Return a resumed run's dataset, and report where the run is resumed.
+
+    Returns:
+        `scanned` without the images that the run left out.
 
     Raises:
         UserError: the images or the weights are not those that the run began with.
     """
-    went_in = start.went_in or {}
-    had = went_in["dataset"]
-    if scanned.digest != had["scanned"]:
+    description = request.description
+    assert description is not None
+    recorded = description.dataset
+    if scanned.digest != recorded.scanned:
         raise UserError(
-            f"{start.folder} was trained on other images than those in {scanned.root}: "
-            + _difference(had["classes"], scanned.counts()),
+            f"{request.folder} was trained on other images than those in {scanned.root}: "
+            + _difference(recorded.classes, scanned.counts()),
             "put them back, or start a new run",
         )
-    backbone = origin.backbone
-    if backbone.weights_sha256 != went_in["weights_sha256"]:
+    backbone = initial_model.backbone
+    if backbone.weights_sha256 != description.weights_sha256:
         raise UserError(
-            f"{start.folder} began with other weights: {went_in['weights']} had the sha256 "
-            f"{str(went_in['weights_sha256'])[:12]}..., and {backbone.weights} has "
+            f"{request.folder} began with other weights: {description.weights} had the SHA-256 "
+            f"{str(description.weights_sha256)[:12]}..., but {backbone.weights} has "
             f"{str(backbone.weights_sha256)[:12]}...",
             "put the file back, or start a new run",
         )
-    if start.fit is None:
-        reporter.note(f"{start.folder}: no epoch had ended, so it begins anew as it was planned")
+    state = request.state
+    if state is None:
+        reporter.note(f"{request.folder}: no epoch was finished, so training starts over")
     else:
-        part = "in" if start.fit["steps"]["part"] else "behind"
-        epoch = start.fit["steps"]["epoch"]
-        reporter.note(f"{start.folder}: goes on {part} epoch {epoch} of phase {start.phase + 1}")
-    cpu, here = went_in.get("machine"), torch.backends.cpu.get_cpu_capability()
-    if cpu != here:
+        where = "within" if state.is_mid_epoch else "after"
+        reporter.note(
+            f"{request.folder}: resuming {where} epoch {state.epoch} (phase {state.phase + 1})"
+        )
+    recorded_cpu, cpu = description.machine, torch.backends.cpu.get_cpu_capability()
+    if recorded_cpu != cpu:
         reporter.warn(
-            f"the run began on a {cpu} machine and this is {here}: last digits may differ"
+            f"the run began on a machine with {recorded_cpu}, and this one has {cpu}: "
+            "the last digits may differ"
         )
     why = "left out, as when the run began"
-    return scanned.without({scanned.root / path: why for path in had["left_out"]})
+    return scanned.without({scanned.root / path: why for path in recorded.left_out})
 
 
-def _difference(had: Mapping[str, Any], have: Mapping[str, Any]) -> str:
-    """Classes that came, went or hold another number of images now."""
-    told = [f"no class {name} any more" for name in had.keys() - have.keys()]
-    told += [f"a new class {name}" for name in have.keys() - had.keys()]
-    for name in had.keys() & have.keys():
-        before, now = (sum(counts[name].values()) for counts in (had, have))
-        if before != now:
-            told.append(f"{name} has {now} images, not {before}")
-    return shorten_list(sorted(told)) or "as many of each class, but not the same ones"
+def _difference(
+    before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping[str, int]]
+) -> str:
+    """Name the classes that are new, are gone, or have another number of images."""
+    differences = [f"class {name} is gone" for name in before.keys() - after.keys()]
+    differences += [f"class {name} is new" for name in after.keys() - before.keys()]
+    for name in before.keys() & after.keys():
+        had, has = (sum(counts[name].values()) for counts in (before, after))
+        if had != has:
+            differences.append(f"{name} has {has} images, not {had}")
+    return shorten_list(sorted(differences)) or "as many images of each class, but not the same"

@@ -1,94 +1,93 @@
-"""What a run leaves behind."""
+"""The files of a run folder, written while the run goes on and at its end."""
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tlcli._version import __version__
 from tlcli.artifacts import bundle, checkpoint, report
 from tlcli.artifacts import run_folder as run
 from tlcli.artifacts.atomic import Unwritable, write_json, write_text
 from tlcli.artifacts.bundle import BundleMeta
 from tlcli.backbones.network import Network
-from tlcli.data.augmentation.presets import parse_augment
 from tlcli.data.dataset import Dataset
 from tlcli.metrics.metrics import Metrics
-from tlcli.planning.plan import Plan
 from tlcli.planning.planned import Planned
-from tlcli.reporter import Reporter
-from tlcli.runs.config_file import absolute, to_toml
-from tlcli.runs.initial_model import InitialModel
-from tlcli.runs.options import Options
-from tlcli.runtime.device import Compute
+from tlcli.runs.config_file import to_toml
+from tlcli.runs.context import RunContext
+from tlcli.runs.description import (
+    RunDescription,
+    RunOutcome,
+    RunRecord,
+    current_versions,
+    describe_run,
+)
+from tlcli.runs.progress import TrainingProgress
+from tlcli.runs.request import RunRequest
+from tlcli.runs.state import RunState
 from tlcli.runtime.distributed.process_group import is_rank0
-from tlcli.runtime.torchvision_without_dynamo import torchvision
 from tlcli.training.calibration import Confidence
-from tlcli.training.trainer import FitResult, State
+from tlcli.training.trainer import State
 
-BEST_EVERY = 60.0
-"""Seconds between bundles of the best so far, while the run goes on."""
-SHARE = 0.1
-"""Of the time, at most so much goes into saving the state after each epoch; quick epochs share."""
+BEST_INTERVAL_SECONDS = 60.0
+"""Seconds between two copies of the best weights so far, while the run goes on."""
+MAX_CHECKPOINT_SHARE = 0.1
+"""Share of the time that saving the state after each epoch may take; short epochs share one."""
 
 
 @dataclass
 class RunWriter:
-    """Writes a run's folder: what went in, the state and the best so far now and then, and
-    everything at the end. Of a job's processes the first alone writes.
+    """Writes a run folder: the description, now and then the state and the best weights so far,
+    and everything at the end. In a job of several processes only rank 0 writes.
 
     Attributes:
-        scanned: the dataset as it was found, unreadable images and all.
+        started: when this part of the run began, by `time.perf_counter`.
+        earlier_seconds: how long earlier parts of the run took.
         planned, network, views: None until they are known.
-        before: seconds that earlier parts of the run took.
     """
 
-    folder: Path
-    options: Options
-    compute: Compute
-    scanned: Dataset
-    origin: InitialModel
-    reporter: Reporter
+    context: RunContext
     started: float
-    before: float = 0.0
+    earlier_seconds: float = 0.0
     planned: Planned | None = None
     network: Network | None = None
     views: int | None = None
-    best_saved: float = 0.0
-    state_saved: float = 0.0
-    state_took: float = 0.0
     confidence: Confidence = field(default_factory=Confidence)
+    best_saved_at: float = 0.0
+    state_saved_at: float = 0.0
+    state_save_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """That the run has taken, without pauses."""
-        return self.before + time.perf_counter() - self.started
+        """How long the run has taken, without pauses."""
+        return self.earlier_seconds + time.perf_counter() - self.started
 
-    def begin(
-        self, dataset: Dataset, plan: Plan | None, state: Mapping[str, Any] | None = None
-    ) -> None:
-        """Say what goes in, so that a run that is killed from here on can go on.
-
-        Args:
-            plan: None where it is not made yet.
-            state: from which the run goes on: before run.json, which must not be ahead of it.
-        """
+    def begin(self, dataset: Dataset, request: RunRequest) -> None:
+        """Describe the run before its plan is made, so that it can be resumed from here on."""
         if not is_rank0():
             return
-        if state is not None:
-            checkpoint.save(run.state_file(self.folder), state)
-        run.write_run_json(
-            self.folder,
-            {"status": "running", **self.what_went_in(dataset), "plan": plan_json(plan)},
-        )
-        write_text(self.folder / run.OPTIONS, self.options_text())
+        if request.state is not None:
+            # Before run.json, which must not be ahead of the state.
+            checkpoint.save(run.state_file(self.context.folder), request.state.to_dict())
+        self._write_description(replace(self._describe(dataset), plan=request.plan))
+
+    def begin_training(
+        self, dataset: Dataset, planned: Planned, network: Network, views: int
+    ) -> None:
+        """Describe the run with its plan, before training begins."""
+        self.planned, self.network, self.views = planned, network, views
+        if is_rank0():
+            self._write_description(self._describe(dataset))
+
+    def _write_description(self, description: RunDescription) -> None:
+        record = RunRecord("running", description)
+        run.write_run_json(self.context.folder, record.to_dict())
+        write_text(self.context.folder / run.OPTIONS, self.options_text())
 
     def options_text(self) -> str:
-        """The options as TOML, with what the plan chose."""
+        """Return the options as TOML, with the values that the plan chose."""
         chosen: dict[str, Any] = {}
         if self.planned is not None:
             plan = self.planned.plan
@@ -96,114 +95,100 @@ class RunWriter:
             if plan.training.solves_head:
                 chosen = {"optimizer": plan.training.optimizer}
             chosen |= {"case": None if plan.case == "custom" else plan.case, "views": self.views}
-        return to_toml(self.options, self.scanned.root.resolve(), chosen)
+        return to_toml(self.context.options, self.context.scanned.root.resolve(), chosen)
 
-    def status(self, result: FitResult) -> str:
-        """How the run ended, in run.json's words."""
-        return result.stopped if result.stopped in ("interrupted", "diverged") else "finished"
-
-    def keep_best(self, dataset: Dataset) -> None:
-        """Keep the network as it is now in checkpoint/, if the last copy is old enough."""
+    def save_best(self, dataset: Dataset) -> None:
+        """Save the network as it is now in checkpoint/, if the last copy is old enough."""
         now = time.perf_counter()
-        if is_rank0() and now - max(self.best_saved, self.started) >= BEST_EVERY:
-            path = self.folder / run.CHECKPOINT / run.BUNDLE
-            try:
-                bundle.save(path, self._network.tensors(), self.meta(dataset, None))
-            except Unwritable as error:
-                self.reporter.warn(f"{error.message}; going on without")
-            self.best_saved = now
+        if not is_rank0() or now - max(self.best_saved_at, self.started) < BEST_INTERVAL_SECONDS:
+            return
+        path = self.context.folder / run.CHECKPOINT / run.BUNDLE
+        try:
+            self._save_bundle(path, dataset, None)
+        except Unwritable as error:
+            self.context.reporter.warn(f"{error.message}; training continues without it")
+        self.best_saved_at = now
 
-    def keep_state(
-        self,
-        dataset: Dataset,
-        phase: int,
-        history: Sequence[Mapping[str, Any]],
-        trained: bool,
-        make: Callable[[], State],
-        when: str,
+    def save_state(
+        self, progress: TrainingProgress, phase: int, make_state: Callable[[], State], when: str
     ) -> None:
-        """Save the state where it is due, so that the run can go on from here.
+        """Save the state if it is due, so that the run can be resumed from here.
 
-        A disk that is full costs the checkpoint, not the run: the one before stays.
+        On a full disk the previous checkpoint stays and training continues.
 
         Args:
-            phase: its index in the plan's phases.
-            history: the rows of the phases before it.
-            trained: whether those have made the network better.
-            make: gives the phase's state.
+            progress: the results of the phases before this one.
+            phase: index of this phase.
+            make_state: makes the state of this phase.
             when: after a "step", an "epoch", or the "last" epoch.
         """
         if not is_rank0():
             return
         now = time.perf_counter()
-        pause = {
-            "step": 60 * self.options.checkpoint_minutes,
-            "epoch": self.state_took / SHARE,
+        interval = {
+            "step": 60 * self.context.options.checkpoint_minutes,
+            "epoch": self.state_save_seconds / MAX_CHECKPOINT_SHARE,
             "last": 0.0,
         }
-        if now - max(self.state_saved, self.started) < pause[when]:
+        if now - max(self.state_saved_at, self.started) < interval[when]:
             return
-        state = {
-            "run": self.what_went_in(dataset),
-            "phase": phase,
-            "history": list(history),
-            "trained": trained,
-            "seconds": self.seconds,
-            "fit": make(),
-        }
+        state = RunState(
+            run=self._describe(progress.dataset),
+            phase=phase,
+            history=progress.history,
+            trained=progress.improved,
+            seconds=self.seconds,
+            fit=make_state(),
+        )
         try:
-            checkpoint.save(run.state_file(self.folder), state)
+            checkpoint.save(run.state_file(self.context.folder), state.to_dict())
         except Unwritable as error:
-            self.reporter.warn(f"{error.message}; going on without this checkpoint")
-        self.state_saved = time.perf_counter()
-        self.state_took = self.state_saved - now
+            self.context.reporter.warn(
+                f"{error.message}; training continues without this checkpoint"
+            )
+        self.state_saved_at = time.perf_counter()
+        self.state_save_seconds = self.state_saved_at - now
 
-    def save(
-        self,
-        dataset: Dataset,
-        metrics: Metrics,
-        history: Sequence[Mapping[str, Any]],
-        result: FitResult,
-        remembered: bool,
-    ) -> None:
-        """Write all that the run folder holds, run.json with its status last.
+    def save(self, progress: TrainingProgress, metrics: Metrics) -> None:
+        """Write everything that the run folder holds, run.json with the status last.
 
-        The state stays, for the run to be extended; a solved head has none.
+        The state stays, so that epochs can be added; a solved head has none.
         """
-        meta = self.meta(dataset, metrics)
-        bundle.save(self.folder / run.BUNDLE, self._network.tensors(), meta)
-        run.write_history(self.folder, history)
-        write_json(self.folder / "metrics.json", metrics.to_dict())
-        content = {
-            "status": self.status(result),
-            **self.what_went_in(dataset),
-            "remembered": remembered,
-            "stopped": result.stopped,
-            "best_epoch": result.best_epoch,
-            "metrics": metrics.to_dict(),
-            "seconds": round(self.seconds, 2),
-        }
+        folder, result, latest = self.context.folder, progress.result, progress.latest
+        self._save_bundle(folder / run.BUNDLE, progress.dataset, metrics)
+        run.write_history(folder, progress.history)
+        write_json(folder / "metrics.json", metrics.to_dict())
         if result.lr_curve:
-            content["found_lr"] = result.found_lr
             points = [{"lr": lr, "loss": loss} for lr, loss in result.lr_curve]
-            run.write_history(self.folder, points, "lr_find.csv")
-        report.write(self.folder, content, metrics, history, result.lr_curve)
-        run.write_run_json(self.folder, content)
-        kept = run.state_file(self.folder)
-        if kept.exists():
-            (kept.parent / run.BUNDLE).unlink(missing_ok=True)
+            run.write_history(folder, points, "lr_find.csv")
+        outcome = RunOutcome(
+            cached=latest is not None and latest.sources.cached,
+            stopped=result.stopped,
+            best_epoch=result.best_epoch,
+            metrics=metrics,
+            seconds=round(self.seconds, 2),
+            found_lr=result.found_lr if result.lr_curve else None,
+        )
+        record = RunRecord(progress.status, self._describe(progress.dataset), outcome)
+        report.write(folder, record.to_dict(), metrics, progress.history, result.lr_curve)
+        run.write_run_json(folder, record.to_dict())
+        state_file = run.state_file(folder)
+        if state_file.exists():
+            (state_file.parent / run.BUNDLE).unlink(missing_ok=True)
         else:
-            shutil.rmtree(kept.parent, ignore_errors=True)
+            shutil.rmtree(state_file.parent, ignore_errors=True)
 
-    @property
-    def _network(self) -> Network:
+    def _describe(self, dataset: Dataset) -> RunDescription:
+        return describe_run(self.context, dataset, self.planned, self.views)
+
+    def _save_bundle(self, path: Path, dataset: Dataset, metrics: Metrics | None) -> None:
         assert self.network is not None
-        return self.network
+        bundle.save(path, self.network.tensors(), self._bundle_metadata(dataset, metrics))
 
-    def meta(self, dataset: Dataset, metrics: Metrics | None) -> BundleMeta:
-        """The bundle's description."""
+    def _bundle_metadata(self, dataset: Dataset, metrics: Metrics | None) -> BundleMeta:
         assert self.planned is not None
-        backbone, plan = self.origin.backbone, self.planned.plan
+        initial_model, plan = self.context.initial_model, self.planned.plan
+        backbone = initial_model.backbone
         return BundleMeta(
             backbone=backbone.name,
             cut=plan.cut,
@@ -212,63 +197,11 @@ class RunWriter:
             plan=plan.to_dict(),
             metrics=metrics,
             dataset=dataset.digest,
-            seed=self.options.seed,
-            versions=versions(),
+            seed=self.context.options.seed,
+            versions=current_versions(),
             weights=backbone.weights,
             calibration=self.confidence.calibration,
             ood_detector=self.confidence.ood_detector,
             truncated_after=plan.cut if plan.dropped else backbone.truncated_after,
-            ancestor=self.origin.ancestor,
+            ancestor=initial_model.ancestor,
         )
-
-    def what_went_in(self, dataset: Dataset) -> dict[str, Any]:
-        """Data, options and plan, as they were resolved; paths absolute."""
-        backbone, planned = self.origin.backbone, self.planned
-        asked = {k: absolute(k, v, Path()) for k, v in asdict(self.options).items()}
-        asked = {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}
-        there = {s.path for part in (dataset.train, dataset.val, dataset.test) for s in part}
-        found = (*self.scanned.train, *self.scanned.val, *self.scanned.test)
-        return {
-            "backbone": backbone.name,
-            "weights": backbone.weights,
-            "weights_sha256": backbone.weights_sha256,
-            "preprocessing": backbone.preprocessing.to_dict(),
-            "dataset": {
-                "root": str(dataset.root.resolve()),
-                "digest": dataset.digest,
-                "scanned": self.scanned.digest,
-                "left_out": [
-                    str(s.path.relative_to(dataset.root)) for s in found if s.path not in there
-                ],
-                "layout": dataset.layout,
-                "classes": dataset.counts(),
-                "warnings": list(dataset.warnings),
-            },
-            "options": asked,
-            "augmentation": {
-                "transforms": parse_augment(planned.plan.training.augment) if planned else None,
-                "colours": getattr(planned and planned.augmentation, "principal_colors", None),
-            },
-            "plan": plan_json(planned.plan if planned else None),
-            "forecast_s": planned and {k: round(v, 1) for k, v in planned.forecast_s.items()},
-            "views": self.views,
-            "compute": self.compute.name,
-            "forward_batch_size": self.compute.batch_size,
-            "threads": torch.get_num_threads(),
-            "machine": torch.backends.cpu.get_cpu_capability(),
-            "versions": versions(),
-        }
-
-
-def plan_json(plan: Plan | None) -> dict[str, Any] | None:
-    """The plan as JSON has it."""
-    return None if plan is None else plan.to_dict()
-
-
-def versions() -> dict[str, str]:
-    """What equal bytes depend on."""
-    return {
-        "tlcli": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
