@@ -292,7 +292,7 @@ def test_activations_that_outgrow_the_limit_are_computed_again_and_it_is_said(
     notes = RecordingReporter()
     options |= {"cache_limit": 1e-6}
     recomputed = finetune(two_classes, reporter=notes, output=tmp_path / "b", **options)
-    assert any("computed again each epoch" in note for note in notes.notes)
+    assert any("computed again in every epoch" in note for note in notes.notes)
     # without augmentation both ways train on the same numbers, but for the batch size's 1e-6
     for k, v in open_bundle(remembered.bundle)[0].tensors().items():
         assert torch.allclose(v, open_bundle(recomputed.bundle)[0].tensors()[k], atol=1e-2), k

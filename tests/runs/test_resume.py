@@ -452,7 +452,7 @@ def test_a_signal_saves_the_best_and_the_run_goes_on(
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == code, log.read_text()
-    assert f"to resume: tlcli finetune --resume {folder}" in log.read_text()
+    assert f"tlcli finetune --resume {folder}" in log.read_text()
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     assert load(folder).predict(next(flowers.glob("*/*.jpg")))[0].label
     assert finetune(resume=folder).status == "finished"
