@@ -1,4 +1,4 @@
-"""Which backbones there are: the table against torchvision, and what it answers without torch."""
+"""The catalogue of backbones equals torchvision's metadata and needs no torch."""
 
 import json
 import subprocess

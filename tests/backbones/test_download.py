@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: the file, and everything that can go wrong."""
+"""Downloads from a local server: success, and everything that can go wrong."""
 
 import hashlib
 import socket
@@ -23,7 +23,7 @@ SMALL = "squeezenet1_1"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    """Serves `server.content`, promises `server.promised` bytes (None: tells no length)."""
+    """Serve `server.content` and announce `server.promised` bytes (None: no length)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -55,7 +55,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def file(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of what `server` serves: SMALL's weights, which torchvision's table now names."""
+    """Serve SMALL's weights, name them in torchvision's table, and return the file's name."""
     torch.save(build(SMALL).model.state_dict(), tmp_path / "served.pth")
     server.content = (tmp_path / "served.pth").read_bytes()
     server.promised = len(server.content)
@@ -67,7 +67,7 @@ def file(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def failed(folder: Path) -> str:
-    """The message of the failing load; nothing is left behind."""
+    """Return the message of the failing load, after checking that no file is left behind."""
     with pytest.raises(UserError) as error:
         load_backbone(SMALL)
     assert not folder.exists() or not list(folder.iterdir())
@@ -89,7 +89,7 @@ def test_download(server, file: str, folder: Path) -> None:
     assert len(server.asked) == 1  # at hand now
 
 
-def test_length_not_told(server, file: str, folder: Path) -> None:
+def test_no_content_length(server, file: str, folder: Path) -> None:
     server.promised = None
     reporter = RecordingReporter()
     load_backbone(SMALL, reporter=reporter)
@@ -118,7 +118,7 @@ def test_interrupted(server, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("file")
-def test_stopped_by_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> str:
         raise KeyboardInterrupt
 
@@ -140,7 +140,7 @@ def test_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("file")
-def test_folder_that_cannot_be(folder: Path) -> None:
+def test_folder_that_cannot_be_made(folder: Path) -> None:
     folder.parent.mkdir(parents=True)
     folder.write_text("a file is in the way")
     with pytest.raises(UserError, match="cannot be written to"):

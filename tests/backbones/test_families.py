@@ -1,5 +1,5 @@
-"""Over one model of each family: what is frozen stays to the bit, what is trained moves, and the
-bundle loads into plain torchvision."""
+"""One model per family: frozen tensors stay bit-identical, trained ones change, bundles load into
+plain torchvision."""
 
 import json
 import re
@@ -31,7 +31,7 @@ FAMILY_MEMBERS = [
 
 
 def pretend_pretrained(name):
-    """The backbone with random weights, taken for loaded ones."""
+    """Build a backbone with random weights that are taken for pretrained ones."""
     torch.manual_seed(0)
     backbone = build(name)
     backbone.pretrained = len(backbone.stages)
@@ -39,7 +39,7 @@ def pretend_pretrained(name):
 
 
 def train(backbone, plan, n_classes=3, n=6):
-    """Two small steps on random images, through the same calls as a run."""
+    """Train two small steps on random images, through the same calls as a run."""
     network = build_network(
         backbone, cut=plan.cut, dropped=bool(plan.dropped), n_classes=n_classes, init="normal"
     )
@@ -69,7 +69,7 @@ def moved(network, before, stages):
 
 
 @pytest.mark.parametrize("name", FAMILY_MEMBERS)
-def test_frozen_stays_to_the_bit_and_trained_moves(name):
+def test_frozen_tensors_stay_bit_identical_and_trained_ones_change(name):
     backbone = pretend_pretrained(name)
     stages = stage_facts(backbone)
     names = [s.name for s in stages if s.parameters]
@@ -98,13 +98,13 @@ def test_frozen_stays_to_the_bit_and_trained_moves(name):
         if v.is_floating_point()
     }
     still = trained.keys() - moved(network, before, network.stages[network.cut :])
-    # A relative position bias or a bias before a normalisation may have a gradient of zero.
+    # A relative position bias or a bias before a normalization may have a gradient of zero.
     assert len(still) <= 0.1 * len(trained), sorted(still)
     assert f"{backbone.head}.weight" not in still
 
 
 @pytest.mark.parametrize("name", FAMILY_MEMBERS)
-def test_the_new_head_of_small_different_is_all_that_moves(name):
+def test_only_the_new_head_of_small_different_changes(name):
     backbone = pretend_pretrained(name)
     stages = stage_facts(backbone)
     plan = make_plan(
@@ -120,7 +120,7 @@ def test_the_new_head_of_small_different_is_all_that_moves(name):
 
 
 def bundle_of(name, path):
-    """A bundle of an untrained network with three classes."""
+    """Save a bundle of an untrained network with three classes."""
     torch.manual_seed(0)
     network = build_network(build(name), cut="none", dropped=False, n_classes=3)
     # Running statistics that are not the initial ones, so that they too have to be restored.
@@ -176,7 +176,7 @@ def test_bundles_reopen_to_the_same_network(tmp_path):
 
 
 def tampered(path, change):
-    """The bundle with its description changed."""
+    """Change the metadata of a bundle."""
     meta = json.loads(bundle.read_meta(path).to_json())
     change(meta)
     from safetensors.torch import save_file
@@ -198,7 +198,7 @@ def tampered(path, change):
         (lambda m: m["preprocessing"].update(crop=10**9), "preprocessing"),
     ],
 )
-def test_a_bundle_that_was_changed_is_refused_plainly(tmp_path, change, message):
+def test_a_changed_bundle_is_refused(tmp_path, change, message):
     from tlcli.errors import UserError
 
     path = tmp_path / "model.safetensors"
@@ -210,7 +210,7 @@ def test_a_bundle_that_was_changed_is_refused_plainly(tmp_path, change, message)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a bundle", b"\x80\x02}q\x00."])
-def test_a_file_that_is_no_bundle_is_refused_plainly(tmp_path, content):
+def test_a_file_that_is_no_bundle_is_refused(tmp_path, content):
     from tlcli.errors import UserError
 
     path = tmp_path / "model.safetensors"

@@ -1,4 +1,4 @@
-"""The chain of stages: whole, in order, and the model itself bit for bit."""
+"""The chain of stages is complete, in order, and equals the model bit for bit."""
 
 import warnings
 from collections import Counter
@@ -44,7 +44,7 @@ MEMBERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """On a busy machine two threads wait for each other: small models take 100 times as long."""
+    """Use one thread: on a busy machine two wait for each other and take 100 times as long."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -56,7 +56,7 @@ def images(side: int) -> Tensor:
 
 
 def run(modules: list[nn.Module], x: Tensor, training: bool) -> Tensor:
-    """The chain's output; dropout and stochastic depth draw from seed 1."""
+    """Return the chain's output; dropout and stochastic depth use seed 1."""
     torch.manual_seed(1)
     x = x.clone()  # some models begin by writing into their input
     with torch.no_grad():
@@ -66,13 +66,13 @@ def run(modules: list[nn.Module], x: Tensor, training: bool) -> Tensor:
 
 
 def check_chain(backbone: Backbone, x: Tensor) -> None:
-    """The stages are the model's `forward`, bit for bit, in both modes."""
+    """Check that the stages equal the model's `forward`, bit for bit, in both modes."""
     # ViT's head is made of zeros and would hide everything
     nn.init.normal_(backbone.model.get_parameter(f"{backbone.head}.weight"))
     for training in (True, False):
-        whole = run([backbone.model], x, training)
-        assert torch.equal(run([*backbone.stages], x, training), whole)
-        assert whole.std() > 0
+        expected = run([backbone.model], x, training)
+        assert torch.equal(run([*backbone.stages], x, training), expected)
+        assert expected.std() > 0
 
 
 def test_members_are_of_every_family() -> None:
@@ -117,7 +117,7 @@ def test_every_tensor_belongs_to_one_stage(name: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_member(family: str) -> None:
-    """One test a family, so that each model is made once: making them takes most of the time."""
+    """Run all checks in one test per family, because building the models takes most of the time."""
     name, side = MEMBERS[family]
     backbone = build(name, resolution=side)
     check_replace_head(backbone)
@@ -152,7 +152,7 @@ def check_layout(backbone: Backbone, x: Tensor) -> None:
 
 
 def check_folding(backbone: Backbone, x: Tensor) -> None:
-    """torch.fx traces any prefix; BatchNorm folded into it changes next to nothing."""
+    """Check that torch.fx traces a prefix, and that folding BatchNorm hardly changes it."""
     prefix = nn.Sequential(*backbone.stages[: backbone.head_index]).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.fx's own
@@ -203,7 +203,7 @@ def test_vgg16_structure() -> None:
     ]
 
 
-def test_resolution_that_cannot_be() -> None:
+def test_impossible_resolution() -> None:
     with pytest.raises(UsageError, match="vit_b_32 cannot be built for images of 100 x 100 pixels"):
         build("vit_b_32", resolution=100)
     with pytest.raises(UsageError, match="maxvit_t cannot be built for images of 100 x 100 pixels"):

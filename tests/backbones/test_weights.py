@@ -1,4 +1,4 @@
-"""Loading weight files: the shared real ones, the package's own, foreign, old and damaged ones."""
+"""Loading weight files: real, foreign, old and damaged ones, and those of the package."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
-    """What an untrained SMALL holds."""
+    """Return the state dict of an untrained SMALL."""
     torch.manual_seed(3)
     return dict(build(SMALL).model.state_dict())
 
@@ -57,7 +57,7 @@ def test_shared_mobilenet(shared: Path) -> None:
     # of a file of unknown origin torchvision's first entry is believed, not its newest
     assert backbone.preprocessing == Preprocessing(256, 224, "bilinear", *IMAGENET)
     assert backbone.notes == []
-    assert right(backbone, shared, 25) >= 17
+    assert count_correct(backbone, shared, 25) >= 17
 
 
 def test_shared_squeezenet(shared: Path) -> None:
@@ -80,11 +80,11 @@ def test_shared_vgg16_has_no_classifier(shared: Path) -> None:
     assert 0 < backbone.model.get_parameter("classifier.0.weight").std() < 0.1
 
 
-def right(backbone, shared: Path, most: int) -> int:
-    """How many of `most` ImageNet samples, spread over the classes, are recognised."""
+def count_correct(backbone, shared: Path, n: int) -> int:
+    """Count the correct predictions for `n` ImageNet samples, spread over the classes."""
     files = sorted((shared / "data" / "imagenet-samples").glob("*.*"))
     files = [f for f in files if f.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    chosen = range(0, 1000, 1000 // most)
+    chosen = range(0, 1000, 1000 // n)
     pixels = torch.stack([backbone.preprocessing.to_pixels(decode(files[i])) for i in chosen])
     with torch.inference_mode():
         logits = backbone.model.eval()(backbone.preprocessing.normalize(pixels))
@@ -92,16 +92,16 @@ def right(backbone, shared: Path, most: int) -> int:
 
 
 def test_lite0_is_right_about_imagenet(shared: Path) -> None:
-    assert right(load_backbone("efficientnet_lite0"), shared, 25) >= 17
+    assert count_correct(load_backbone("efficientnet_lite0"), shared, 25) >= 17
 
 
 @pytest.mark.slow
 def test_lite0_on_all_samples(shared: Path) -> None:
-    assert right(load_backbone("efficientnet_lite0"), shared, 1000) >= 850
+    assert count_correct(load_backbone("efficientnet_lite0"), shared, 1000) >= 850
 
 
 def test_lite0_pads_as_tensorflow_does() -> None:
-    """Turned image and kernels are TensorFlow's "same" padding, at even sizes and odd ones."""
+    """Rotating image and kernels equals TensorFlow's "same" padding, at even and odd sizes."""
     backbone = load_backbone("efficientnet_lite0")
     assert backbone.weights == "efficientnet-lite0-57934424.pth"
     assert str(backbone.weights_sha256).startswith("57934424")
@@ -120,7 +120,7 @@ def test_lite0_pads_as_tensorflow_does() -> None:
 
 def test_lite0_saved_by_us_loads_as_it_is(tmp_path: Path) -> None:
     state = load_backbone("efficientnet_lite0").model.state_dict()
-    backbone = load_backbone("efficientnet_lite0", saved(state, tmp_path / "mine.pth"))
+    backbone = load_backbone("efficientnet_lite0", saved(state, tmp_path / "own.pth"))
     assert same(backbone.model, state)
     assert backbone.preprocessing.mean == (0.5, 0.5, 0.5)
 
@@ -146,7 +146,7 @@ def test_wrappings(wrap: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     elif wrap == "half":
         content = {name: tensor.half() for name, tensor in state.items()}
         state = {name: tensor.half().float() for name, tensor in state.items()}
-    backbone = load_backbone(SMALL, saved(content, tmp_path / "mine.pth"))
+    backbone = load_backbone(SMALL, saved(content, tmp_path / "own.pth"))
     assert same(backbone.model, state)
     assert backbone.pretrained == len(backbone.stages)
 
@@ -157,8 +157,10 @@ def test_file_before_torch_1_6(state: dict[str, Tensor], tmp_path: Path) -> None
     assert same(load_backbone(SMALL, str(path)).model, state)
 
 
-def test_loaded_tensors_are_free_of_their_file(state: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / "mine.pth"
+def test_loaded_tensors_do_not_depend_on_their_file(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "own.pth"
     backbone = load_backbone(SMALL, saved(state, path))
     path.write_bytes(bytes(path.stat().st_size))
     assert same(backbone.model, state)
@@ -166,8 +168,8 @@ def test_loaded_tensors_are_free_of_their_file(state: dict[str, Tensor], tmp_pat
 
 def test_safetensors_and_mnasnets_version(tmp_path: Path) -> None:
     state = build("mnasnet0_5").model.state_dict()
-    save_file(dict(state), tmp_path / "mine.safetensors")
-    backbone = load_backbone("mnasnet0_5", str(tmp_path / "mine.safetensors"))
+    save_file(dict(state), tmp_path / "own.safetensors")
+    backbone = load_backbone("mnasnet0_5", str(tmp_path / "own.safetensors"))
     assert same(backbone.model, state)
     versioned = with_version(dict(state), find_family("mnasnet0_5"))
     torchvision.models.mnasnet0_5().load_state_dict(versioned)
@@ -184,10 +186,10 @@ def test_densenets_old_names(tmp_path: Path) -> None:
 
 
 def test_googlenets_auxiliary_heads_are_dropped(tmp_path: Path) -> None:
-    whole = torchvision.models.googlenet(aux_logits=True, init_weights=False).state_dict()
-    backbone = load_backbone("googlenet", saved(whole, tmp_path / "aux.pth"))
+    full = torchvision.models.googlenet(aux_logits=True, init_weights=False).state_dict()
+    backbone = load_backbone("googlenet", saved(full, tmp_path / "aux.pth"))
     assert backbone.pretrained == len(backbone.stages)
-    assert "aux1.fc1.weight" in whole
+    assert "aux1.fc1.weight" in full
     assert "aux1.fc1.weight" not in backbone.model.state_dict()
 
 
@@ -224,7 +226,7 @@ def refused(path: Path | str, name: str = SMALL) -> str:
 
 
 def test_another_models_weights(state: dict[str, Tensor], tmp_path: Path) -> None:
-    path = saved(state, tmp_path / "mine.pth")
+    path = saved(state, tmp_path / "own.pth")
     message = refused(path, "resnet18")
     assert "are not for resnet18: conv1.weight is missing" in message
     assert message.endswith(" more")
@@ -237,13 +239,13 @@ def test_another_models_weights(state: dict[str, Tensor], tmp_path: Path) -> Non
 
 
 def test_truncated(state: dict[str, Tensor], tmp_path: Path) -> None:
-    saved(state, tmp_path / "whole.pth")
+    saved(state, tmp_path / "full.pth")
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    save_file(state, tmp_path / "whole.safetensors")
-    for whole in ("whole.pth", "old.pth", "whole.safetensors"):
-        content = (tmp_path / whole).read_bytes()
+    save_file(state, tmp_path / "full.safetensors")
+    for full in ("full.pth", "old.pth", "full.safetensors"):
+        content = (tmp_path / full).read_bytes()
         for size in (0, 1, 100, len(content) // 2, len(content) - 1):
-            cut = tmp_path / f"cut-{whole}"
+            cut = tmp_path / f"cut-{full}"
             cut.write_bytes(content[:size])
             assert "is damaged or contains no weights" in refused(cut)
 
@@ -263,15 +265,15 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a Git LFS pointer"),
     ],
 )
-def test_other_files(content: bytes, told: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.pth").write_bytes(content)
-    assert told in refused(tmp_path / "mine.pth")
+def test_other_files(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.pth").write_bytes(content)
+    assert message in refused(tmp_path / "own.pth")
 
 
 def test_other_content(tmp_path: Path) -> None:
@@ -293,7 +295,7 @@ def test_neither_file_nor_entry(tmp_path: Path) -> None:
 
 @pytest.fixture
 def published(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`state` in torchvision's folder, and torchvision's table with that file's hash in it."""
+    """Put `state` into torchvision's folder, and its file and hash into torchvision's table."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -347,8 +349,8 @@ def test_every_published_file_names_its_hash() -> None:
 
 
 @pytest.mark.parametrize("name", ["swin_t", "vit_b_32", "maxvit_t"])
-def test_networks_are_built_whatever_lies_in_memory(name):
-    """`trunc_normal_` draws again what is beyond its limits, but nothing is drawn."""
+def test_models_are_built_in_uninitialized_memory(name):
+    """`trunc_normal_` repeats draws beyond its limits, and must end without draws too."""
     code = (
         "import torch\n"
         "from tlcli.backbones.empty_init import skip_init\n"

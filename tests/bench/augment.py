@@ -13,7 +13,7 @@ from typing import Any
 from tests.bench.common import MOBILENET, environment, make_parser, write_page
 from tests.paths import FLOWERS
 from tlcli import finetune, load
-from tlcli.data.labelled import find_labelled_images
+from tlcli.data.labelled import find_labeled_images
 from tlcli.inference.evaluate import Evaluation, compare, predict_labeled
 from tlcli.recipes.finetune import Run
 from tlcli.reporter import Reporter
@@ -35,7 +35,7 @@ def train_head(folder: Path, augment: str = "light", **options: Any) -> tuple[Ru
 def evaluate(runs: Sequence[Run], tta: str = "none") -> tuple[Evaluation, float]:
     """Evaluate runs as one ensemble on the validation images; return the result and its seconds."""
     classifier = load([run.folder for run in runs], tta=tta)
-    _, images = find_labelled_images(FLOWERS)
+    _, images = find_labeled_images(FLOWERS)
     started = time.perf_counter()
     result = predict_labeled(classifier, images, Reporter(), "evaluating")
     return result, time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Augmentation: what is asked for, what each transform does and leaves, whose draws they are."""
+"""Augmentation: parsing, what each transform changes, random draws, mixing, contact sheets."""
 
 import json
 import random
@@ -30,7 +30,7 @@ EVERYTHING = ",".join(TRANSFORMS)
 
 
 def gradient(size=(72, 72)):
-    """Red grows to the right, green downwards, blue is even; no pixel is near 0 or 255."""
+    """Make an image whose red grows to the right and green downwards; none is near 0 or 255."""
     width, height = size
     image = Image.new("RGB", size)
     image.putdata(
@@ -51,7 +51,7 @@ def view(text, seed=0, image=None):
 # What is asked for
 
 
-def test_presets_are_changed_by_what_follows_them():
+def test_transforms_after_a_preset_change_it():
     assert parse_augment("light") == PRESETS["light"] == {"flip": 0.5, "crop": 0.5, "rotate": 10}
     assert parse_augment("none") == {}
     assert parse_augment("light, vflip ,rotate=30") == PRESETS["light"] | {
@@ -68,7 +68,7 @@ def test_presets_are_changed_by_what_follows_them():
 
 
 @pytest.mark.parametrize(
-    ("text", "told", "hint"),
+    ("text", "message", "hint"),
     [
         ("standrd", "'standrd' is unknown", "standard"),
         ("light,vflipp,rotate=x,erase=2", "'vflipp' is unknown; rotate=x: ", "vflip"),
@@ -80,14 +80,14 @@ def test_presets_are_changed_by_what_follows_them():
         ("rotate=-3", "rotate=-3: it takes a number", ""),
     ],
 )
-def test_mistakes_are_told_together_with_what_was_meant(text, told, hint):
+def test_all_errors_are_listed_with_a_suggestion(text, message, hint):
     with pytest.raises(UsageError) as error:
         parse_augment(text)
-    assert told in error.value.message
+    assert message in error.value.message
     assert hint in error.value.hint
 
 
-def test_views_that_were_remembered_before_are_found_again():
+def test_the_text_in_cache_keys_stays_the_same():
     # the text is part of the cache's keys
     light = "Augmentation(flip=0.5, scale=(0.5, 1.0), ratio=(0.75, 1.3333333333333333), degrees=10)"
     assert str(make_augmentation(parse_augment("light"))) == light
@@ -110,7 +110,7 @@ def test_mirror_images_and_no_others():
     assert torch.equal(view("flip=1,vflip=1"), PLAIN.flip(1, 2))
 
 
-def test_rotation_alone_is_the_same_by_either_way():
+def test_rotation_alone_is_the_same_in_pillow_and_torchvision():
     # beside shear it goes through torchvision, whose angles run the other way round
     turned = [view("rotate=40", seed) for seed in range(5)]
     both = [view("rotate=40,shear=0.000001", seed) for seed in range(5)]
@@ -134,28 +134,28 @@ def test_translation_shifts_by_whole_pixels_within_its_limit():
     assert len(shifts) > 10
 
 
-def test_shear_keeps_the_centre_and_moves_the_corners():
+def test_shear_keeps_the_center_and_moves_the_corners():
     sheared = view("shear=20", 3)
     assert (sheared - PLAIN)[:, 31:33, 31:33].abs().max() <= 2
     assert (sheared - PLAIN)[:, 0].abs().float().mean() > 5
 
 
-def test_jitter_without_colour_keeps_grey_grey_and_hue_keeps_lightness():
-    grey = ImageOps.grayscale(gradient()).convert("RGB")
-    jittered = view("jitter", image=grey)
-    assert not torch.equal(jittered, PRE.to_pixels(grey).int())
+def test_jitter_keeps_gray_images_gray_and_hue_keeps_lightness():
+    gray = ImageOps.grayscale(gradient()).convert("RGB")
+    jittered = view("jitter", image=gray)
+    assert not torch.equal(jittered, PRE.to_pixels(gray).int())
     assert (jittered[0] - jittered[2]).abs().max() <= 1
-    assert torch.equal(view("hue=0.5", image=grey), PRE.to_pixels(grey).int())
+    assert torch.equal(view("hue=0.5", image=gray), PRE.to_pixels(gray).int())
     turned = view("hue=0.5", 4)
     assert (turned - PLAIN).abs().max() > 20
     assert (turned.amax(0) - PLAIN.amax(0)).abs().max() <= 1
 
 
-def test_grey_is_grey():
-    grey = view("grey=1")
-    assert torch.equal(grey[0], grey[1])
+def test_grayscale_is_gray():
+    gray = view("grey=1")
+    assert torch.equal(gray[0], gray[1])
     assert torch.equal(
-        grey, to_tensor(ImageOps.grayscale(PRE.resize_and_crop(gradient())).convert("RGB"))
+        gray, to_tensor(ImageOps.grayscale(PRE.resize_and_crop(gradient())).convert("RGB"))
     )
 
 
@@ -170,7 +170,7 @@ def test_erasing_leaves_all_but_one_rectangle():
         assert 0.015 < box[0].numel() / 64**2 < 0.35
 
 
-def test_the_colour_shift_adds_one_colour_along_the_principal_ones():
+def test_the_color_shift_adds_one_color_along_the_principal_ones():
     draws = []
     for seed in range(200):
         added = view("pca=0.1", seed) - PLAIN
@@ -182,13 +182,13 @@ def test_the_colour_shift_adds_one_colour_along_the_principal_ones():
     assert torch.allclose(measured.std(0), expected, rtol=0.15, atol=0.002)
 
 
-def test_a_crop_shows_a_part_and_without_one_the_usual_part():
+def test_a_crop_shows_a_part_and_without_it_the_plain_view():
     assert torch.equal(view("flip=0.000001"), PLAIN)
     spans = [int(v[0].max() - v[0].min()) for v in (view("crop=0.1", s) for s in range(30))]
     assert min(spans) < 50 < 80 < max(spans)
 
 
-def test_policies_apply_what_torchvisions_do(monkeypatch):
+def test_policies_equal_torchvisions(monkeypatch):
     image = gradient((64, 64))
     for number, (name, operation) in enumerate(OPERATIONS.items()):
         for step in (0, 9, 20, 30):
@@ -262,12 +262,12 @@ QUARTERS = {
 
 
 @pytest.mark.parametrize("seed", QUARTERS)
-def test_a_seed_means_the_same_view_in_every_version(seed):
+def test_a_seed_gives_the_same_view_in_every_version(seed):
     quarters = view(EVERYTHING, seed).float().unfold(1, 32, 32).unfold(2, 32, 32).mean((3, 4))
     assert torch.allclose(quarters.flatten(), torch.tensor(QUARTERS[seed]).float(), atol=2)
 
 
-# Principal colours
+# Principal colors
 
 
 def saved(folder, pictures):
@@ -279,7 +279,7 @@ def saved(folder, pictures):
     return samples
 
 
-def test_principal_colours_are_numpys_eigenvectors(tmp_path):
+def test_principal_colors_are_numpys_eigenvectors(tmp_path):
     draw = numpy.random.default_rng(0)
     mixed = draw.normal(size=(32 * 32 * 8, 3)) @ numpy.diag([40, 12, 3]) @ _turn() + 128
     pixels = mixed.clip(0, 255).astype("uint8").reshape(8, 32, 32, 3)
@@ -299,7 +299,7 @@ def _turn():
     return numpy.linalg.qr(numpy.array([[1.0, 1, 1], [1, -1, 0], [0, 1, 2]]))[0]
 
 
-def test_without_pictures_or_colours_nothing_is_shifted(tmp_path):
+def test_without_images_or_colors_nothing_is_shifted(tmp_path):
     assert principal_colors([]) == ((0.0, 0.0, 0.0),) * 3
     black = saved(tmp_path, [Image.new("RGB", (8, 8))])
     assert principal_colors(black) == ((0.0, 0.0, 0.0),) * 3
@@ -311,13 +311,13 @@ def test_without_pictures_or_colours_nothing_is_shifted(tmp_path):
 
 
 def flat_batch():
-    """Six images of one grey each, 40 times their label."""
+    """Make six images of one gray value each, 40 times their label."""
     labels = torch.tensor([0, 1, 2, 3, 4, 5])
     return (40 * labels)[:, None, None, None].expand(6, 3, 20, 30).to(torch.uint8), labels
 
 
 @pytest.mark.parametrize("mixing", [Mixing(mixup=1), Mixing(cutmix=1), Mixing(0.4, 0.4)])
-def test_labels_are_what_is_in_the_image(mixing):
+def test_soft_labels_are_the_shares_of_the_image(mixing):
     images, labels = flat_batch()
     shares = set()
     for seed in range(30):
@@ -325,7 +325,7 @@ def test_labels_are_what_is_in_the_image(mixing):
         assert mixed.dtype == torch.uint8
         assert soft.shape == (6, 7)
         assert torch.allclose(soft.sum(1), torch.ones(6))
-        # the mean grey of the mixed image says which part of it is which
+        # the mean gray value of the mixed image shows which part comes from which image
         expected = (soft * 40 * torch.arange(7)).sum(1)
         assert torch.allclose(mixed.float().mean((1, 2, 3)), expected, atol=0.51)
         again = mix_batch(images, labels, 7, mixing, random.Random(seed))
@@ -365,14 +365,14 @@ def test_batches_are_mixed_by_their_content_and_epoch(flowers):
     forward = FeatureExtractor(torch.nn.Sequential(), pre, device.choose_device("cpu"))
     source = RecomputedFeatures(dataset.train, forward, None, 0, Mixing(1, 1), 5)
     order = torch.arange(len(source))
-    whole = list(source.batches(order, 8, 3))
+    full = list(source.batches(order, 8, 3))
     rest = list(source.batches(order[8:], 8, 3))
     other = list(source.batches(order, 8, 4))
-    for (x, y), (u, v) in zip(whole[1:], rest, strict=True):
+    for (x, y), (u, v) in zip(full[1:], rest, strict=True):
         assert torch.equal(x, u)
         assert torch.equal(y, v)
         assert y.shape[1] == 5
-    assert not torch.equal(whole[0][0], other[0][0])
+    assert not torch.equal(full[0][0], other[0][0])
     plain = torch.cat([y for _, y in replace(source, mixing=None).batches(order, 8, 3)])
     assert plain.shape == (len(source),)
 
@@ -380,21 +380,21 @@ def test_batches_are_mixed_by_their_content_and_epoch(flowers):
 # Runs
 
 
-def test_a_run_with_mixing_and_colours_says_so(two_classes, tmp_path):
+def test_a_run_records_mixing_and_principal_colors(two_classes, tmp_path):
     from tlcli import finetune
 
-    heard = RecordingReporter()
+    reporter = RecordingReporter()
     run = finetune(
         two_classes,
         freeze="all-but-head",
         augment="standard,mixup=0.4",
         epochs=1,
         output=tmp_path / "run",
-        reporter=heard,
+        reporter=reporter,
     )
     assert run.plan.training.optimizer == "adamw"
     assert "--augment mixup asks for training in steps" in run.plan.why
-    assert any("mixed, so features are computed again" in note for note in heard.notes)
+    assert any("mixed, so features are computed again" in note for note in reporter.notes)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["augmentation"]["transforms"] == parse_augment("standard,mixup=0.4")
     assert len(record["augmentation"]["colours"]) == 3
@@ -403,27 +403,30 @@ def test_a_run_with_mixing_and_colours_says_so(two_classes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"optimizer": "lbfgs", "augment": "cutmix"}, "takes no --augment cutmix"),
         ({"views": 3, "augment": "light,mixup"}, "--views is about remembered activations"),
     ],
 )
-def test_mixing_is_refused_where_nothing_can_be_mixed(two_classes, tmp_path, options, told):
+def test_mixing_is_refused_where_nothing_can_be_mixed(two_classes, tmp_path, options, message):
     from tlcli import finetune
 
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         finetune(two_classes, freeze="all-but-head", output=tmp_path / "run", **options)
 
 
-def test_views_that_cannot_be_are_refused_before_anything_is_measured(
+def test_impossible_views_are_refused_before_anything_is_measured(
     two_classes, tmp_path, monkeypatch
 ):
     from tlcli import finetune
 
     monkeypatch.setattr("tlcli.recipes.decide.measure_folder", None)
-    for augment, told in (("light,mixup", "--views is about"), ("none", "the same view repeated")):
-        with pytest.raises(UsageError, match=told):
+    for augment, message in (
+        ("light,mixup", "--views is about"),
+        ("none", "the same view repeated"),
+    ):
+        with pytest.raises(UsageError, match=message):
             finetune(two_classes, views=3, augment=augment, output=tmp_path / augment)
 
 
@@ -475,7 +478,7 @@ def test_the_sheet_shows_the_views_of_training(flowers, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--augment", "strong"], "--augment: only with --augmented"),
         (["--augmented", "--per-class", "3"], "--per-class: only without --augmented"),
@@ -484,13 +487,13 @@ def test_the_sheet_shows_the_views_of_training(flowers, tmp_path, monkeypatch):
         (["--augmented", "--model", "vgg17"], "vgg16"),
     ],
 )
-def test_what_sample_refuses(tlcli, flowers, arguments, told):
+def test_invalid_arguments_of_sample_are_refused(tlcli, flowers, arguments, message):
     done = tlcli("sample", flowers, *arguments)
     assert done.exit_code == 2
-    assert told in done.stderr
+    assert message in done.stderr
 
 
-def test_boxes_are_drawn_from_the_range_asked_for():
+def test_boxes_are_drawn_from_the_given_range():
     rng = random.Random(0)
     shares = []
     for _ in range(300):
@@ -500,15 +503,15 @@ def test_boxes_are_drawn_from_the_range_asked_for():
     assert 0.28 < max(shares) < 0.34
 
 
-def test_mixing_is_read_from_the_values():
+def test_mixing_is_made_from_the_strengths():
     assert make_mixing(parse_augment("light")) is None
     assert make_mixing(parse_augment("light,mixup,cutmix=0.5")) == Mixing(0.2, 0.5)
 
 
-def test_the_docs_have_every_preset_and_transform_as_they_are():
+def test_the_docs_list_every_preset_and_transform():
     page = (Path(__file__).parents[2] / "docs" / "augmentation.md").read_text()
     for name, of in TRANSFORMS.items():
         assert f"| `{name}` | {of.default:g} | {of.max:g} | {of.description} |" in page
     for name, values in PRESETS.items():
-        told = ", ".join(f"{k} {v:g}" for k, v in values.items()) or "every image as it is"
-        assert f"| `{name}` | {told} |" in page
+        message = ", ".join(f"{k} {v:g}" for k, v in values.items()) or "every image as it is"
+        assert f"| `{name}` | {message} |" in page

@@ -1,4 +1,4 @@
-"""Scanning real folders: layouts, labels, digests, and each error and warning of the contract."""
+"""Scanning real folders: layouts, labels, digests, and every error and warning."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Makes files below a folder: images of different content where only a name is given."""
+    """Return a function that makes files below a folder; without content, different images."""
     number = 0
 
     def files(*names: str, of: bytes | None = None) -> Path:
@@ -94,7 +94,7 @@ def test_train_and_val_as_given(make: Make, name: str) -> None:
     assert dataset.warnings == ()
 
 
-def test_given_parts_are_in_the_order_of_their_paths(make: Make) -> None:
+def test_given_splits_are_in_the_order_of_their_paths(make: Make) -> None:
     names = ["b.png", "c/1.png", "a/2.png", "a/z/0.png", "d.png"]
     root = make(*(f"train/x/{name}" for name in names), *many("train/y", 2), *many("val/x", 1))
     dataset = scan(root)
@@ -118,7 +118,7 @@ def test_train_among_classes_is_a_class(make: Make) -> None:
     assert scan(root).classes == ("car", "plane", "train")
 
 
-def test_folders_beside_the_parts_are_ignored_with_a_word(make: Make) -> None:
+def test_other_folders_next_to_the_splits_are_ignored_with_a_warning(make: Make) -> None:
     root = make(*many("train/a", 3), *many("train/b", 3), *many("val/a", 1), *many("val/b", 1))
     make("originals/x.png")
     dataset = scan(root)
@@ -126,7 +126,7 @@ def test_folders_beside_the_parts_are_ignored_with_a_word(make: Make) -> None:
     assert dataset.warnings == ("folders next to train, ignored: originals",)
 
 
-def test_hidden_entries_do_not_count(make: Make) -> None:
+def test_hidden_files_and_folders_are_ignored(make: Make) -> None:
     root = make(*many("a", 5), *many("b", 5))
     before = scan(root)
     make(".git/x.png", "__MACOSX/a/._1.png", "a/.thumbs/1.png", "a/._1.png", "b/@eaDir/1.png")
@@ -152,7 +152,7 @@ def test_any_name_and_any_suffix_case(make: Make) -> None:
 # --- links
 
 
-def test_links_are_followed_but_not_round_in_circles(make: Make, tmp_path: Path) -> None:
+def test_links_are_followed_but_not_in_loops(make: Make, tmp_path: Path) -> None:
     root = make(*many("a", 5), *many("b", 5), "../elsewhere/1.png", "../elsewhere/deep/2.png")
     (root / "a" / "up").symlink_to(root)
     (root / "a" / "here").symlink_to(".")
@@ -176,7 +176,7 @@ def test_links_are_followed_but_not_round_in_circles(make: Make, tmp_path: Path)
 # --- errors
 
 
-def test_missing_and_not_a_folder(make: Make, tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_file(make: Make, tmp_path: Path) -> None:
     root = make(*many("a", 1))
     missing = error(tmp_path / "flower")
     assert missing.message == f"there is no folder {tmp_path / 'flower'}"
@@ -248,7 +248,7 @@ def test_val_with_a_class_that_train_lacks(make: Make) -> None:
     assert "train lacks: rosses" in error(root).message
     make(*many("test/zinnias", 1))
     both = error(root).message
-    assert "rosses" in both  # several problems are told together
+    assert "rosses" in both  # several problems are listed together
     assert "zinnias" in both
 
 
@@ -278,7 +278,7 @@ def test_an_impossible_fraction(make: Make, fraction: float) -> None:
 # --- warnings
 
 
-def test_warnings_of_what_was_ignored(make: Make) -> None:
+def test_warnings_about_ignored_files(make: Make) -> None:
     root = make(*many("a", 9), *many("b", 9), "stray.png")
     for name in ("zero", "none"):
         (root / name).mkdir()
@@ -324,7 +324,7 @@ def test_warning_of_leaks(make: Make) -> None:
         assert f"train/b/001.png = {part}/b/copy.png" in warning
 
 
-def test_an_unlabelled_test_folder_is_ignored_with_a_word(make: Make) -> None:
+def test_an_unlabeled_test_folder_is_ignored_with_a_warning(make: Make) -> None:
     root = make(*many("train/a", 9), *many("train/b", 9), "test/1.png", "test/2.png")
     dataset = scan(root)
     assert dataset.test == ()
@@ -346,23 +346,23 @@ def test_identical_files_fall_on_one_side(make: Make) -> None:
     assert not train & val
 
 
-def test_names_do_not_count_and_new_images_move_no_old_one(make: Make) -> None:
+def test_names_do_not_matter_and_new_images_move_no_old_one(make: Make) -> None:
     root = make(*many("a", 30), *many("b", 30))
-    before = {sample.digest: part for part, sample in parted(scan(root))}
+    before = {sample.digest: part for part, sample in by_split(scan(root))}
     for path in list((root / "a").iterdir()):
         path.rename(path.with_name(f"renamed-{path.name}"))
     make(*many("a/new", 20), *many("b/new", 20), *many("c", 5))
-    after = {sample.digest: part for part, sample in parted(scan(root))}
+    after = {sample.digest: part for part, sample in by_split(scan(root))}
     assert before.items() <= after.items()
-    assert {sample.digest: part for part, sample in parted(scan(root, seed=1))} != after
+    assert {sample.digest: part for part, sample in by_split(scan(root, seed=1))} != after
 
 
-def parted(dataset: Dataset) -> list[tuple[str, Sample]]:
+def by_split(dataset: Dataset) -> list[tuple[str, Sample]]:
     parts = (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
     return [(name, sample) for name, samples in parts for sample in samples]
 
 
-def test_the_digest_is_of_content_class_and_part_alone(make: Make, tmp_path: Path) -> None:
+def test_the_digest_depends_on_content_class_and_split_only(make: Make, tmp_path: Path) -> None:
     root = make(*many("train/a", 3), *many("train/b", 3), *many("val/a", 2), *many("val/b", 2))
     first = scan(root).digest
     moved = root.rename(tmp_path / "moved")
@@ -380,7 +380,7 @@ def test_the_digest_is_of_content_class_and_part_alone(make: Make, tmp_path: Pat
 # --- unreadable images
 
 
-def test_without_leaves_out_splits_again_and_tells(make: Make) -> None:
+def test_without_leaves_out_splits_again_and_warns(make: Make) -> None:
     root = make(*many("a", 20), *many("b", 20))
     make(*(f"b/bad-{index}.jpg" for index in range(7)), of=b"text")
     dataset = scan(root)
@@ -397,7 +397,7 @@ def test_without_leaves_out_splits_again_and_tells(make: Make) -> None:
     assert dataset.without({}) is dataset
 
 
-def test_without_may_need_another_for_val(make: Make) -> None:
+def test_without_may_move_another_image_to_val(make: Make) -> None:
     root = make(*many("a", 3), *many("b", 30))
     dataset = scan(root, val_fraction=0.01)
     [held] = [sample for sample in dataset.val if sample.label == 0]
@@ -416,7 +416,7 @@ def test_without_may_turn_val_into_train(make: Make) -> None:
     assert sum(left.counts()["a"].values()) == 4 - len(bad)
 
 
-def test_without_drops_warnings_that_hold_no_more(make: Make) -> None:
+def test_without_drops_outdated_warnings(make: Make) -> None:
     root = make(*many("a", 9), *many("b", 9))
     copy = make("b/copy.png", of=(root / "a" / "000.png").read_bytes()) / "b" / "copy.png"
     make("a/x.txt", of=b"x")
@@ -431,7 +431,7 @@ def test_without_drops_warnings_that_hold_no_more(make: Make) -> None:
 def test_without_a_class_or_val_left(make: Make) -> None:
     root = make(*many("a", 3), *many("b", 2))
     dataset = scan(root)
-    b = {sample.path: "damaged" for _, sample in parted(dataset) if sample.label == 1}
+    b = {sample.path: "damaged" for _, sample in by_split(dataset) if sample.label == 1}
     with pytest.raises(
         UserError, match=r"no readable images are left for b in .*b/000.png \(damaged"
     ):
@@ -444,7 +444,7 @@ def test_without_a_class_or_val_left(make: Make) -> None:
         dataset.without({sample.path: "damaged" for sample in dataset.train if sample.label == 1})
 
 
-def test_a_file_that_cannot_even_be_opened_is_left_out(
+def test_a_file_that_cannot_be_opened_is_left_out(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make(*many("a", 9), *many("b", 9))
@@ -461,10 +461,10 @@ def test_a_file_that_cannot_even_be_opened_is_left_out(
     assert dataset.warnings == ("1 unreadable image left out: b/004.png (Permission denied)",)
 
 
-# --- the whole
+# --- progress, imports, real photographs
 
 
-def test_progress_is_told_for_every_file(make: Make) -> None:
+def test_progress_is_reported_for_every_file(make: Make) -> None:
     calls = []
     reporter = Reporter()
     reporter.progress = lambda task, done, total: calls.append((task, done, total))  # type: ignore

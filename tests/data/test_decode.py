@@ -35,33 +35,33 @@ def gradient(mode: str, values: list[float]) -> Image.Image:
     return image
 
 
-def greys(image: Image.Image) -> list[int]:
+def gray_values(image: Image.Image) -> list[int]:
     pixels = [image.getpixel((x, 0)) for x in range(image.width)]
     assert all(r == g == b for r, g, b in pixels), pixels
     return [r for r, _, _ in pixels]
 
 
-def near(pixel: object, colour: tuple[int, int, int], by: int = 3) -> bool:
+def near(pixel: object, color: tuple[int, int, int], by: int = 3) -> bool:
     assert isinstance(pixel, tuple)
-    return all(abs(a - b) <= by for a, b in zip(pixel, colour, strict=True))
+    return all(abs(a - b) <= by for a, b in zip(pixel, color, strict=True))
 
 
 # --- modes
 
 
 def test_mode_1_and_l() -> None:
-    assert greys(decode(saved(gradient("1", [0, 255]), "PNG"))) == [0, 255]
-    assert greys(decode(saved(gradient("L", [0, 7, 255]), "PNG"))) == [0, 7, 255]
+    assert gray_values(decode(saved(gradient("1", [0, 255]), "PNG"))) == [0, 255]
+    assert gray_values(decode(saved(gradient("L", [0, 7, 255]), "PNG"))) == [0, 7, 255]
 
 
-def test_mode_la_lies_over_white() -> None:
+def test_mode_la_is_put_on_white() -> None:
     image = Image.new("LA", (3, 1))
     for x, pixel in enumerate([(40, 255), (40, 0), (0, 128)]):
         image.putpixel((x, 0), pixel)
-    assert greys(decode(saved(image, "PNG"))) == [40, 255, 127]
+    assert gray_values(decode(saved(image, "PNG"))) == [40, 255, 127]
 
 
-def test_mode_rgba_lies_over_white() -> None:
+def test_mode_rgba_is_put_on_white() -> None:
     image = Image.new("RGBA", (2, 1), (*RED, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
     assert [decode(saved(image, "PNG")).getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
@@ -93,7 +93,7 @@ def test_mode_pa(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_colour_named_transparent_becomes_white(mode: str) -> None:
+def test_a_color_named_transparent_becomes_white(mode: str) -> None:
     black = 0 if mode == "L" else (0, 0, 0)
     image = Image.new(mode, (2, 1), "grey")
     image.putpixel((0, 0), black)
@@ -102,42 +102,42 @@ def test_a_colour_named_transparent_becomes_white(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF")])
-def test_colour_modes(mode: str, kind: str) -> None:
-    for colour in (RED, GREEN, BLUE, WHITE, (0, 0, 0)):
-        data = saved(Image.new("RGB", (8, 8), colour).convert(mode), kind)
+def test_color_modes(mode: str, kind: str) -> None:
+    for color in (RED, GREEN, BLUE, WHITE, (0, 0, 0)):
+        data = saved(Image.new("RGB", (8, 8), color).convert(mode), kind)
         with Image.open(io.BytesIO(data)) as opened:
             assert opened.mode == mode
-        assert near(decode(data).getpixel((3, 3)), colour)
+        assert near(decode(data).getpixel((3, 3)), color)
 
 
 def test_mode_cmyk_in_a_jpeg() -> None:
-    for colour in (RED, WHITE, (0, 0, 0)):
-        data = saved(Image.new("RGB", (16, 16), colour).convert("CMYK"), "JPEG", quality=95)
-        assert near(decode(data).getpixel((8, 8)), colour)
+    for color in (RED, WHITE, (0, 0, 0)):
+        data = saved(Image.new("RGB", (16, 16), color).convert("CMYK"), "JPEG", quality=95)
+        assert near(decode(data).getpixel((8, 8)), color)
 
 
 def test_mode_lab() -> None:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     to_lab = ImageCms.buildTransform(srgb, lab, "RGB", "LAB")
-    for colour in (RED, (120, 90, 30), WHITE):
-        image = ImageCms.applyTransform(Image.new("RGB", (4, 4), colour), to_lab)
+    for color in (RED, (120, 90, 30), WHITE):
+        image = ImageCms.applyTransform(Image.new("RGB", (4, 4), color), to_lab)
         data = saved(image, "TIFF")
         with Image.open(io.BytesIO(data)) as opened:
             assert opened.mode == "LAB"
-        assert near(decode(data).getpixel((0, 0)), colour, by=6)
+        assert near(decode(data).getpixel((0, 0)), color, by=6)
 
 
 @pytest.mark.parametrize("mode", ["HSV", "RGBX", "RGBa", "La"])
-def test_modes_that_only_plugins_give(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    grey = (90, 90, 90)
-    source = Image.new("LA" if mode == "La" else "RGB", (2, 2), (90, 255) if mode == "La" else grey)
+def test_modes_that_only_plugins_return(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gray = (90, 90, 90)
+    source = Image.new("LA" if mode == "La" else "RGB", (2, 2), (90, 255) if mode == "La" else gray)
     if mode == "RGBa":
         source = source.convert("RGBA")
-    assert as_if_opened(source.convert(mode), monkeypatch).getpixel((1, 1)) == grey
+    assert as_if_opened(source.convert(mode), monkeypatch).getpixel((1, 1)) == gray
 
 
 def as_if_opened(image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> Image.Image:
-    """What `decode` makes of a mode that Pillow reads from some files but cannot write."""
+    """Decode an image of a mode that Pillow reads from some files but cannot write."""
     monkeypatch.setattr(Image, "open", lambda *_args, **_kwargs: image)
     return decode(b"any")
 
@@ -146,11 +146,11 @@ SIXTEEN = [0, 128, 129, 257, 32896, 65535]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bit_greys_use_the_whole_range(kind: str) -> None:
-    assert greys(decode(saved(gradient("I;16", SIXTEEN), kind))) == [0, 0, 1, 1, 128, 255]
+def test_sixteen_bit_grayscale_uses_the_full_range(kind: str) -> None:
+    assert gray_values(decode(saved(gradient("I;16", SIXTEEN), kind))) == [0, 0, 1, 1, 128, 255]
 
 
-def test_big_endian_sixteen_bit_greys() -> None:
+def test_big_endian_sixteen_bit_grayscale() -> None:
     pixels = struct.pack(">3H", 0, 32896, 65535)
     header = b"MM\0*" + struct.pack(">I", 8)
     tags = [
@@ -162,18 +162,18 @@ def test_big_endian_sixteen_bit_greys() -> None:
     data = header + directory + b"\0\0\0\0" + pixels
     with Image.open(io.BytesIO(data)) as opened:
         assert opened.mode == "I;16B"
-    assert greys(decode(data)) == [0, 128, 255]
+    assert gray_values(decode(data)) == [0, 128, 255]
 
 
-def test_a_dark_sixteen_bit_picture_stays_dark() -> None:
-    assert greys(decode(saved(gradient("I;16", [0, 100, 200]), "PNG"))) == [0, 0, 1]
-    assert greys(decode(b"P5 3 1 65535\n" + struct.pack(">3H", 0, 100, 200))) == [0, 0, 1]
+def test_a_dark_sixteen_bit_image_stays_dark() -> None:
+    assert gray_values(decode(saved(gradient("I;16", [0, 100, 200]), "PNG"))) == [0, 0, 1]
+    assert gray_values(decode(b"P5 3 1 65535\n" + struct.pack(">3H", 0, 100, 200))) == [0, 0, 1]
 
 
 @pytest.mark.parametrize("level", [0, 30_000])
-def test_a_sixteen_bit_grey_named_transparent_becomes_white(level: int) -> None:
+def test_a_sixteen_bit_gray_named_transparent_becomes_white(level: int) -> None:
     data = saved(gradient("I;16", [level, 20_000]), "PNG", transparency=level)
-    assert greys(decode(data)) == [255, 78]
+    assert gray_values(decode(data)) == [255, 78]
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def test_a_sixteen_bit_grey_named_transparent_becomes_white(level: int) -> None:
         ([-5, -5, -5], [0, 0, 0]),
     ],
 )
-def test_thirty_two_bit_greys_take_the_smallest_usual_range(
+def test_thirty_two_bit_grayscale_takes_the_smallest_usual_range(
     values: list[float], expected: list[int]
 ) -> None:
-    assert greys(decode(saved(gradient("I", values), "TIFF"))) == expected
+    assert gray_values(decode(saved(gradient("I", values), "TIFF"))) == expected
 
 
 @pytest.mark.parametrize(
@@ -202,10 +202,10 @@ def test_thirty_two_bit_greys_take_the_smallest_usual_range(
         ([-1, 0, 3], [0, 64, 255]),
     ],
 )
-def test_float_greys_take_the_smallest_usual_range(
+def test_float_grayscale_takes_the_smallest_usual_range(
     values: list[float], expected: list[int]
 ) -> None:
-    assert greys(decode(saved(gradient("F", values), "TIFF"))) == expected
+    assert gray_values(decode(saved(gradient("F", values), "TIFF"))) == expected
 
 
 def test_floats_that_are_not_finite_are_unreadable() -> None:
@@ -238,10 +238,10 @@ def test_every_orientation_ends_upright(orientation: int, kind: str) -> None:
     rgb = decode(saved(stored, kind, exif=exif, **options))
     assert rgb.size == (32, 16)
     corners = {(8, 4): RED, (24, 4): GREEN, (8, 12): BLUE, (24, 12): WHITE}
-    assert all(near(rgb.getpixel(at), colour, by=6) for at, colour in corners.items())
+    assert all(near(rgb.getpixel(at), color, by=6) for at, color in corners.items())
 
 
-def test_damaged_exif_costs_no_picture() -> None:
+def test_an_image_with_damaged_exif_is_read() -> None:
     image = Image.new("RGB", (8, 8), RED)
     data = saved(image, "PNG", exif=DAMAGED_EXIF)
     assert decode(data).getpixel((0, 0)) == RED
@@ -253,8 +253,8 @@ def test_damaged_exif_costs_no_picture() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_several_frames_the_first(kind: str) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE, GREEN)]
+def test_the_first_of_several_frames_is_read(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in (RED, BLUE, GREEN)]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     with Image.open(io.BytesIO(data)) as opened:
@@ -265,7 +265,7 @@ def test_of_several_frames_the_first(kind: str) -> None:
 # --- sources and damage
 
 
-def test_a_path_bytes_and_a_stream_give_the_same(tmp_path: Path) -> None:
+def test_a_path_bytes_and_a_stream_give_the_same_image(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (3, 2), GREEN).save(path)
     from_path, from_bytes = decode(path), decode(path.read_bytes())
@@ -294,11 +294,11 @@ def test_a_named_pipe(tmp_path: Path) -> None:
     for data, expected in ((saved(Image.new("L", (5, 4)), "PNG"), "RGB"), (b"hello", "text")):
         writer = threading.Thread(target=pipe.write_bytes, args=(data,))
         writer.start()
-        assert expected in decoded_or_why(pipe)
+        assert expected in decode_or_reason(pipe)
         writer.join()
 
 
-def why(data: bytes) -> str:
+def reason_for(data: bytes) -> str:
     with pytest.raises(Unreadable) as caught:
         decode(data)
     assert str(caught.value) == f"-: {caught.value.reason}"
@@ -309,22 +309,22 @@ def test_a_truncated_file_is_unreadable() -> None:
     noise = Image.effect_noise((200, 200), 90)
     for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP"):
         data = saved(noise.convert("L"), kind)
-        assert why(data[: len(data) // 2]), kind
+        assert reason_for(data[: len(data) // 2]), kind
     data = saved(noise, "JPEG")
-    assert "truncated" in why(data[: len(data) // 2])
+    assert "truncated" in reason_for(data[: len(data) // 2])
 
 
-def test_files_that_are_no_pictures_are_told_apart() -> None:
-    assert why(b"") == "the file is empty"
-    assert "text" in why(b"this is a note, called photo.jpg\n")
-    assert "web page" in why(b"\n<!DOCTYPE html><html>404</html>")
-    assert "HEIC" in why(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    assert "PDF" in why(b"%PDF-1.7\n%\xe2\xe3")
-    assert "lfs pull" in why(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    assert "Pillow" in why(bytes(range(128, 256)))
+def test_files_that_are_not_images_are_identified() -> None:
+    assert reason_for(b"") == "the file is empty"
+    assert "text" in reason_for(b"this is a note, called photo.jpg\n")
+    assert "web page" in reason_for(b"\n<!DOCTYPE html><html>404</html>")
+    assert "HEIC" in reason_for(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert "PDF" in reason_for(b"%PDF-1.7\n%\xe2\xe3")
+    assert "lfs pull" in reason_for(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "Pillow" in reason_for(bytes(range(128, 256)))
 
 
-def test_no_picture_and_no_file(tmp_path: Path) -> None:
+def test_not_an_image_and_no_file(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "none.jpg", "No such file"), (tmp_path, "directory")):
         with pytest.raises(Unreadable, match=reason) as caught:
             decode(path)
@@ -332,23 +332,27 @@ def test_no_picture_and_no_file(tmp_path: Path) -> None:
 
 
 def test_postscript_is_never_run() -> None:
-    assert "Pillow" in why(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n\xff showpage\n")
+    assert "Pillow" in reason_for(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n\xff showpage\n"
+    )
 
 
 def png_header(width: int, height: int) -> bytes:
-    """The first bytes of a PNG that says it is of this size."""
-    whole = bytearray(saved(Image.new("1", (1, 1)), "PNG"))
-    whole[16:24] = struct.pack(">II", width, height)
-    whole[29:33] = struct.pack(">I", zlib.crc32(whole[12:29]))
-    return bytes(whole)
+    """Return the first bytes of a PNG file that claims to be of this size."""
+    content = bytearray(saved(Image.new("1", (1, 1)), "PNG"))
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 def test_a_decompression_bomb_is_unreadable() -> None:
-    assert why(png_header(60_000, 60_000)).startswith("too large, perhaps a decompression bomb")
+    assert reason_for(png_header(60_000, 60_000)).startswith(
+        "too large, perhaps a decompression bomb"
+    )
 
 
-def test_108_megapixels_and_odd_metadata_are_read_without_a_word(tmp_path: Path) -> None:
-    """Pillow warns of both, naming no file."""
+def test_108_megapixels_and_odd_metadata_are_read_without_a_warning(tmp_path: Path) -> None:
+    """Pillow warns about both without naming a file."""
     Image.new("1", (12_000, 9_000), 1).save(tmp_path / "1.png")
     Image.new("L", (3, 3)).save(tmp_path / "2.png", exif=DAMAGED_EXIF)
     code = "import sys; from pathlib import Path; from tlcli.data.decode import decode\n"
@@ -364,23 +368,23 @@ def test_108_megapixels_and_odd_metadata_are_read_without_a_word(tmp_path: Path)
     assert run.stderr == ""
 
 
-def test_damage_anywhere_is_unreadable_or_a_picture() -> None:
-    """Whatever bytes are struck, no error of Pillow's own comes through."""
+def test_a_file_damaged_anywhere_is_unreadable_or_an_image() -> None:
+    """No exception of Pillow's escapes, whichever bytes are damaged."""
     rng, seen = random.Random(0), set()
     noise = Image.effect_noise((40, 40), 90)
     for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "ICO", "JPEG2000"):
-        whole = saved(noise, kind)
+        intact = saved(noise, kind)
         for _ in range(25):
-            data = bytearray(whole)
+            data = bytearray(intact)
             for _ in range(rng.randint(1, 8)):
                 data[rng.randrange(min(len(data), 400))] = rng.randrange(256)
-            outcome = decoded_or_why(bytes(data))
+            outcome = decode_or_reason(bytes(data))
             assert outcome == "RGB" or "\n" not in outcome
             seen.add(outcome == "RGB")
     assert seen == {True, False}
 
 
-def decoded_or_why(source: bytes | Path) -> str:
+def decode_or_reason(source: bytes | Path) -> str:
     try:
         return decode(source).mode
     except Unreadable as error:

@@ -1,4 +1,4 @@
-"""The drawn sample folder: the same each time, its classes apart, plainly no photographs."""
+"""The drawn sample folder: reproducible, and with separable classes."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
-def test_draws_what_scan_takes_without_a_warning(tmp_path: Path) -> None:
+def test_the_drawn_folder_is_scanned_without_a_warning(tmp_path: Path) -> None:
     start = time.perf_counter()
     classes = draw_sample(tmp_path / "new" / "flowers", per_class=24, size=64)
     assert time.perf_counter() - start < 5
@@ -33,7 +33,7 @@ def test_draws_what_scan_takes_without_a_warning(tmp_path: Path) -> None:
     assert "not photographs" in readme
 
 
-def test_the_same_seed_draws_the_same_bytes_and_more_adds_only(tmp_path: Path) -> None:
+def test_the_same_seed_draws_the_same_bytes_and_a_larger_folder_only_adds(tmp_path: Path) -> None:
     for name, arguments in {
         "a": {"per_class": 3},
         "b": {"per_class": 3},
@@ -49,8 +49,8 @@ def test_the_same_seed_draws_the_same_bytes_and_more_adds_only(tmp_path: Path) -
     assert len(set(a.values())) == len(a)
 
 
-def test_the_classes_can_be_told_apart_by_more_than_chance(tmp_path: Path) -> None:
-    """Nearest neighbour on coarse colours: learnable, and not trivially so."""
+def test_the_classes_are_separable_but_not_trivially(tmp_path: Path) -> None:
+    """A nearest neighbor on coarse colors is better than chance and not perfect."""
     draw_sample(tmp_path / "flowers", per_class=30, size=64)
     samples = scan(tmp_path / "flowers").train
     coarse = [decode(s.path).resize((6, 6), Image.Resampling.BOX).tobytes() for s in samples]

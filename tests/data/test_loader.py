@@ -27,7 +27,7 @@ assert LIGHT is not None
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    """Eleven pictures, the first ones much larger: they are ready last."""
+    """Make eleven images; the first ones are much larger, so they are decoded last."""
     made = []
     for index in range(11):
         size = (900, 700) if index < 3 else (50, 40 + index)
@@ -51,7 +51,7 @@ def test_batches_come_in_order_and_the_last_is_padded(paths: list[Path], workers
     assert all(problem is None for _, problems in batches for problem in problems)
 
 
-def test_an_unreadable_picture_is_zeros_and_named(paths: list[Path]) -> None:
+def test_an_unreadable_image_is_zeros_and_named(paths: list[Path]) -> None:
     paths[5].write_text("no picture")
     (images, problems), *_ = load_batches(paths[4:8], PRE, batch_size=4)
     assert [problem and problem.path for problem in problems] == [None, paths[5], None, None]
@@ -59,7 +59,7 @@ def test_an_unreadable_picture_is_zeros_and_named(paths: list[Path]) -> None:
     assert torch.equal(images[2], PRE.to_pixels(decode(paths[6])))
 
 
-def test_nothing_gives_no_batch() -> None:
+def test_no_sources_give_no_batch() -> None:
     assert list(load_batches([], PRE, batch_size=4)) == []
 
 
@@ -100,7 +100,7 @@ def test_keys_must_match(paths: list[Path]) -> None:
         list(load_batches(paths, PRE, batch_size=4, augmentation=LIGHT, keys=["a"]))
 
 
-def test_sources_are_taken_no_further_than_two_batches_ahead(paths: list[Path]) -> None:
+def test_sources_are_read_at_most_two_batches_ahead(paths: list[Path]) -> None:
     taken = 0
 
     def endless() -> Iterator[Path]:
@@ -130,7 +130,7 @@ def test_find_unreadable_decodes_to_the_end(paths: list[Path]) -> None:
     assert calls == [("checking images", done, 11) for done in range(1, 12)]
 
 
-def test_in_order_raises_at_the_items_turn_and_stops() -> None:
+def test_map_in_order_raises_when_the_item_is_due_and_stops() -> None:
     begun = []
 
     def slow(item: int) -> int:
@@ -150,7 +150,7 @@ def test_in_order_raises_at_the_items_turn_and_stops() -> None:
 # --- augmentation
 
 
-def test_a_view_without_chance_is_the_resized_picture() -> None:
+def test_a_view_without_randomness_is_the_resized_image() -> None:
     still = Augmentation(0, (1, 1), (1, 1), 0)
     view = augment_image(noise_image((64, 64)), PRE, still, random.Random(0))
     expected = noise_image((64, 64)).resize((32, 32), Image.Resampling.BILINEAR)
@@ -176,7 +176,7 @@ def test_boxes_keep_to_the_scale_and_ratio_and_reach_everywhere() -> None:
 
 
 @pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (1, 1), (1, 500), (2, 3)])
-def test_odd_pictures_have_views_too(size: tuple[int, int]) -> None:
+def test_images_of_odd_sizes_have_views_too(size: tuple[int, int]) -> None:
     for seed in range(20):
         left, top, right, bottom = random_box(size, LIGHT.scale, LIGHT.ratio, random.Random(seed))
         assert 0 <= left < right <= size[0]
@@ -184,7 +184,7 @@ def test_odd_pictures_have_views_too(size: tuple[int, int]) -> None:
     assert augment_image(noise_image(size), PRE, LIGHT, random.Random(0)).shape == (3, 32, 32)
 
 
-def test_rotation_fills_corners_with_the_mean_colour() -> None:
+def test_rotation_fills_corners_with_the_mean_color() -> None:
     turned = Augmentation(0, (1, 1), (1, 1), 45)
     white = Image.new("RGB", (64, 64), "white")
     corners = torch.stack(
@@ -193,7 +193,7 @@ def test_rotation_fills_corners_with_the_mean_colour() -> None:
     assert [128, 64, 255] in corners.tolist()
 
 
-def test_flips_come_as_often_as_said() -> None:
+def test_flips_have_the_given_probability() -> None:
     half = Augmentation(0.5, (1, 1), (1, 1), 0)
     image = noise_image((32, 32))
     plain = PRE.to_pixels(image.resize((40, 40)))

@@ -1,4 +1,4 @@
-"""Preprocessing equals torchvision's, and refuses what a damaged bundle may hold."""
+"""Preprocessing equals torchvision's, and invalid values of a damaged bundle are refused."""
 
 import json
 import time
@@ -55,7 +55,7 @@ def test_equals_torchvision_bit_for_bit(entry: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(2000, 31), (31, 2001), (5000, 40), (3, 1000)])
-def test_a_very_long_picture_shows_the_same_middle(size: tuple[int, int]) -> None:
+def test_a_very_long_image_shows_the_same_middle(size: tuple[int, int]) -> None:
     # smooth, so that a shift shows as a difference and rounding does not
     image = noise_image((9, 9)).resize(size, Image.Resampling.BICUBIC)
     resized = functional.resize(image, [USUAL.resize], antialias=True)
@@ -71,7 +71,7 @@ def test_an_endless_strip_takes_neither_memory_nor_time() -> None:
     assert time.perf_counter() - start < 2
 
 
-def test_normalise_takes_a_batch_and_leaves_it_be() -> None:
+def test_normalize_takes_a_batch_and_does_not_change_it() -> None:
     batch = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8)
     before = batch.clone()
     out = USUAL.normalize(batch)
@@ -97,13 +97,13 @@ def test_survives_json() -> None:
         {"std": [1, 1, 0]}, {"std": [1, 1, -1]}, {"std": [1, 1, float("inf")]}, {"extra": 1},
     ],
 )  # fmt: skip
-def test_a_damaged_one_is_refused(change: dict[str, Any]) -> None:
+def test_damaged_fields_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="preprocessing is not valid") as caught:
         Preprocessing.from_dict(USUAL.to_dict() | change)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("values", [None, [], "x", {}, {"resize": 256}])
-def test_what_is_no_preprocessing_is_refused(values: object) -> None:
+def test_values_that_are_no_preprocessing_are_refused(values: object) -> None:
     with pytest.raises(UserError, match="its fields must be"):
         Preprocessing.from_dict(values)

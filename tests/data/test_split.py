@@ -1,4 +1,4 @@
-"""The split: by content alone, for good, and with something of each class on both sides."""
+"""The split depends on content alone, is stable, and leaves each class images on both sides."""
 
 import hashlib
 import random
@@ -19,13 +19,13 @@ def test_about_the_fraction_goes_to_val() -> None:
         assert share == pytest.approx(fraction, abs=0.02)
 
 
-def test_a_content_goes_to_val_where_its_place_is_below_the_fraction() -> None:
+def test_a_content_goes_to_val_if_its_position_is_below_the_fraction() -> None:
     digests = contents(2000)
     expected = {digest for digest in digests if split_position(digest, 5) < 0.3}
     assert choose_val([digests], 0.3, 5) == expected
 
 
-def test_order_does_not_count_and_the_seed_does() -> None:
+def test_order_does_not_matter_and_the_seed_does() -> None:
     a, b = contents(200, "a"), contents(200, "b")
     shuffled = random.Random(0).sample(a, len(a))
     first = choose_val([a, b], 0.2, 0)
@@ -49,7 +49,7 @@ def test_raising_the_fraction_only_adds_to_val() -> None:
     assert choose_val([a, b], 0.2, 0) < choose_val([a, b], 0.4, 0)
 
 
-def test_a_place_is_fixed_for_all_versions() -> None:
+def test_a_position_is_the_same_in_all_versions() -> None:
     # a change here would move images between train and val of data that people have split
     # (by coreutils: printf '0:%064d' 0 | sha256sum, its first 16 digits over 2**64)
     assert split_position("0" * 64, 0) == 0x63E9013A4EB996A4 / 2**64
@@ -66,7 +66,7 @@ def test_a_class_left_without_val_takes_its_lowest() -> None:
     }
 
 
-def test_a_class_left_without_train_gives_its_highest_back() -> None:
+def test_a_class_left_without_train_takes_its_highest_back() -> None:
     small = [d for d in contents(60, "b") if split_position(d, 0) < 0.2][:4]
     highest = max(small, key=lambda d: split_position(d, 0))
     assert choose_val([contents(50), small], 0.2, 0) & set(small) == set(small) - {highest}

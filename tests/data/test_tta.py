@@ -1,4 +1,4 @@
-"""Several views and several networks at prediction: their answers are averaged."""
+"""Test-time augmentation and ensembles: predictions are averaged."""
 
 import json
 
@@ -21,7 +21,7 @@ def images(flowers):
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory, flowers):
-    """Another network of the same classes, from another preprocessing."""
+    """Train another network on the same classes, with another preprocessing."""
     folder = tmp_path_factory.mktemp("runs") / "other"
     return finetune(flowers, model="lenet5", epochs=2, augment="none", output=folder)
 
@@ -32,7 +32,7 @@ def probabilities(classifier, images):
     return torch.tensor(table)
 
 
-def test_the_views_are_the_centre_the_corners_and_their_mirror_images(images):
+def test_the_views_are_the_center_the_corners_and_their_mirror_images(images):
     image = Image.open(images[0]).convert("RGB").resize((120, 90))
     plain = PRE.to_pixels(image)
     large = to_tensor(PRE.resize_shorter_side(image))
@@ -49,7 +49,7 @@ def test_the_views_are_the_centre_the_corners_and_their_mirror_images(images):
         assert count_views(name) == len(expected)
 
 
-def test_of_a_symmetric_picture_all_views_answer_alike(images):
+def test_all_views_of_a_symmetric_image_give_equal_predictions(images):
     half = Image.open(images[0]).convert("RGB").resize((256, 256)).crop((0, 0, 128, 256))
     mirrored = Image.new("RGB", (256, 256))
     mirrored.paste(half, (0, 0))
@@ -61,7 +61,7 @@ def test_of_a_symmetric_picture_all_views_answer_alike(images):
         assert torch.allclose(plain, several, atol=1e-5)
 
 
-def test_a_mirrored_view_is_that_of_the_mirrored_picture(trained, images):
+def test_a_mirrored_view_is_the_view_of_the_mirrored_image(trained, images):
     # of EfficientNet-lite0, which sees its images upside down
     pictures = [Image.open(path).convert("RGB") for path in images[::3]]
     classifier = load("efficientnet_lite0")
@@ -120,7 +120,9 @@ def test_on_the_command_line(tlcli, trained, other, images, tmp_path):
     assert "is named beside --model" in both.stderr
 
 
-def test_an_ensemble_is_judged_on_what_all_of_it_held_out(tlcli, trained, other, flowers, tmp_path):
+def test_an_ensemble_is_evaluated_on_images_that_all_members_held_out(
+    tlcli, trained, other, flowers, tmp_path
+):
     models = ("-m", trained.folder, "-m", other.folder)
     done = tlcli("evaluate", *models, flowers, "--tta", "flip", "-f", "json")
     assert done.exit_code == 0, done.stderr

@@ -7,11 +7,11 @@ from tlcli.data.layout import SPLIT_FOLDERS
 from tlcli.errors import UserError
 from tlcli.text import printable
 
-LabelledImage = tuple[Path, str]
+LabeledImage = tuple[Path, str]
 """An image and the name of its class."""
 
 
-def find_labelled_images(root: Path) -> tuple[Path, list[LabelledImage]]:
+def find_labeled_images(root: Path) -> tuple[Path, list[LabeledImage]]:
     """Find the images in the class folders of `root`, or of its `test` or else `val` folder.
 
     These two are used only if there is a `train` folder next to them. One class is enough.

@@ -9,7 +9,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from tlcli.data.labelled import LabelledImage, find_labelled_images
+from tlcli.data.labelled import LabeledImage, find_labeled_images
 from tlcli.errors import UserError
 from tlcli.inference.classifier import Classifier
 from tlcli.inference.held_out import held_out_images
@@ -44,7 +44,7 @@ class Evaluation:
     """
 
     classifier: Classifier
-    images: list[LabelledImage]
+    images: list[LabeledImage]
     probabilities: Tensor
     skipped: dict[str, str]
 
@@ -106,7 +106,7 @@ def evaluate(
     return result
 
 
-def _figures(evaluation: Evaluation, images: Sequence[LabelledImage], worst: int) -> dict[str, Any]:
+def _figures(evaluation: Evaluation, images: Sequence[LabeledImage], worst: int) -> dict[str, Any]:
     """Return the reported figures of one classifier; `images` are all of the folder."""
     classifier = evaluation.classifier
     log_probabilities = evaluation.probabilities.clamp_min(MIN_PROBABILITY).log()
@@ -126,14 +126,14 @@ def _figures(evaluation: Evaluation, images: Sequence[LabelledImage], worst: int
 
 
 def predict_labeled(
-    classifier: Classifier, images: Sequence[LabelledImage], reporter: Reporter, task: str
+    classifier: Classifier, images: Sequence[LabeledImage], reporter: Reporter, task: str
 ) -> Evaluation:
     """Predict images whose classes the classifier knows.
 
     Raises:
         UserError: none of the images could be read.
     """
-    readable: list[LabelledImage] = []
+    readable: list[LabeledImage] = []
     rows: list[Tensor] = [torch.empty(0, len(classifier.classes))]
     skipped: dict[str, str] = {}
     done = 0
@@ -201,19 +201,19 @@ def worst_mistakes(evaluation: Evaluation, n: int) -> list[dict[str, Any]]:
 
 def _images_to_evaluate(
     classifier: Classifier, data: Path, reporter: Reporter
-) -> list[LabelledImage]:
+) -> list[LabeledImage]:
     held_out = held_out_images(classifier, data, reporter)
     if held_out is not None:
         return held_out
-    folder, images = find_labelled_images(data)
+    folder, images = find_labeled_images(data)
     if folder != data:
         reporter.note(f"evaluating {printable(folder)}")
     return images
 
 
 def _with_known_class(
-    images: Sequence[LabelledImage], classifier: Classifier, reporter: Reporter
-) -> list[LabelledImage]:
+    images: Sequence[LabeledImage], classifier: Classifier, reporter: Reporter
+) -> list[LabeledImage]:
     """Return the images whose class the classifier knows; warn of the others.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 from tlcli.artifacts import bundle
 from tlcli.artifacts import run_folder as run
 from tlcli.data.dataset import scan
-from tlcli.data.labelled import LabelledImage
+from tlcli.data.labelled import LabeledImage
 from tlcli.errors import UserError
 from tlcli.inference.classifier import Classifier
 from tlcli.reporter import Reporter
@@ -26,7 +26,7 @@ class Split:
 
 def held_out_images(
     classifier: Classifier, data: Path, reporter: Reporter
-) -> list[LabelledImage] | None:
+) -> list[LabeledImage] | None:
     """Return the images of `data` that no network of the classifier was trained on.
 
     None where no network was trained on a part of `data`: then all of it is new to them.
@@ -52,7 +52,7 @@ def held_out_images(
     return images
 
 
-def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[LabelledImage] | None:
+def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[LabeledImage] | None:
     """Return the images of `data` that a bundle's run held out; None unless it split `data`."""
     path = Path(source)
     split = _read_split(run.read_run_json(path.parent)) if path.is_file() else None
