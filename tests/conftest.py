@@ -69,6 +69,14 @@ def lenet(tmp_path_factory):
     return {"model": "lenet5", "weights": str(file), **TWO_PHASES}
 
 
+@pytest.fixture(scope="module")
+def straight_run(tmp_path_factory, flowers, lenet):
+    """Train with the options of `lenet`, without an interruption."""
+    from tlcli.recipes.finetune import finetune
+
+    return finetune(flowers, output=tmp_path_factory.mktemp("straight") / "run", **lenet)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, flowers):
     """Train the default model on the drawn flowers: a new head on the last stage's features.
@@ -80,6 +88,12 @@ def trained(tmp_path_factory, flowers):
 
     output = tmp_path_factory.mktemp("runs") / "trained"
     return finetune(flowers, similarity="similar", output=output)
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Compute in batches of four: padded to 32, a few images would cost as much as many."""
+    monkeypatch.setattr("tlcli.runtime.device.Compute.batch_size", 4)
 
 
 @pytest.fixture

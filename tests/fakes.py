@@ -1,5 +1,7 @@
 """Fakes and helpers that tests of several folders share."""
 
+import csv
+import json
 import random
 
 from PIL import Image
@@ -49,3 +51,20 @@ def fail_at_step(monkeypatch, number, error=KeyboardInterrupt, after=True):
             raise error
 
     monkeypatch.setattr(TrainingLoop, "_update", failing)
+
+
+def same_run(a, b):
+    """Check that two runs are the same in everything but time."""
+    assert a.bundle.read_bytes() == b.bundle.read_bytes()
+    rows = [list(csv.DictReader((r.folder / "history.csv").open())) for r in (a, b)]
+    untimed = [[r["phase"], r["epoch"], r["lr"], r["train_loss"], r["val_loss"]] for r in rows[0]]
+    assert untimed == [
+        [r["phase"], r["epoch"], r["lr"], r["train_loss"], r["val_loss"]] for r in rows[1]
+    ]
+    assert json.loads((b.folder / "run.json").read_text())["status"] == "finished"
+    return True
+
+
+def raise_it(error):
+    """Raise an error inside an expression."""
+    raise error

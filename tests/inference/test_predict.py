@@ -1,12 +1,9 @@
 """tlcli predict as a filter among others: formats, files, pipes, several models."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +15,11 @@ import tlcli as package
 from tlcli import load
 from tlcli.artifacts import bundle
 from tlcli.cli import output
-from tlcli.data.preprocessing import Preprocessing
-from tlcli.data.stream import stream_batches
 from tlcli.errors import UsageError, UserError
 from tlcli.inference.load import open_bundle
 from tlcli.recipes.finetune import finetune
 
 PROGRAM = f"{sys.executable} -m tlcli"
-PRE = Preprocessing(8, 8, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-BLACK = Image.new("RGB", (8, 8))
 
 
 @pytest.fixture
@@ -230,62 +223,6 @@ def test_an_ensemble_of_different_classes_is_refused(tlcli, trained, two_classes
     assert done.stdout == ""
 
 
-# Streams
-
-
-def test_a_slow_source_gets_its_answers_while_it_waits():
-    seen, go = [], threading.Event()
-
-    def jobs():
-        for name in "abc":
-            yield name, BLACK
-        assert go.wait(20), "nothing came while the source waited"
-        yield "d", BLACK
-
-    for group in stream_batches(jobs(), [PRE], batch_size=32, max_wait=0.05):
-        seen.append((group.names, len(group.pixels[0]), group.is_last))
-        go.set()
-    assert seen == [(["a", "b", "c"], 4, False), (["d"], 32, True)]
-
-
-def test_groups_are_full_in_order_and_padded():
-    jobs = ((str(i), BLACK if i % 2 else b"bad") for i in range(70))
-    groups = list(stream_batches(jobs, [PRE, PRE], batch_size=32))
-    assert [len(g.names) for g in groups] == [32, 32, 6]
-    assert [len(p) for g in groups for p in g.pixels] == [32] * 6
-    assert [name for g in groups for name in g.names] == [str(i) for i in range(70)]
-    assert [p is None for p in groups[2].problems] == [False, True] * 3
-    assert list(stream_batches(iter([]), [PRE], batch_size=4)) == []
-    (few,) = stream_batches([("a", BLACK)] * 3, [PRE], batch_size=32)
-    assert (len(few.pixels[0]), few.is_last) == (3, True)
-
-
-def test_a_source_that_fails_is_heard_after_what_came_before():
-    def jobs():
-        yield "a", BLACK
-        raise UserError("the list is broken")
-
-    groups = stream_batches(jobs(), [PRE], batch_size=4)
-    assert next(groups).names == ["a"]
-    with pytest.raises(UserError, match="list is broken"):
-        next(groups)
-
-
-def test_leaving_early_stops_reading():
-    read = []
-
-    def jobs():
-        for i in range(10_000):
-            read.append(i)
-            yield str(i), BLACK
-
-    groups = stream_batches(jobs(), [PRE], batch_size=4)
-    next(groups)
-    groups.close()
-    time.sleep(0.5)
-    assert len(read) < 50
-
-
 def test_a_million_paths_are_not_read_ahead(trained):
     read = []
 
@@ -311,90 +248,6 @@ def test_a_closed_pipe_ends_quietly_though_the_source_goes_on(trained, images):
     # stdin stays open: the program must not wait for it at exit
     assert process.wait(timeout=60) == 0
     assert process.stderr.read() == ""
-
-
-# The pipelines of docs/predict.md
-
-
-@pytest.fixture
-def photos(tmp_path, flowers):
-    """A folder `photos` and a run for `predict` to find, with a name that needs quoting."""
-    for path in flowers.glob("*/*-00[1-3].jpg"):
-        copy = tmp_path / "photos" / path.relative_to(flowers)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-    first = sorted((tmp_path / "photos").glob("*/*.jpg"))[0]
-    first.rename(first.with_name("with a\nbreak and space.jpg"))
-    return tmp_path
-
-
-def shell(line, folder, trained):
-    """What a line of the docs prints, with `tlcli` being this program."""
-    tools = folder / "bin"
-    tools.mkdir(exist_ok=True)
-    program = tools / "tlcli"
-    program.write_text(f'#!/bin/sh\nexec {PROGRAM} "$@"\n')
-    program.chmod(0o755)
-    environment = os.environ | {
-        "PATH": f"{tools}:{os.environ['PATH']}",
-        "TLCLI_MODEL": str(trained.folder),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def documented(start):
-    """The line of docs/predict.md that begins so."""
-    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text()
-    lines = page.replace("\\\n", " ").splitlines()
-    return next(line for line in lines if line.startswith(start))
-
-
-def needs(*tools):
-    missing = [tool for tool in tools if not shutil.which(tool)]
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)}")
-
-
-def test_pipeline_find_and_jq(photos, trained):
-    needs("find", "jq")
-    out = shell(
-        documented("find photos -name '*.jpg' -print0 | tlcli predict -0 -"), photos, trained
-    )
-    counts = [line.split() for line in out.splitlines()]
-    assert sum(int(n) for n, _ in counts) == 15
-
-
-def test_pipeline_awk(photos, trained):
-    needs("awk")
-    out = shell(documented("tlcli predict photos --format tsv | awk"), photos, trained)
-    rows = [line.split("\t") for line in out.splitlines()]
-    assert 0 < len(rows) <= 15
-    assert all(len(row) == 2 for row in rows)
-
-
-def test_pipeline_xargs(photos, trained):
-    needs("find", "xargs")
-    out = shell(documented("find photos -name '*.jpg' -print0 | xargs"), photos, trained)
-    assert len(out.splitlines()) == 15
-
-
-def test_pipeline_into_folders(photos, trained):
-    needs("jq", "xargs")
-    shell(documented("tlcli predict photos --reject --format jsonl | jq"), photos, trained)
-    sorted_ones = list((photos / "sorted").glob("*/*.jpg"))
-    assert len(sorted_ones) == 15
-    right = [p for p in sorted_ones if p.parent.name in p.name or p.parent.name == "unknown"]
-    assert len(right) >= 0.8 * 14
 
 
 def test_a_temperature_of_the_bundle_is_in_its_tensors(trained, images):

@@ -15,37 +15,31 @@ from tlcli.recipes.plan import plan
 from tlcli.runs.initial_model import load_initial_model, tensors_sha256
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, flowers, lenet):
-    """A bundle with five classes, whose preprocessing is not its backbone's own."""
-    return finetune(flowers, output=tmp_path_factory.mktemp("whole") / "run", **lenet)
-
-
-def test_on_the_same_classes_the_head_is_kept(whole, flowers, tmp_path):
+def test_on_the_same_classes_the_head_is_kept(straight_run, flowers, tmp_path):
     notes = RecordingReporter()
     options = {"case": "large-similar", "epochs": 1, "lr": 1e-9, "calibrate": False}
     further = finetune(
-        flowers, model=whole.folder, output=tmp_path / "run", reporter=notes, **options
+        flowers, model=straight_run.folder, output=tmp_path / "run", reporter=notes, **options
     )
     assert any("the same as here" in note for note in notes.notes)
     assert "trained further" in further.plan.why
     assert not further.plan.training.head_first  # the head needs no solving first
-    before, after = (open_bundle(r.bundle)[0].tensors() for r in (whole, further))
-    temperature = read_meta(whole.bundle).temperature
+    before, after = (open_bundle(r.bundle)[0].tensors() for r in (straight_run, further))
+    temperature = read_meta(straight_run.bundle).temperature
     for name, tensor in before.items():  # hardly moved, and the temperature undone
         undone = temperature if name.startswith("fc3") or "classifier" in name else 1.0
         assert torch.allclose(after[name], tensor * undone, atol=1e-3), name
     meta = read_meta(further.bundle)
-    assert meta.preprocessing == read_meta(whole.bundle).preprocessing
+    assert meta.preprocessing == read_meta(straight_run.bundle).preprocessing
     assert meta.ancestor.sha256 == tensors_sha256(before)
     assert meta.ancestor.name == meta.weights == "run/model.safetensors"
     assert meta.ancestor.weights == "lenet.safetensors"
 
 
-def test_for_other_classes_the_head_is_replaced(whole, two_classes, tmp_path):
+def test_for_other_classes_the_head_is_replaced(straight_run, two_classes, tmp_path):
     notes = RecordingReporter()
     further = finetune(
-        two_classes, model=str(whole.bundle), case="large-similar", epochs=1,
+        two_classes, model=str(straight_run.bundle), case="large-similar", epochs=1,
         output=tmp_path / "run", reporter=notes,
     )  # fmt: skip
     assert any("head is replaced" in note for note in notes.notes)
@@ -82,8 +76,10 @@ def test_a_bundle_can_be_planned_for(trained, flowers):
     assert any("the same as here" in note for note in notes.notes)
 
 
-def test_a_run_from_a_bundle_is_resumed_from_the_same_bundle(whole, flowers, tmp_path, monkeypatch):
-    options = {"model": whole.folder, "case": "large-different", "epochs": 2}
+def test_a_run_from_a_bundle_is_resumed_from_the_same_bundle(
+    straight_run, flowers, tmp_path, monkeypatch
+):
+    options = {"model": straight_run.folder, "case": "large-different", "epochs": 2}
     options |= {"checkpoint_minutes": 0, "batch_size": 8}
     straight = finetune(flowers, output=tmp_path / "a", **options)
     with monkeypatch.context() as patch:
@@ -101,9 +97,9 @@ def test_a_run_from_a_bundle_is_resumed_from_the_same_bundle(whole, flowers, tmp
         finetune(resume=tmp_path / "b")
 
 
-def test_what_is_no_bundle_is_told(whole, flowers, tmp_path):
+def test_what_is_no_bundle_is_told(straight_run, flowers, tmp_path):
     with pytest.raises(UsageError, match="--weights goes with a backbone"):
-        finetune(flowers, model=whole.folder, weights="none", output=tmp_path / "run")
+        finetune(flowers, model=straight_run.folder, weights="none", output=tmp_path / "run")
     with pytest.raises(UsageError, match="vgg61"):
         finetune(flowers, model="vgg61", output=tmp_path / "run")
     with pytest.raises(UserError, match="holds no"):
