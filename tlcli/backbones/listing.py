@@ -13,7 +13,7 @@ def models(pattern: str = "", *, at_hand: bool = False) -> list[dict[str, Any]]:
         at_hand: leave out backbones whose weights would have to be downloaded.
 
     Returns:
-        For each the fields of `tlcli.backbones.catalogue.Entry`, and `at_hand`.
+        For each the fields of `tlcli.backbones.catalogue.CatalogueEntry`, and `at_hand`.
 
     Raises:
         UsageError: there is none; close matches are named.

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from tlcli.data.folders import hash_files
 from tlcli.data.layout import detect_layout
 from tlcli.data.split import choose_val
 from tlcli.errors import UsageError, UserError
 from tlcli.reporter import Reporter
-from tlcli.runtime.threads import map_in_order
 from tlcli.text import printable, shorten_list
 
 
@@ -127,7 +127,7 @@ def scan(
         for label, class_name in enumerate(classes)
         for path in split.images.get(class_name, ())
     ]
-    digests, unreadable = _hash_files([path for _, _, path in found], reporter or Reporter())
+    digests, unreadable = hash_files([path for _, _, path in found], reporter or Reporter())
     samples: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
     for name, label, path in found:
         samples[name].append(Sample(path, label, digests.get(path, "")))
@@ -143,28 +143,6 @@ def scan(
         seed=seed,
     )
     return dataset.without(unreadable) if unreadable else _complete(dataset)
-
-
-def _hash_files(paths: list[Path], reporter: Reporter) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Return the SHA-256 (hex) of each readable file, and why the others are unreadable."""
-
-    def digest(path: Path) -> tuple[str | None, str]:
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest(), ""
-        except OSError as error:
-            return None, error.strerror or str(error)
-
-    digests: dict[Path, str] = {}
-    unreadable: dict[Path, str] = {}
-    results = map_in_order(digest, paths)
-    for done, (path, (found, reason)) in enumerate(zip(paths, results, strict=True), 1):
-        if found is None:
-            unreadable[path] = reason
-        else:
-            digests[path] = found
-        reporter.progress("scanning images", done, len(paths))
-    return digests, unreadable
 
 
 def _complete(dataset: Dataset) -> Dataset:

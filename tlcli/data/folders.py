@@ -1,5 +1,6 @@
-"""Finding the images in a folder of class folders."""
+"""Finding and hashing the images in a folder of class folders."""
 
+import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from typing import NamedTuple
 
 from tlcli.data.decode import IMAGE_SUFFIXES
 from tlcli.errors import UserError, did_you_mean
+from tlcli.reporter import Reporter
+from tlcli.runtime.threads import map_in_order
 from tlcli.text import printable
 
 SYSTEM_FILES = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}
@@ -114,6 +117,28 @@ def find_images(folder: Path, visited: set[FolderId], ignored: Counter[str]) -> 
         ignored.update(file.suffix.lower() or "suffixless" for file in other_files)
         ignored.update(NOT_A_FILE for _ in contents.others)
     return sorted(images, key=str)
+
+
+def hash_files(paths: list[Path], reporter: Reporter) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Return the SHA-256 (hex) of each readable file, and why the others are unreadable."""
+
+    def digest(path: Path) -> tuple[str | None, str]:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest(), ""
+        except OSError as error:
+            return None, error.strerror or str(error)
+
+    digests: dict[Path, str] = {}
+    unreadable: dict[Path, str] = {}
+    results = map_in_order(digest, paths)
+    for done, (path, (found, reason)) in enumerate(zip(paths, results, strict=True), 1):
+        if found is None:
+            unreadable[path] = reason
+        else:
+            digests[path] = found
+        reporter.progress("scanning images", done, len(paths))
+    return digests, unreadable
 
 
 def _list_for(entry: os.DirEntry[str], contents: FolderContents) -> list[Path]:
