@@ -1,19 +1,15 @@
 """The plan of a run: measure the images, decide the case, forecast how long it takes."""
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tlcli.backbones.network import is_linear
 from tlcli.data.augmentation.mixup import Mixing, make_mixing
 from tlcli.data.augmentation.pca_color import fit_augmentation
 from tlcli.data.augmentation.presets import parse_augment
-from tlcli.data.augmentation.spec import Augmentation, make_augmentation
-from tlcli.data.dataset import Dataset, Sample, scan
+from tlcli.data.augmentation.spec import Augmentation
+from tlcli.data.dataset import Dataset, scan
 from tlcli.data.loader import find_unreadable
-from tlcli.errors import UserError
 from tlcli.features.cache import FeatureCache
 from tlcli.features.sources import without_unreadable
 from tlcli.features.views import Views
@@ -27,11 +23,10 @@ from tlcli.planning.plan import Plan, make_plan, needs_evidence
 from tlcli.planning.planned import Planned
 from tlcli.planning.views import cached_views, caches_features, choose_views, view_seconds
 from tlcli.reporter import Reporter
-from tlcli.runs.initial_model import InitialModel, trained_further
+from tlcli.runs.initial_model import InitialModel, adapt_plan
 from tlcli.runs.options import Options
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.collectives import broadcast_from_first
-from tlcli.runtime.distributed.process_group import world_size
 from tlcli.text import format_duration
 from tlcli.training.timing import measure_costs
 
@@ -92,7 +87,7 @@ def decide(
     backbone = request.initial_model.backbone
     # Options that contradict each other are reported before anything is measured.
     likely = request.make_plan(overrides, None)
-    variation = _variation(likely, dataset)
+    variation = fit_variation(likely, dataset)
     if options.views and likely.cut != "none":
         choose_views(options.views, likely, *variation)
     measured = None
@@ -104,8 +99,8 @@ def decide(
     evidence = measured.evidence if measured else None
     plan = request.make_plan(overrides, evidence)
     if plan.training.augment != likely.training.augment:
-        variation = _variation(plan, dataset)
-    planned = _planned(backbone.name, plan, dataset, variation)
+        variation = fit_variation(plan, dataset)
+    planned = make_planned(backbone.name, plan, dataset, variation)
     if measured:
         timing = measure_costs(measured.look, measured.chosen)
         halves = {} if plan.override else opposite_overrides(plan.size, plan.similarity)
@@ -118,7 +113,7 @@ def decide(
                 for option, half in halves.items()
             },
         )
-    return replace(planned, plan=trained_further(plan, request.initial_model))
+    return replace(planned, plan=adapt_plan(plan, request.initial_model))
 
 
 def _measure(
@@ -182,67 +177,16 @@ def _with_needed_val_images(dataset: Dataset, unreadable: dict[Path, str]) -> di
     return unreadable | find_unreadable([s.path for s in dataset.val if s.label not in left])
 
 
-def _variation(plan: Plan, dataset: Dataset) -> Variation:
+def fit_variation(plan: Plan, dataset: Dataset) -> Variation:
+    """Return how the plan augments and mixes the training images."""
     strengths = parse_augment(plan.training.augment)
     return fit_augmentation(strengths, dataset.train), make_mixing(strengths)
 
 
-def _planned(backbone: str, plan: Plan, dataset: Dataset, variation: Variation) -> Planned:
+def make_planned(backbone: str, plan: Plan, dataset: Dataset, variation: Variation) -> Planned:
+    """Make a `Planned` without costs and forecasts."""
     augmentation, mixing = variation
     return Planned(backbone, plan, dataset, plan.evidence, augmentation=augmentation, mixing=mixing)
-
-
-def decide_on_rank0(request: PlanRequest, recorded: Plan | None = None) -> Planned:
-    """Make the plan on rank 0 and broadcast it. The other ranks get no forecast.
-
-    Args:
-        recorded: the plan of a resumed run, which is kept without measuring.
-
-    Raises:
-        UserError: this rank sees other images than rank 0.
-    """
-    made: list[Planned] = []
-    dataset, backbone = request.dataset, request.initial_model.backbone
-    # Rank 0 measures alone, while the other views are shared by all ranks.
-    precompute_views = world_size() == 1
-
-    def decide_here() -> dict[str, Any]:
-        if recorded is None:
-            planned = decide(request, precompute_views=precompute_views)
-        else:
-            planned = _planned(backbone.name, recorded, dataset, _variation(recorded, dataset))
-        made.append(planned)
-        return _to_broadcast(planned, dataset)
-
-    received = broadcast_from_first(decide_here)
-    return made[0] if made else _from_broadcast(received, backbone.name, dataset)
-
-
-def _to_broadcast(planned: Planned, dataset: Dataset) -> dict[str, Any]:
-    """Return what the other ranks need to know of the plan, in plain JSON types."""
-    left = {sample.path for sample in _samples(planned.dataset)}
-    return {
-        "images": _content_hash(dataset),
-        "plan": planned.plan.to_dict(),
-        "colors": getattr(planned.augmentation, "principal_colors", None),
-        "left_out": [i for i, s in enumerate(_samples(dataset)) if s.path not in left],
-    }
-
-
-def _from_broadcast(received: Mapping[str, Any], backbone: str, dataset: Dataset) -> Planned:
-    """Rebuild the plan of rank 0 on another rank."""
-    if received["images"] != _content_hash(dataset):
-        raise UserError(
-            f"{dataset.root} holds other images here than on the first machine",
-            "every machine of a job needs the same folder",
-        )
-    samples = _samples(dataset)
-    left_out = {samples[i].path: "unreadable on the first machine" for i in received["left_out"]}
-    plan = Plan.from_dict(received["plan"])
-    strengths = parse_augment(plan.training.augment)
-    colors = received["colors"] and tuple(map(tuple, received["colors"]))
-    variation = make_augmentation(strengths, colors), make_mixing(strengths)
-    return _planned(backbone, plan, dataset.without(left_out) if left_out else dataset, variation)
 
 
 def choose_cached_views(
@@ -265,13 +209,3 @@ def choose_cached_views(
             f"{format_duration(seconds)} (--views 2)"
         )
     return Views(n, planned.augmentation, options.seed)
-
-
-def _samples(dataset: Dataset) -> list[Sample]:
-    return [*dataset.train, *dataset.val, *dataset.test]
-
-
-def _content_hash(dataset: Dataset) -> str:
-    """Return a hash of the images' content, in order and by label."""
-    text = "".join(f"{s.digest}{s.label} " for s in _samples(dataset))
-    return hashlib.sha256(f"{len(dataset.train)} {text}".encode()).hexdigest()

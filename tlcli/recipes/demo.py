@@ -1,4 +1,4 @@
-"""The main job on drawn flowers, in under a minute."""
+"""The demonstration: fine-tune on drawn flowers and predict new drawings, in under a minute."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,27 +9,26 @@ from tlcli.inference.prediction import Prediction
 from tlcli.recipes.finetune import Run, finetune
 from tlcli.reporter import Reporter
 
-PREDICTED_SEED = 1
-"""The images that are predicted are drawn by another seed: the network has not seen them."""
+UNSEEN_SEED = 1
+"""Seed of the drawings that are predicted. It is another than that of the training images."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration came to."""
+    """The run of a demonstration, and predictions of drawings that it was not trained on."""
 
     run: Run
     predictions: list[Prediction]
 
 
 def demo(directory: str | Path = "tlcli-demo", *, reporter: Reporter | None = None) -> Demo:
-    """Draw flowers, fine-tune the default backbone on them, predict new drawings.
+    """Draw flowers, fine-tune the default backbone on them, and predict new drawings.
 
-    Drawings that are there from an earlier demonstration are used again; each run has a folder
-    of its own.
+    Drawings of an earlier demonstration are used again. Each run gets a new run folder.
     """
     directory, reporter = Path(directory), reporter or Reporter()
     flowers, unseen = directory / "flowers", directory / "unseen"
-    for folder, per_class, seed in ((flowers, 40, 0), (unseen, 2, PREDICTED_SEED)):
+    for folder, per_class, seed in ((flowers, 40, 0), (unseen, 2, UNSEEN_SEED)):
         if not folder.exists():
             draw_sample(folder, per_class=per_class, seed=seed)
             reporter.note(f"drew flowers into {folder} (drawings made by tlcli, not photographs)")

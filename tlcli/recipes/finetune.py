@@ -18,12 +18,8 @@ from tlcli.errors import UsageError
 from tlcli.features.cache import feature_cache
 from tlcli.metrics.classification import metrics_of_no_images
 from tlcli.planning.plan import Plan
-from tlcli.recipes.decide import (
-    PlanRequest,
-    choose_cached_views,
-    decide_on_rank0,
-    scan_and_warn,
-)
+from tlcli.recipes.broadcast_plan import decide_on_rank0
+from tlcli.recipes.decide import PlanRequest, choose_cached_views, scan_and_warn
 from tlcli.recipes.finish_run import (
     calibrate_and_score,
     raise_if_incomplete,
@@ -111,37 +107,38 @@ def finetune(
 
 def _finetune(request: RunRequest, reporter: Reporter) -> Run:
     """Scan, measure and plan, cut, train on features, evaluate, save."""
-    started, options = time.perf_counter(), request.options
+    started, options, is_new = time.perf_counter(), request.options, request.folder is None
     compute = device.choose_device(*request.device_and_precision, options.compile)
     _check_requirements(options)
-    scanned = scan_and_warn(request.data, options, reporter)
+
+    dataset = scanned = scan_and_warn(request.data, options, reporter)
     torch.manual_seed(options.seed)
     initial_model = _load_initial_model(options, scanned.classes, reporter)
-    dataset = scanned
-    if request.folder is not None:
+    if not is_new:
         dataset = check_same(request, scanned, initial_model, reporter)
     folder = request.folder or _create_folder(scanned, initial_model, options)
     context = RunContext(folder, options, compute, scanned, initial_model, reporter)
     writer = RunWriter(context, started, request.seconds)
     with ExitStack() as stack:
-        if request.folder is None:
+        if is_new:
             stack.enter_context(run_folder.locked(folder))
-        stack.enter_context(resumable(folder, request.folder is None, reporter))
+        stack.enter_context(resumable(folder, is_new, reporter))
         cache = stack.enter_context(feature_cache(options.cache, options.cache_limit, reporter))
         writer.begin(dataset, request)
-        planned = decide_on_rank0(
-            PlanRequest(dataset, initial_model, options, compute, cache, reporter), request.plan
-        )
+
+        to_plan = PlanRequest(dataset, initial_model, options, compute, cache, reporter)
+        planned = decide_on_rank0(to_plan, request.plan)
         for line in planned.lines():
             reporter.note(line)
         plan, dataset, planned_at = planned.plan, planned.dataset, time.perf_counter()
         views = choose_cached_views(planned, options, request.views, reporter)
+
         network = _cut_network(plan, initial_model, len(dataset.classes), options.seed)
         writer.begin_training(dataset, planned, network, views.n)
         board = stack.enter_context(_open_board(writer, request.epochs_done + 1))
         job = TrainingJob(context, request, writer, planned, network, views, cache, board)
-        keeps_head = initial_model.keeps_head(plan)
-        progress = TrainingProgress(dataset, request.improved or keeps_head, request.history)
+        improved = request.improved or initial_model.keeps_head(plan)
+        progress = TrainingProgress(dataset, improved, request.history)
         try:
             train_phases(job, progress)
             metrics = calibrate_and_score(job, progress)
@@ -151,6 +148,7 @@ def _finetune(request: RunRequest, reporter: Reporter) -> Run:
                 raise
             progress.result.stopped = "interrupted"
             metrics = metrics_of_no_images(progress.dataset.classes)
+
         save_run(job, progress, metrics)
         raise_if_incomplete(job, progress)
         report_forecast_error(planned, progress, planned_at, reporter)

@@ -1,4 +1,4 @@
-"""Where a run begins: a backbone with published weights, or a bundle that is trained further."""
+"""The model that training starts from: a pretrained backbone, or a bundle to train further."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,14 @@ from tlcli.text import shorten_list
 
 @dataclass(frozen=True)
 class InitialModel:
-    """What a run begins with.
+    """The model that training starts from: a pretrained backbone, or a bundle to train further.
 
     Attributes:
-        backbone: of a bundle: its stages and its preprocessing; all but its head is pretrained.
-        ancestor: of a bundle: what the new one says of it.
-        head: of a bundle with the same classes: its final layer's tensors, as it was trained.
+        backbone: the backbone, or a bundle's stages and preprocessing, which count as pretrained
+            except for its head.
+        ancestor: the bundle, as the new one records it; None for a backbone.
+        head: the tensors of the bundle's final layer before its calibration, if it knows the same
+            classes; else None.
     """
 
     backbone: Backbone
@@ -35,36 +37,43 @@ class InitialModel:
     head: Mapping[str, Tensor] | None = None
 
     def keeps_head(self, plan: Plan) -> bool:
-        """Whether the plan goes on with the bundle's final layer."""
+        """Return whether the plan trains the bundle's final layer further."""
         config = plan.training
-        return self.head is not None and not config.solves_head and config.init == INIT
+        return self.head is not None and not config.solves_head and config.init == DEFAULT_INIT
 
 
-INIT = TrainingConfig.init
+DEFAULT_INIT = TrainingConfig.init
+"""The initialization of new layers that leaves a bundle's head in place."""
 
 
-def trained_further(plan: Plan, origin: InitialModel) -> Plan:
-    """The plan for a bundle: its head, where it is kept, is not solved first, and it is said."""
-    if origin.ancestor is None:
+def adapt_plan(plan: Plan, initial_model: InitialModel) -> Plan:
+    """Adapt the plan to a bundle: a head that is trained further is not solved first."""
+    if initial_model.ancestor is None:
         return plan
-    if origin.keeps_head(plan):
+    if initial_model.keeps_head(plan):
         config = replace(plan.training, head_first=False)
         why = f"{plan.why}; the bundle's head knows these classes and is trained further"
         return replace(plan, training=config, why=why)
-    if origin.head is not None:
+    if initial_model.head is not None:
         why = f"{plan.why}; the bundle's head knows these classes, but a new one is "
-        return replace(plan, why=why + ("solved" if plan.training.init == INIT else "drawn"))
+        return replace(
+            plan, why=why + ("solved" if plan.training.init == DEFAULT_INIT else "drawn")
+        )
     return plan
 
 
 def load_initial_model(
     model: str, weights: str, classes: Sequence[str], reporter: Reporter | None = None
 ) -> InitialModel:
-    """The backbone of that name with its weights, or the bundle (or run folder) at that path.
+    """Load a backbone by its name, or a bundle by its path or that of its run folder.
+
+    Args:
+        weights: the backbone's weights; "auto" for a bundle.
+        classes: the classes to train. A bundle with the same classes keeps its head.
 
     Raises:
-        UsageError: neither, or weights were named for a bundle.
-        UserError: the weights or the bundle cannot be had.
+        UsageError: there is no such model, or weights were named for a bundle.
+        UserError: the weights or the bundle cannot be loaded.
     """
     if model in catalogue.catalogue():
         return InitialModel(build.load_backbone(model, weights, reporter))
@@ -77,30 +86,30 @@ def load_initial_model(
     backbone = network.backbone
     backbone.stages = network.stages
     backbone.truncated_after = meta.truncated_after
-    # Its head knows other things than ImageNet's, so evidence and plan do without.
+    # The bundle's head does not know ImageNet's classes, which the evidence is measured with.
     backbone.pretrained = len(network.stages) - 1
     backbone.weights = f"{path.resolve().parent.name}/{path.name}"
     backbone.weights_sha256 = tensors_sha256(network.tensors())
     ancestor = Ancestor(backbone.weights, backbone.weights_sha256, meta.weights)
     head = {k: v.detach() * meta.temperature for k, v in network.final_layer.named_parameters()}
-    same = tuple(classes) == meta.classes
+    same_classes = tuple(classes) == meta.classes
     known = f"{len(meta.classes)} classes ({shorten_list(meta.classes, 3)})"
     backbone.notes = [
-        f"{backbone.weights} is trained further; it knows {known}"
-        + (", the same as here" if same else ", and its head is replaced for those here")
+        f"training {backbone.weights} further; it knows {known}"
+        + (", the same as here" if same_classes else "; its head is replaced for the classes here")
     ]
-    return InitialModel(backbone, ancestor, head if same else None)
+    return InitialModel(backbone, ancestor, head if same_classes else None)
 
 
 @torch.no_grad()
-def copy_head(origin: InitialModel, network: Network) -> None:
-    """Put the bundle's final layer into `network`, which is built for the same classes."""
+def copy_head(initial_model: InitialModel, network: Network) -> None:
+    """Copy the bundle's final layer into `network`, which has the same classes."""
     for name, parameter in network.final_layer.named_parameters():
-        parameter.copy_((origin.head or {})[name])
+        parameter.copy_((initial_model.head or {})[name])
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and values: the same wherever and however they are stored."""
+    """Hash the names, types, shapes and values of tensors, however they are stored."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

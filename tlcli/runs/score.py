@@ -1,11 +1,13 @@
-"""How good a network is that was trained: the score that a run and its bundle hold."""
+"""The metrics of a trained network that its run folder and its bundle hold."""
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
 from tlcli.backbones.network import Network
+from tlcli.data.dataset import Dataset
 from tlcli.data.loader import find_unreadable
 from tlcli.features.cache import FeatureCache
 from tlcli.features.extract import extract_features
@@ -31,46 +33,53 @@ def score_network(
 ) -> Metrics:
     """Compute the metrics on the validation images, and on the test images if there are any.
 
-    In fp32, whatever the precision of the training was.
+    All metrics are computed in fp32, whatever precision the training used.
 
     Args:
-        temperature: the number that the logits have been divided by.
+        temperature: the temperature that the final layer has been divided by.
     """
-    dataset, suffix, preprocessing = sources.dataset, network.suffix, network.backbone.preprocessing
-    fp32 = compute.reference()
-    forward = partial(
+    dataset, suffix, fp32 = sources.dataset, network.suffix, compute.reference()
+    make_extractor = partial(
         FeatureExtractor,
         network.prefix,
-        preprocessing,
+        network.backbone.preprocessing,
         fp32,
         reporter,
         origin=network.backbone.origin,
         reference_samples=choose_reference_samples(dataset.train),
     )
-    mixed, val = sources.val_mixed, sources.val
-    if mixed is not None and not isinstance(val, CachedFeatures):
-        val = RecomputedFeatures(dataset.val, forward())
+    in_mixed_precision, val = sources.val_mixed, sources.val
+    if in_mixed_precision is not None and not isinstance(val, CachedFeatures):
+        val = RecomputedFeatures(dataset.val, make_extractor())
     logits, labels = predict_logits(suffix, val, fp32)
     metrics = compute_metrics(logits, labels, dataset.classes, temperature)
-    if mixed is not None:
-        in_mixed, _ = predict_logits(suffix, mixed, compute)
-        metrics = replace(metrics, agreement=count_agreement(logits, in_mixed, compute))
+    if in_mixed_precision is not None:
+        mixed_logits, _ = predict_logits(suffix, in_mixed_precision, compute)
+        metrics = replace(metrics, agreement=count_agreement(logits, mixed_logits, compute))
     if dataset.test:
-        test: FeatureSource
-        if isinstance(val, CachedFeatures):
-            codes, labels, bad = extract_features(
-                dataset.test, forward(), task="test", cache=cache, reporter=reporter
-            )
-            test = CachedFeatures(codes, labels)
-        else:
-            bad = all_gather_dict(find_unreadable(shard([s.path for s in dataset.test]), reporter))
-            test = RecomputedFeatures([s for s in dataset.test if s.path not in bad], forward())
-        for path, why in bad.items():
+        cached = isinstance(val, CachedFeatures)
+        test, unreadable = _test_features(dataset, make_extractor(), cached, cache)
+        for path, why in unreadable.items():
             reporter.warn(f"test image left out: {path}: {why}")
         logits, labels = predict_logits(suffix, test, fp32)
-        on_test = compute_metrics(logits, labels, dataset.classes, temperature)
-        metrics = replace(metrics, test=on_test)
+        test_metrics = compute_metrics(logits, labels, dataset.classes, temperature)
+        metrics = replace(metrics, test=test_metrics)
     return metrics
+
+
+def _test_features(
+    dataset: Dataset, extractor: FeatureExtractor, cached: bool, cache: FeatureCache | None
+) -> tuple[FeatureSource, dict[Path, str]]:
+    """Return the features of the readable test images, and the unreadable ones with the reason."""
+    if cached:
+        features, labels, unreadable = extract_features(
+            dataset.test, extractor, task="test", cache=cache, reporter=extractor.reporter
+        )
+        return CachedFeatures(features, labels), unreadable
+    paths = [sample.path for sample in dataset.test]
+    unreadable = all_gather_dict(find_unreadable(shard(paths), extractor.reporter))
+    readable = [sample for sample in dataset.test if sample.path not in unreadable]
+    return RecomputedFeatures(readable, extractor), unreadable
 
 
 def count_agreement(reference: Tensor, mixed: Tensor, compute: Compute) -> Agreement:
