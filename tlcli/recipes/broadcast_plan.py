@@ -11,7 +11,7 @@ from tlcli.data.dataset import Dataset, Sample
 from tlcli.errors import UserError
 from tlcli.planning.plan import Plan
 from tlcli.planning.planned import Planned
-from tlcli.recipes.decide import PlanRequest, decide, make_planned, fit_variation
+from tlcli.recipes.decide import PlanRequest, decide, fit_variation, make_planned
 from tlcli.runtime.distributed.collectives import broadcast_from_first
 from tlcli.runtime.distributed.process_group import world_size
 
