@@ -31,6 +31,7 @@ _MODULES = {
     "cache": "tlcli.features.cache_contents",
     "check": "tlcli.recipes.check",
     "contact_sheet": "tlcli.recipes.contact_sheet",
+    "create_model": "tlcli.backbones.create",
     "demo": "tlcli.recipes.demo",
     "draw_sample": "tlcli.data.drawings.sample",
     "evaluate": "tlcli.inference.evaluate",
@@ -60,6 +61,7 @@ __all__ = [
     "cache",
     "check",
     "contact_sheet",
+    "create_model",
     "demo",
     "draw_sample",
     "evaluate",
@@ -71,6 +73,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from tlcli.backbones.create import create_model
     from tlcli.backbones.listing import models
     from tlcli.data.drawings.sample import draw_sample
     from tlcli.errors import UserError

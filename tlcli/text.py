@@ -21,6 +21,12 @@ def shorten_list(names: Iterable[str | Path], most: int = 5) -> str:
     return f"{shown} and {more} more" if more else shown
 
 
+def join_or(names: Iterable[str]) -> str:
+    """Join names as a sentence lists alternatives: "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def format_duration(seconds: float) -> str:
     """Format a duration for people: "40 s", "12 min" or "3 h 20 min"."""
     if seconds < 90:

@@ -32,8 +32,9 @@ from torchvision.models import (
 )
 
 from tlcli.artifacts.bundle import BundleMeta
-from tlcli.artifacts.export.formats import FORMATS, Subject
-from tlcli.artifacts.export.parity import LIMITS, compare, reference
+from tlcli.artifacts.export.formats import FORMATS
+from tlcli.artifacts.export.parity import MAX_DIFFERENCE, compare, reference_probabilities
+from tlcli.artifacts.export.source import ExportSource
 from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.build import build
 from tlcli.backbones.catalogue import catalogue
@@ -104,7 +105,7 @@ SHORT = {
 }
 
 
-def subject_of(backbone, input_name):
+def source_of(backbone, input_name):
     """An untrained network of three classes that tells images apart."""
     network = build_network(backbone, cut="none", dropped=False, n_classes=3)
     enliven(network)
@@ -112,7 +113,7 @@ def subject_of(backbone, input_name):
         backbone.name, "none", ("a", "b", "c"), backbone.preprocessing,
         plan={}, metrics=None, dataset="", seed=0, versions={}, weights="none",
     )  # fmt: skip
-    return Subject(meta, network, input_name)
+    return ExportSource(meta, network, input_name)
 
 
 @torch.no_grad()
@@ -149,14 +150,14 @@ def batches(height, width):
     return [images[:1], images[1:]]
 
 
-def difference(subject, format_name, folder, inputs):
+def difference(source, format_name, folder, inputs):
     """Between the written file's answers and the network's, which must not all be the same."""
     path = folder / f"out{FORMATS[format_name].suffixes[0]}"
-    FORMATS[format_name].write(subject, path)
-    parity = compare(subject, FORMATS[format_name].open(subject, path), inputs)
+    FORMATS[format_name].write(source, path)
+    parity = compare(source, FORMATS[format_name].open(source, path), inputs)
     assert parity.n == sum(map(len, inputs))
     with torch.no_grad():
-        answers = torch.cat([reference(subject, batch) for batch in inputs])
+        answers = torch.cat([reference_probabilities(source, batch) for batch in inputs])
     assert (answers.amax(0) - answers.amin(0)).max() > max(0.01, 100 * parity.difference)
     return parity.difference
 
@@ -169,9 +170,12 @@ def test_a_short_network_of_each_family(name, tmp_path):
     side = {"lenet": 32, "inception": 80}.get(name, 64)
     pre = replace(build("lenet5").preprocessing, crop=side, resize=side + 8)
     backbone = Backbone("resnet18", family, model, family.stages(model), pre)
-    subject = subject_of(backbone, "pixels")
+    source = source_of(backbone, "pixels")
     for format_name in GRAPHS:
-        assert difference(subject, format_name, tmp_path, batches(side, side)) < LIMITS["pixels"]
+        assert (
+            difference(source, format_name, tmp_path, batches(side, side))
+            < MAX_DIFFERENCE["pixels"]
+        )
 
 
 def test_no_family_is_forgotten():
@@ -186,12 +190,12 @@ def test_every_backbone(name, tmp_path):
     torch.manual_seed(0)
     # small where the network lets us; ViT-H's patches have 14 pixels, MaxViT's windows want 224
     sides = {"vit_h_14": 56, "inception_v3": 96, "maxvit_t": 224, "lenet5": 32}
-    subject = subject_of(build(name, resolution=sides.get(name, 64)), "pixels")
-    side = subject.meta.preprocessing.crop
+    source = source_of(build(name, resolution=sides.get(name, 64)), "pixels")
+    side = source.meta.preprocessing.crop
     inputs = batches(side, side)
-    assert difference(subject, "exported-program", tmp_path, inputs) < LIMITS["pixels"]
+    assert difference(source, "exported-program", tmp_path, inputs) < MAX_DIFFERENCE["pixels"]
     if name in ("regnet_y_128gf", "vit_h_14"):
         with pytest.raises(UserError, match="2 GiB"):
-            FORMATS["onnx"].write(subject, tmp_path / "out.onnx")
+            FORMATS["onnx"].write(source, tmp_path / "out.onnx")
     else:
-        assert difference(subject, "onnx", tmp_path, inputs) < LIMITS["pixels"]
+        assert difference(source, "onnx", tmp_path, inputs) < MAX_DIFFERENCE["pixels"]

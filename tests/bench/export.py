@@ -20,8 +20,10 @@ import torch
 
 from tests.bench.common import make_parser, seconds_of, write_page
 from tests.paths import FLOWERS
-from tlcli.artifacts.export.formats import FORMATS, IMAGE, PIXELS, Subject
-from tlcli.artifacts.export.parity import LIMITS, compare
+from tlcli.artifacts.export.formats import FORMATS
+from tlcli.artifacts.export.inputs import IMAGE, PIXELS
+from tlcli.artifacts.export.parity import MAX_DIFFERENCE, compare
+from tlcli.artifacts.export.source import ExportSource
 from tlcli.data.dataset import scan
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import to_tensor
@@ -38,37 +40,37 @@ HEADER = (
     "|---|---|---|---|---|---|---|"
 )
 MIN_SAME = {PIXELS: 1.0, IMAGE: 0.995}
-"""Smallest share of predictions that must be the same; LIMITS bounds the probabilities."""
+"""Smallest share of predictions that must be the same; MAX_DIFFERENCE bounds the probabilities."""
 MAX_COLD_SECONDS = 1.0
 """Longest time that the ONNX script may take for one image, including starting Python."""
 N_COLD_STARTS = 9
 TIMED_IMAGES = 100
 
 
-def inputs(subject: Subject, paths: list[Path]) -> list[torch.Tensor]:
+def inputs(source: ExportSource, paths: list[Path]) -> list[torch.Tensor]:
     """Load each image as a batch of its own: [1, h, w, 3]."""
     pictures = map(decode, paths)
-    load = subject.meta.preprocessing.to_pixels if subject.input == PIXELS else to_tensor
+    load = source.meta.preprocessing.to_pixels if source.input == PIXELS else to_tensor
     return [load(picture).permute(1, 2, 0).contiguous()[None] for picture in pictures]
 
 
-def row(subject: Subject, to: str, file: Path, paths: list[Path]) -> tuple[str, bool]:
+def row(source: ExportSource, to: str, file: Path, paths: list[Path]) -> tuple[str, bool]:
     """Compare one file with the bundle; return its row and whether it meets the targets."""
-    images = inputs(subject, paths)
-    runner = FORMATS[to].open(subject, file)
-    parity = compare(subject, runner, images)
+    images = inputs(source, paths)
+    runner = FORMATS[to].open(source, file)
+    parity = compare(source, runner, images)
     timed = images[:TIMED_IMAGES]
     started = time.perf_counter()
     with torch.no_grad():
         for image in timed:
             runner(image)
     rate = len(timed) / (time.perf_counter() - started)
-    limit, share = LIMITS[subject.input], parity.same / parity.n
+    limit, share = MAX_DIFFERENCE[source.input], parity.same / parity.n
     line = (
-        f"| {to} | {subject.input} | **{parity.same}** of {parity.n} | {parity.difference:.1e} "
+        f"| {to} | {source.input} | **{parity.same}** of {parity.n} | {parity.difference:.1e} "
         f"| {limit:g} | {rate:.0f} | {file.stat().st_size / 1e6:.1f} |"
     )
-    return line, parity.difference <= limit and share >= MIN_SAME[subject.input]
+    return line, parity.difference <= limit and share >= MIN_SAME[source.input]
 
 
 def cold_seconds(done: Export, image: Path) -> float:
@@ -90,7 +92,7 @@ def main() -> int:
         for to in ("onnx", "exported-program"):
             for name in (PIXELS, IMAGE):
                 done = export(bundle, to=to, input_name=name)
-                line, good = row(Subject(meta, network, name), to, done.file, paths)
+                line, good = row(ExportSource(meta, network, name), to, done.file, paths)
                 lines.append(line)
                 met.append(good)
                 print(line, flush=True)

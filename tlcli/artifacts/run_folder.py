@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,29 @@ def read_run_json(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The folder of images that a run was trained on.
+
+    Attributes:
+        root: the folder.
+        counts: images by class, then by part ("train", "val", "test"); None if unknown.
+    """
+
+    root: Path
+    counts: Mapping[str, Mapping[str, int]] | None
+
+
+def read_training_data(folder: Path) -> TrainingData | None:
+    """Read from run.json what a run was trained on; None if it cannot be read."""
+    dataset = read_run_json(folder).get("dataset")
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("root"), str):
+        return None
+    counts = dataset.get("classes")
+    known = isinstance(counts, dict) and all(isinstance(of, dict) for of in counts.values())
+    return TrainingData(Path(dataset["root"]), counts if known else None)
 
 
 def find_bundle(model: str | os.PathLike[str]) -> Path:

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import typer
 
+from tlcli.artifacts.export.formats import FORMATS
 from tlcli.cli.flags import MODEL_VARIABLE
+from tlcli.text import join_or
+
+_FORMATS = join_or(f"{f.name} ({f.help})" for f in FORMATS.values())
+_SUFFIXES = ", ".join(f"{join_or(f.suffixes)} for {f.name}" for f in FORMATS.values())
 
 
 def command(
@@ -19,8 +24,7 @@ def command(
         None,
         "--to",
         metavar="NAME",
-        help="Format: state-dict (the tensors, for torchvision), exported-program (for torch "
-        "alone) or onnx (for onnxruntime and others).",
+        help=f"Format: {_FORMATS}.",
         show_default="by --output's extension, else state-dict",
     ),
     output: Path = typer.Option(
@@ -28,8 +32,7 @@ def command(
         "--output",
         "-o",
         metavar="FILE",
-        help="File to write: .pt, .pth or .safetensors for state-dict, .pt2 for exported-program, "
-        ".onnx for onnx.",
+        help=f"File to write: {_SUFFIXES}.",
         show_default="beside the bundle",
     ),
     input_name: str = typer.Option(

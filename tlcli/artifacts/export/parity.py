@@ -1,83 +1,97 @@
-"""Does an export answer as the bundle does? Asked of the written file, on pictures."""
+"""The comparison of an export with its bundle: the written file is run on images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from tlcli.artifacts.export.formats import IMAGE, PIXELS, Runner, Subject
+from tlcli.artifacts.export.inputs import IMAGE, PIXELS
+from tlcli.artifacts.export.source import ExportSource
 from tlcli.data.preprocessing import to_tensor
 from tlcli.errors import UserError
 
-LIMITS = {PIXELS: 1e-3, IMAGE: 0.02}
+MAX_DIFFERENCE = {PIXELS: 1e-3, IMAGE: 0.02}
 """Largest difference of a probability that passes. Resizing can round a pixel the other way."""
-PICTURES = 4
-"""How many are looked at: one alone, then three at once."""
+N_IMAGES = 4
+"""Images that are compared: one alone, then the other three at once."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What the comparison came to: the largest difference of a probability, answers the same."""
+    """How close an export's predictions are to the bundle's.
+
+    Attributes:
+        difference: the largest difference of a probability.
+        same: inputs with the same predicted class.
+        n: inputs.
+    """
 
     difference: float
     same: int
     n: int
 
 
-def compare(subject: Subject, runner: Runner, batches: Sequence[Tensor]) -> Parity:
+def compare(
+    source: ExportSource, run: Callable[[Tensor], Tensor], batches: Sequence[Tensor]
+) -> Parity:
     """Run an export and the bundle's own network on the same batches, uint8 [n, h, w, 3]."""
     with torch.no_grad():
-        theirs = torch.cat([runner(batch) for batch in batches])
-        ours = torch.cat([reference(subject, batch) for batch in batches])
-    # torch's max, not Python's, which can lose a NaN
-    difference = (theirs - ours).abs().max().item()
-    return Parity(difference, int((theirs.argmax(1) == ours.argmax(1)).sum()), len(ours))
+        exported = torch.cat([run(batch) for batch in batches])
+        expected = torch.cat([reference_probabilities(source, batch) for batch in batches])
+    # torch's max, because Python's can lose a NaN.
+    difference = (exported - expected).abs().max().item()
+    same = int((exported.argmax(1) == expected.argmax(1)).sum())
+    return Parity(difference, same, len(expected))
 
 
-def check(subject: Subject, runner: Runner, pictures: Sequence[Image.Image]) -> Parity:
-    """`compare` on the `batches` of `pictures`.
+def check_parity(
+    source: ExportSource, run: Callable[[Tensor], Tensor], images: Sequence[Image.Image]
+) -> Parity:
+    """Compare an export with the bundle on `N_IMAGES` RGB images.
 
     Raises:
-        UserError: the difference is past the limit.
+        UserError: the difference is above the limit.
     """
-    parity = compare(subject, runner, batches(subject, pictures))
-    limit = LIMITS[subject.input]
+    parity = compare(source, run, parity_batches(source, images))
+    limit = MAX_DIFFERENCE[source.input]
     if not parity.difference <= limit:
         raise UserError(
-            f"the export does not answer as the bundle does: probabilities differ by up to "
+            f"the export does not predict as the bundle does: probabilities differ by up to "
             f"{parity.difference:.2g} (limit {limit:g}), so it was not kept",
             "try another format, or other versions of torch and onnxruntime",
         )
     return parity
 
 
-def batches(subject: Subject, pictures: Sequence[Image.Image]) -> list[Tensor]:
-    """`PICTURES` RGB pictures as the inputs of an export: one, and three together.
+def parity_batches(source: ExportSource, images: Sequence[Image.Image]) -> list[Tensor]:
+    """Make the inputs that are compared from `N_IMAGES` RGB images: one, and three together.
 
-    For the any-size input also each as it is, a piece of the first, and three cut to one size.
+    Where the input may have any size, also each image as it is, a part of the first, and the
+    other three cropped to one size.
     """
-    if subject.input == PIXELS:
-        fitted = [subject.meta.preprocessing.to_pixels(picture) for picture in pictures]
+    if source.input == PIXELS:
+        fitted = [source.meta.preprocessing.to_pixels(image) for image in images]
         pixels = torch.stack(fitted).permute(0, 2, 3, 1).contiguous()
         return [pixels[:1], pixels[1:]]
-    width, height = (min(sides) for sides in zip(*(p.size for p in pictures), strict=True))
-    first = pictures[0]
-    piece = first.crop((0, 0, max(1, first.width * 2 // 3), first.height))
-    alone = [_batch([picture]) for picture in (*pictures, piece)]
-    return [*alone, _batch([p.crop((0, 0, width, height)) for p in pictures[1:]])]
+    width, height = (min(sides) for sides in zip(*(i.size for i in images), strict=True))
+    first = images[0]
+    part = first.crop((0, 0, max(1, first.width * 2 // 3), first.height))
+    alone = [_batch([image]) for image in (*images, part)]
+    return [*alone, _batch([image.crop((0, 0, width, height)) for image in images[1:]])]
 
 
-def reference(subject: Subject, batch: Tensor) -> Tensor:
-    """What the bundle itself says in fp32: Pillow's resizing, then the plain network."""
-    pre = subject.meta.preprocessing
+def reference_probabilities(source: ExportSource, batch: Tensor) -> Tensor:
+    """Compute the bundle's own probabilities in fp32, with Pillow's resizing."""
+    pre = source.meta.preprocessing
     pixels = batch.permute(0, 3, 1, 2)
-    if subject.input == IMAGE:
+    if source.input == IMAGE:
         pixels = torch.stack([pre.to_pixels(Image.fromarray(image.numpy())) for image in batch])
-    logits: Tensor = subject.network.model.eval()(pre.normalize(pixels))
+    logits: Tensor = source.network.model.eval()(pre.normalize(pixels))
     return logits.softmax(1)
 
 
-def _batch(pictures: Sequence[Image.Image]) -> Tensor:
-    return torch.stack([to_tensor(p).permute(1, 2, 0) for p in pictures]).contiguous()
+def _batch(images: Sequence[Image.Image]) -> Tensor:
+    """Stack images of one size to uint8 [n, h, w, 3]."""
+    return torch.stack([to_tensor(image).permute(1, 2, 0) for image in images]).contiguous()
