@@ -74,7 +74,7 @@ def test_transforms_after_a_preset_change_it():
         ("light,vflipp,rotate=x,erase=2", "'vflipp' is unknown; rotate=x: ", "vflip"),
         ("light,vflipp,rotate=x,erase=2", "erase=2: it takes a number from 0 (off) to 1", ""),
         ("flip,light", "the preset light must come first", "light,vflip"),
-        ("light,", "nothing between two commas", ""),
+        ("light,", "missing between two commas", ""),
         ("flip,flip=0", "flip is named twice", ""),
         ("jitter=nan", "jitter=nan: it takes a number", ""),
         ("rotate=-3", "rotate=-3: it takes a number", ""),

@@ -296,7 +296,9 @@ def test_warnings_about_ignored_files(make: Make) -> None:
 def test_warning_of_a_class_with_one_image(make: Make) -> None:
     dataset = scan(make(*many("a", 9), *many("b", 9), "lone/1.png"))
     assert dataset.counts()["lone"] == {"train": 1, "val": 0, "test": 0}
-    assert dataset.warnings == ("classes with a single image, which is only trained on: lone",)
+    assert dataset.warnings == (
+        "classes with a single image, used for training but not validation: lone",
+    )
 
 
 def test_warning_of_a_train_class_without_val(make: Make) -> None:
@@ -405,7 +407,7 @@ def test_without_may_move_another_image_to_val(make: Make) -> None:
     assert left.counts()["a"] == {"train": 1, "val": 1, "test": 0}
     last = left.without({sample.path: "broken" for sample in left.val if sample.label == 0})
     assert last.counts()["a"] == {"train": 1, "val": 0, "test": 0}
-    assert "classes with a single image, which is only trained on: a" in last.warnings
+    assert "classes with a single image, used for training but not validation: a" in last.warnings
 
 
 def test_without_may_turn_val_into_train(make: Make) -> None:

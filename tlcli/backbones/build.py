@@ -168,6 +168,7 @@ def _drop_mismatched_head(backbone: Backbone, state: dict[str, Tensor]) -> None:
 
 
 def _wrong_weights(backbone: Backbone, file: WeightsFile, problems: list[str]) -> UserError:
+    """Return the error for weights of another model."""
     listed = shorten_list([problem.strip() for problem in problems], 3)
     return UserError(
         f"the weights in {printable(file.path)} are not for {backbone.name}: {listed}",

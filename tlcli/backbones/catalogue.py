@@ -1,4 +1,4 @@
-"""The catalogue of backbones and of the weights that are at hand, which needs no torch."""
+"""The catalogue of backbones, and the weight files on this machine, without importing torch."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def find_entry(name: str) -> CatalogueEntry:
 
 
 def checkpoint_dir() -> Path:
-    """Return the folder of torchvision's weight files, which is `torch.hub`'s."""
+    """Return the folder where torchvision (through `torch.hub`) keeps weight files."""
     cache_home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     torch_home = Path(os.environ.get("TORCH_HOME", cache_home / "torch"))
     return torch_home.expanduser() / "hub" / "checkpoints"
@@ -87,5 +87,8 @@ def local_file(file: str, package: str | None = None) -> Path | None:
 
 
 def at_hand(entry: CatalogueEntry) -> bool:
-    """Return whether a backbone needs no download, which is true without weights too."""
+    """Return whether a backbone can be used without a download.
+
+    It can if its weights are on this machine, or if none are published.
+    """
     return entry.file is None or local_file(entry.file, entry.package) is not None

@@ -70,7 +70,7 @@ class Family:
         head: path of the final classifier layer in the model.
         layout: memory layout of the stages' feature maps: "nchw", "nhwc" (channels last) or
             "tokens" (the class token, then the patches).
-        rotated: whether the feature maps are rotated by 180 degrees against the image.
+        rotated: whether the feature maps are rotated by 180 degrees relative to the image.
         arguments: keyword arguments for the model's builder.
         size_arguments: makes further keyword arguments from the image's side in pixels, for
             models whose tensors depend on it.

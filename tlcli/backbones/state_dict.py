@@ -59,10 +59,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def prepare_state(
     state: Mapping[str, Tensor], family: Family, model: nn.Module
 ) -> dict[str, Tensor]:
-    """Return `state` as `model`, which is of `family`, can load it.
+    """Convert a published state dict into one that `model`, of `family`, can load.
 
     The tensors are copies in the model's dtypes, independent of the file that they were mapped
-    from. Tensors that are all NaN, which stand for missing ones, are left out.
+    from. Tensors that are all NaN stand for missing ones and are left out.
     """
     if family.adapt_state is not None:
         state = family.adapt_state(state, model)
@@ -131,6 +131,7 @@ def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def _unusable(path: Path, reason: str) -> UserError:
+    """Return the error for a weight file that cannot be used."""
     return UserError(
         f"{printable(path)} {reason}",
         "a state dict is needed: `.safetensors`, or torch.save(model.state_dict(), 'file.pth')",

@@ -112,7 +112,7 @@ def published_weights(entry: CatalogueEntry) -> dict[str, PublishedWeights]:
 
 
 def hash_prefix(file: str) -> str:
-    """Return the first digits of a published file's SHA-256, which end its name.
+    """Return the first digits of a published file's SHA-256, as given at the end of its name.
 
     For example "f37072fd" for `resnet18-f37072fd.pth`.
     """

@@ -211,7 +211,8 @@ def _count_warnings(dataset: Dataset) -> list[str]:
     mostly_val = [name for name, n in counts.items() if n["val"] > n["train"]]
     if single:
         warnings.append(
-            f"classes with a single image, which is only trained on: {shorten_list(single)}"
+            "classes with a single image, used for training but not validation: "
+            f"{shorten_list(single)}"
         )
     if without_val:
         warnings.append(f"classes without validation images: {shorten_list(without_val)}")
@@ -255,6 +256,7 @@ def _duplicates(samples: Iterable[Sample], groups: Iterable[int]) -> list[tuple[
 
 
 def _list_pairs(pairs: Iterable[tuple[Sample, Sample]], root: Path) -> str:
+    """Return the pairs as a list, such as "a/1.jpg = b/2.jpg, ..."."""
     return shorten_list(f"{_relative(a.path, root)} = {_relative(b.path, root)}" for a, b in pairs)
 
 

@@ -52,7 +52,7 @@ OTHER_SIGNATURES = (
     (0, b"<", "text (HTML or XML), perhaps a web page saved instead of the image"),
     (0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image"),
 )
-"""Offset and bytes that identify files which are often taken for images, and what they are."""
+"""Offset and bytes that identify other kinds of files, and the name of each kind."""
 
 
 class Unreadable(Exception):
@@ -70,7 +70,7 @@ class Unreadable(Exception):
 
 
 class _NotAnImage(Exception):
-    """Content that is no image; the message says why, and `decode` adds the path."""
+    """Content that is not an image; the message says why, and `decode` adds the path."""
 
 
 def decode(source: ImageSource, min_side: int | None = None) -> Image.Image:
@@ -137,7 +137,7 @@ def _decode_stream(stream: BinaryIO, min_side: int | None) -> Image.Image:
 
 
 def _identify(start: bytes) -> str:
-    """Return in a few words what a file that begins with `start` is, if not an image."""
+    """Return a few words on the kind of a file that begins with `start` and is not an image."""
     if not start:
         return "the file is empty"
     for offset, signature, kind in OTHER_SIGNATURES:

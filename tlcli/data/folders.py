@@ -157,6 +157,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _folder_id(folder: Path) -> FolderId:
+    """Return the identity of `folder`, with links followed."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 

@@ -17,8 +17,10 @@ INTERPOLATIONS = {
 MAX_SIDE = 4096
 """Limit of `resize` in pixels, so that a damaged bundle cannot ask for terabytes."""
 DECODE_MARGIN = 2
-"""Times `resize` that the shorter side of a decoded image keeps if it was that long. A JPEG decoded
-to a smaller size then looks hardly different once it is resized (docs/decisions)."""
+"""Factor of `resize` that the shorter side of a decoded image keeps if it is longer.
+
+With this margin a JPEG decoded at a reduced size is hardly different once it is resized
+(docs/decisions/data-and-decoding.md)."""
 MAX_ASPECT_RATIO = 32
 """Images more than this many times as long as wide are cropped to it before resizing."""
 

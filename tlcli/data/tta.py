@@ -28,6 +28,7 @@ def count_views(tta: str) -> int:
 
 
 def _center_crop(image: Image.Image, pre: Preprocessing) -> list[Image.Image]:
+    """Return the center crop alone."""
     return [pre.resize_and_crop(image)]
 
 

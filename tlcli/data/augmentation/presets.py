@@ -95,7 +95,7 @@ def _unknown_name(name: str) -> str:
     """Return the message for a name that is not a transform."""
     if name in PRESETS:
         return f"the preset {name} must come first, and there can be only one"
-    return f"{name!r} is unknown" if name else "there is nothing between two commas"
+    return f"{name!r} is unknown" if name else "a name is missing between two commas"
 
 
 def _parse_number(text: str) -> float | None:
