@@ -21,8 +21,8 @@ from tests.bench.common import (
 from tests.paths import FLOWERS
 from tlcli.data.dataset import scan
 from tlcli.features.extract import extract_features
-from tlcli.metrics.linear_models import deal_folds
-from tlcli.planning.linear_probe import FOLDS, cross_validate
+from tlcli.metrics.linear_models import FOLDS, deal_folds
+from tlcli.planning.linear_probe import cross_validate
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import choose_device
 from tlcli.runtime.workers import torch_threads

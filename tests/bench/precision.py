@@ -18,8 +18,8 @@ from tlcli.features import precision_check
 from tlcli.features.cache import FeatureCache
 from tlcli.features.reference_images import N_REFERENCE_IMAGES
 from tlcli.features.stage_features import HEAD, StageFeatures
-from tlcli.metrics.linear_models import deal_folds
-from tlcli.planning.linear_probe import FOLDS, cross_validate
+from tlcli.metrics.linear_models import FOLDS, deal_folds
+from tlcli.planning.linear_probe import cross_validate
 from tlcli.planning.measure import choose_sample
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import choose_device

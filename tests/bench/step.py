@@ -24,7 +24,7 @@ from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import choose_device
 from tlcli.runtime.threads import usable_cores
-from tlcli.training.freezing import set_mode
+from tlcli.training.freezing import set_train_mode
 from tlcli.training.gradients import Gradients
 from tlcli.training.optim import make_optimizer
 
@@ -69,7 +69,7 @@ def tlcli_step(
     config = TrainingConfig(lr=1e-5, batchnorm=batchnorm)
     network = make_network(name)
     suffix = network.suffix.to(memory_format=torch.channels_last)
-    set_mode(suffix, batchnorm)
+    set_train_mode(suffix, batchnorm)
     gradients = Gradients(suffix, config, compute)
     optimizer = make_optimizer(network, config)
     scaler = torch.amp.GradScaler("cpu", enabled=False)

@@ -5,9 +5,9 @@ import time
 import pytest
 import torch
 
-from tlcli.metrics.linear_models import deal_folds
+from tlcli.metrics.linear_models import FOLDS, deal_folds
 from tlcli.planning import linear_probe as probe
-from tlcli.planning.linear_probe import FOLDS, balanced_weights, learning_curve
+from tlcli.planning.linear_probe import balanced_weights, learning_curve
 
 
 def blobs(n=120, d=10, classes=3, spread=1.0, seed=0):

@@ -80,8 +80,8 @@ def test_small_different_drops_the_stages_behind_the_cut(two_classes, tmp_path):
 def test_images_kept_aside_for_calibration_are_out_of_both_phases(
     two_classes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(calibration, "FEWEST", 2)
-    monkeypatch.setattr(calibration, "SHARE", 0.4)
+    monkeypatch.setattr(calibration, "MIN_HELD_OUT", 2)
+    monkeypatch.setattr(calibration, "HELD_OUT_SHARE", 0.4)
     run = finetune(two_classes, case="large-similar", epochs=1, output=tmp_path / "run")
     assert open_bundle(run.bundle)[1].calibration.method == "held-out"
     rows = list(csv.DictReader((run.folder / "history.csv").open()))

@@ -19,8 +19,8 @@ from tlcli.metrics.calibration_error import calibration_error
 from tlcli.metrics.ood import MIN_IMAGES, OodDetector, fit_ood_detector, sample_indices
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
-from tlcli.training.calibration import calibrate, fit_temperature, hold_out, is_needed
-from tlcli.training.logistic_regression import left_out_logits, solve
+from tlcli.training.calibration import calibrate, fit_temperature, hold_out, is_significant
+from tlcli.training.logistic_regression import held_out_logits, solve
 
 
 def draw(*shape, seed=0):
@@ -47,9 +47,9 @@ def test_a_temperature_that_chance_explains_is_not_used():
     logits = draw(100, 4) * 2
     labels = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(1))
     labels = labels[:, 0]
-    assert not is_needed(fit_temperature(logits, labels), logits, labels)
-    assert is_needed(fit_temperature(logits * 3, labels), logits * 3, labels)
-    assert not is_needed(0.5, logits[:1], labels[:1])
+    assert not is_significant(fit_temperature(logits, labels), logits, labels)
+    assert is_significant(fit_temperature(logits * 3, labels), logits * 3, labels)
+    assert not is_significant(0.5, logits[:1], labels[:1])
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0])
@@ -73,16 +73,16 @@ def test_the_final_layer_is_divided_by_the_temperature(scale):
     assert found.ood_detector.score(codes[:, 0]).median() < 1
 
 
-def test_left_out_logits_are_less_sure_than_fitted_ones_and_do_not_see_their_image():
+def test_held_out_logits_are_less_sure_than_fitted_ones_and_do_not_see_their_image():
     codes, labels = draw(60, 2, 200), torch.arange(60) % 3  # noise: nothing can be learnt
     solution = solve(codes, labels, 3, bias=True, seed=0)
     fitted = codes[:, 0] @ solution.weight.T + solution.bias
-    left_out = left_out_logits(codes, labels, 3, solution.strength, bias=True, seed=0)
+    left_out = held_out_logits(codes, labels, 3, solution.l2_penalty, bias=True, seed=0)
     left_out, images = left_out
     assert torch.equal(images, torch.arange(60))
     assert (left_out.argmax(1) == labels).float().mean() < 0.6
     assert (fitted.argmax(1) == labels).float().mean() > 0.9
-    assert left_out_logits(codes[:1], labels[:1], 3, 1.0, bias=True, seed=0) is None
+    assert held_out_logits(codes[:1], labels[:1], 3, 1.0, bias=True, seed=0) is None
 
 
 def test_calibration_error_by_hand():

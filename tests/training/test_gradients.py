@@ -20,8 +20,8 @@ from tests.training.toy import (
 )
 from tlcli.errors import UserError
 from tlcli.runtime.device import Compute
-from tlcli.training.cpu_parallel import _Drawn
-from tlcli.training.freezing import set_mode
+from tlcli.training.cpu_parallel import _SeededDropout
+from tlcli.training.freezing import set_train_mode
 from tlcli.training.gradients import Gradients
 from tlcli.training.validation import forward_all
 
@@ -53,7 +53,7 @@ def test_running_out_of_memory_changes_nothing_but_the_parts(error, accumulate):
     plain, _, _ = train_toy(config)
     heard = RecordingReporter()
     halved, steps, rows = train_toy(config, narrow(toy_network(), 1, error), reporter=heard)
-    assert steps.gradients.room.max_images == 1
+    assert steps.gradients.batch_limit.max_images == 1
     assert steps.state_dict()["rows"] == 1
     assert len(heard.warnings) == 2  # 4 to 2, 2 to 1; not at every batch
     assert len(rows) == 3
@@ -113,7 +113,7 @@ FROZEN = replace(PLAIN, epochs=2, batch_size=16, batchnorm="frozen")
 
 @pytest.mark.usefixtures("two_threads")
 def test_parts_of_a_batch_beside_each_other_have_its_gradients():
-    assert Gradients(toy_network().suffix, FROZEN, CPU).lanes.most == 2
+    assert Gradients(toy_network().suffix, FROZEN, CPU).parallel.max_parts == 2
     beside = train_toy(FROZEN)[0]
     torch.set_num_threads(1)
     alone = train_toy(FROZEN)[0]
@@ -122,15 +122,15 @@ def test_parts_of_a_batch_beside_each_other_have_its_gradients():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_what_lanes_draw_does_not_depend_on_which_was_first():
+def test_what_parallel_parts_draw_does_not_depend_on_which_was_first():
     found = [copy_tensors(train_toy(FROZEN, toy_network(dropout=0.5))[0]) for _ in range(6)]
     assert all(equal_tensors(found[0], other) == set(other) for other in found)
     other = copy_tensors(train_toy(FROZEN, toy_network(dropout=0.1))[0])
     assert not torch.equal(found[0]["2.steps.3.weight"], other["2.steps.3.weight"])
 
 
-def test_lanes_drop_as_many_as_they_should():
-    with _Drawn(torch.Generator().manual_seed(0)):
+def test_seeded_dropout_drops_as_many_as_it_should():
+    with _SeededDropout(torch.Generator().manual_seed(0)):
         dropped = F.dropout(torch.ones(10_000), 0.3, True)
         kept = stochastic_depth(torch.ones(10_000, 1), 0.3, "row")
         assert torch.equal(F.dropout(torch.ones(3), 0.3, False), torch.ones(3))
@@ -143,19 +143,19 @@ def test_lanes_drop_as_many_as_they_should():
 def test_batchnorm_that_learns_and_heads_on_codes_take_the_whole_batch():
     network = toy_network()
     network.freeze()
-    lanes = Gradients(network.suffix, PLAIN, CPU).lanes
-    assert lanes.of(torch.zeros(32, 3, 8, 8)) == 1
-    set_mode(network.suffix, "frozen")
-    assert lanes.of(torch.zeros(32, 3, 8, 8)) == 2
-    assert lanes.of(torch.zeros(15, 3, 8, 8)) == 1
-    assert lanes.of(torch.zeros(32, 6)) == 1
+    parallel = Gradients(network.suffix, PLAIN, CPU).parallel
+    assert parallel.count_parts(torch.zeros(32, 3, 8, 8)) == 1
+    set_train_mode(network.suffix, "frozen")
+    assert parallel.count_parts(torch.zeros(32, 3, 8, 8)) == 2
+    assert parallel.count_parts(torch.zeros(15, 3, 8, 8)) == 1
+    assert parallel.count_parts(torch.zeros(32, 6)) == 1
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_lanes_leave_alone_what_does_not_learn():
+def test_parallel_parts_leave_alone_what_does_not_learn():
     network = toy_network()
     network.freeze()
-    set_mode(network.suffix, "frozen")
+    set_train_mode(network.suffix, "frozen")
     network.stages[0].requires_grad_(False)
     gradients = Gradients(network.suffix, FROZEN, CPU)
     x, y = torch.randn(16, 3, 8, 8), torch.arange(16) % 3
@@ -167,7 +167,7 @@ def test_lanes_leave_alone_what_does_not_learn():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_scaled_gradients_are_not_dealt_to_lanes():
+def test_scaled_gradients_are_not_computed_in_parallel():
     """fp16 on a CPU: the scaler must have scaled what it unscales."""
     compute = Compute(torch.device("cpu"), torch.float16)
     network, _, rows = train_toy(replace(FROZEN, epochs=6), compute=compute)
@@ -180,7 +180,7 @@ def test_scaled_gradients_are_not_dealt_to_lanes():
 
 @pytest.mark.usefixtures("two_threads")
 def test_where_memory_runs_out_in_a_lane_all_are_waited_for():
-    lanes = Gradients(toy_network().suffix, FROZEN, CPU).lanes
+    parallel = Gradients(toy_network().suffix, FROZEN, CPU).parallel
     ended = []
 
     def compute(x, _):
@@ -192,5 +192,5 @@ def test_where_memory_runs_out_in_a_lane_all_are_waited_for():
 
     x = torch.cat([torch.zeros(8, 3), torch.ones(8, 3)])
     with pytest.raises(RuntimeError, match="out of memory"):
-        lanes.sums(compute, x, torch.zeros(16), 2)
+        parallel.add_up(compute, x, torch.zeros(16), 2)
     assert ended == [True]

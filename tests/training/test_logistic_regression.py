@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from tlcli.training import logistic_regression as head
+from tlcli.training import standardized_folds
 from tlcli.training.logistic_regression import solve
+from tlcli.training.standardized_folds import StandardizedFolds
 
 
 def blobs(n=120, d=20, classes=3, views=1, seed=0):
@@ -47,7 +49,7 @@ def test_cross_validation_prefers_a_strong_penalty_for_noise_and_a_weak_one_for_
         torch.randn(100, 1, 50, generator=draw), torch.arange(100) % 2, 2, bias=True, seed=0
     )
     codes, labels = blobs(n=600)
-    assert noise.strength > solve(codes, labels, 3, bias=True, seed=0).strength
+    assert noise.l2_penalty > solve(codes, labels, 3, bias=True, seed=0).l2_penalty
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -69,10 +71,10 @@ def test_the_head_is_the_same_from_mapped_bf16_codes_in_chunks(monkeypatch):
     codes = torch.randn(90, 2, 8, generator=draw).bfloat16()
     codes[:, :, 0] += labels[:, None]
     whole = solve(codes.float(), labels, 3, bias=True, seed=0)
-    monkeypatch.setattr(head, "CHUNK", 80)
-    monkeypatch.setattr(head, "HELD", 0)
+    monkeypatch.setattr(standardized_folds, "CHUNK_VALUES", 80)
+    monkeypatch.setattr(standardized_folds, "MAX_CACHED_BYTES", 0)
     parts = solve(codes, labels, 3, bias=True, seed=0)
-    assert parts.strength == whole.strength
+    assert parts.l2_penalty == whole.l2_penalty
     assert torch.allclose(parts.weight, whole.weight, atol=1e-3)
     assert torch.allclose(parts.logits(codes), whole.logits(codes), atol=1e-2)
 
@@ -88,11 +90,11 @@ def test_class_weights_count_as_repeated_images_do():
         (s.logits(codes).argmax(1) == labels)[labels == 1].float().mean() for s in (plain, weighted)
     ]
     assert recall[1] > recall[0]
-    problem = head.Problem(codes, labels, 2, True, 0, weights)
-    (w, b), norm = head._fit(problem, 0.1)
+    folds = StandardizedFolds(codes, labels, 2, True, 0, weights)
+    (w, b), norm = head._fit(folds, 0.1)
     thrice = torch.cat([torch.arange(80), torch.arange(60, 80), torch.arange(60, 80)])
-    repeated = head.Problem(codes[thrice], labels[thrice], 2, True, 0, None)
-    repeated.mean, repeated.scale = problem.mean, problem.scale
+    repeated = StandardizedFolds(codes[thrice], labels[thrice], 2, True, 0, None)
+    repeated.mean, repeated.scale = folds.mean, folds.scale
     (w2, b2), _ = head._fit(repeated, 0.1)
     assert norm < 1e-3
     assert torch.allclose(w, w2, atol=1e-3)
@@ -100,12 +102,12 @@ def test_class_weights_count_as_repeated_images_do():
 
 
 def test_a_thousand_classes_are_solved_on_one_fold(monkeypatch):
-    monkeypatch.setattr(head, "LARGE", 1)
+    monkeypatch.setattr(standardized_folds, "MAX_WORK_ON_ALL_FOLDS", 1)
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 100
     centres = torch.randn(100, 32, generator=draw) * 2
     codes = (centres[labels] + torch.randn(300, 32, generator=draw))[:, None]
     got = solve(codes, labels, 100, bias=True, seed=0)
     assert (got.logits(codes).argmax(1) == labels).float().mean() > 0.9
-    logits, which = head.left_out_logits(codes, labels, 100, got.strength, bias=True, seed=0)
+    logits, which = head.held_out_logits(codes, labels, 100, got.l2_penalty, bias=True, seed=0)
     assert 80 <= len(which) == len(logits) < 120

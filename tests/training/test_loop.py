@@ -107,13 +107,13 @@ def test_the_sampler_draws_the_rare_class_as_often():
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_averaged_weights_are_the_mean_by_hand(kind, monkeypatch):
     taken = []
-    right = TrainingLoop._apply
+    right = TrainingLoop._step_optimizer
 
     def watched(self):
         right(self)
         taken.append(copy_tensors(self.network))
 
-    monkeypatch.setattr(TrainingLoop, "_apply", watched)
+    monkeypatch.setattr(TrainingLoop, "_step_optimizer", watched)
     first = copy_tensors(toy_network())
     network, _, _ = train_toy(replace(PLAIN, epochs=4, average=kind))
     assert len(taken) == 20
@@ -132,13 +132,13 @@ def test_averaged_weights_are_the_mean_by_hand(kind, monkeypatch):
 
 def test_averaging_does_not_touch_what_is_trained(monkeypatch):
     taken = {}
-    right = TrainingLoop._apply
+    right = TrainingLoop._step_optimizer
 
     def watched(self):
         right(self)
         taken.setdefault(self.config.average, []).append(copy_tensors(self.network))
 
-    monkeypatch.setattr(TrainingLoop, "_apply", watched)
+    monkeypatch.setattr(TrainingLoop, "_step_optimizer", watched)
     for kind in ("none", "ema", "swa"):
         train_toy(replace(PLAIN, average=kind))
     for kind in ("ema", "swa"):
@@ -164,7 +164,7 @@ def test_the_range_test_restores_every_byte_and_is_the_same_each_time():
     network.freeze()
     for _ in range(2):
         steps = TrainingLoop(network, len(source), replace(PLAIN, find_lr=True), CPU, seed=0)
-        steps._find(source, RecordingReporter())
+        steps._find_lr(source, RecordingReporter())
         found.append((steps.config.lr, steps.curve))
         assert equal_tensors(before, copy_tensors(network)) == before.keys()
     assert found[0] == found[1]

@@ -14,7 +14,7 @@ from tlcli.planning.training_config import TrainingConfig, count_unfrozen
 from tlcli.planning.training_presets import SIZE_ADJUSTMENTS, TRAINING_PRESETS
 from tlcli.runs.options import Options
 from tlcli.training.class_balance import class_weights, sample_balanced
-from tlcli.training.lr_finder import HIGHEST, LOWEST, pick, range_test
+from tlcli.training.lr_finder import MAX_LR, MIN_LR, pick_lr, range_test
 from tlcli.training.optim import lr_factor
 
 
@@ -148,15 +148,15 @@ def test_the_range_test_stops_where_the_loss_explodes_and_picks_a_rate_on_the_sl
         )
 
     curve = range_test(loss_at)
-    assert curve[0][0] == LOWEST
-    assert curve[-1][0] < HIGHEST
-    assert 1e-4 < pick(curve) < 3e-2
+    assert curve[0][0] == MIN_LR
+    assert curve[-1][0] < MAX_LR
+    assert 1e-4 < pick_lr(curve) < 3e-2
 
 
 def test_where_the_loss_hardly_falls_the_pick_is_below_where_it_rises():
-    found = pick(range_test(lambda lr: 0.1 + (lr / 0.01) ** 2))
+    found = pick_lr(range_test(lambda lr: 0.1 + (lr / 0.01) ** 2))
     assert 1e-4 < found < 3e-3
-    assert pick(range_test(lambda _: float("nan"))) is None
+    assert pick_lr(range_test(lambda _: float("nan"))) is None
 
 
 def test_lr_is_a_number_or_find():

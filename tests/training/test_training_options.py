@@ -21,7 +21,7 @@ def test_a_found_rate_is_told_written_and_drawn(two_classes, tmp_path, tlcli):
         "--dropout", 0.5, "--balance", "sampler", "--metric", "balanced_accuracy", "-o", folder,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "training: AdamW, lr to be found" in done.stderr
+    assert "training: AdamW, a measured learning rate" in done.stderr
     assert "--lr find:" in done.stderr
     run = json.loads((folder / "run.json").read_text())
     rows = list(csv.DictReader((folder / "lr_find.csv").open()))

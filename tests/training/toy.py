@@ -10,7 +10,7 @@ from tlcli.features.sources import CachedFeatures
 from tlcli.planning.training_config import TrainingConfig
 from tlcli.runtime.device import Compute
 from tlcli.training.loop import TrainingLoop
-from tlcli.training.trainer import fit
+from tlcli.training.trainer import PhaseContext, fit
 
 CPU = Compute(torch.device("cpu"), None)
 PLAIN = TrainingConfig(epochs=3, batch_size=4, warmup=0.0, lr=0.01)
@@ -60,6 +60,4 @@ def equal_tensors(a, b):
 def fit_toy(network, source, val, config, compute=CPU):
     """Run the trainer on a toy network."""
     network.tensors = lambda *_: network.model.state_dict()
-    return fit(
-        network, source, val, config, compute, phase="", seed=0, reporter=RecordingReporter()
-    )
+    return fit(network, source, val, config, compute, PhaseContext(), RecordingReporter())

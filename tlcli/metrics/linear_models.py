@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+FOLDS = 5
+"""Folds for cross-validation, unless a class has fewer images."""
+
 
 def deal_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
     """Deal images into stratified folds, in which every class has its share.

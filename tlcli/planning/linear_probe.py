@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tlcli.metrics.linear_models import feature_scale
 
-FOLDS = 5
 PENALTIES = (1.0, 0.3, 0.1, 0.01)
 """Ridge penalties that are tried, strong to weak, as multiples of the features' mean squared
 length."""

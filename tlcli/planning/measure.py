@@ -16,7 +16,7 @@ from tlcli.features.cache_table import CacheTable
 from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.stage_features import StageFeatures
 from tlcli.features.views import PLAIN_VIEW_ONLY, Views
-from tlcli.metrics.linear_models import deal_folds
+from tlcli.metrics.linear_models import FOLDS, deal_folds
 from tlcli.planning import explain
 from tlcli.planning import linear_probe as probe
 from tlcli.planning.cases import SAMPLE_SIZE
@@ -165,10 +165,10 @@ def probe_stages(
         notes.append(explain.single_images_text(single))
     kept = counts[labels] > 1 if len(labels) else torch.zeros(0, dtype=torch.bool)
     present, labels = labels[kept].unique(return_inverse=True)
-    if len(present) < 2 or len(labels) < 2 * probe.FOLDS:
+    if len(present) < 2 or len(labels) < 2 * FOLDS:
         notes.append(explain.TOO_FEW_TO_PROBE)
         return (), None, notes
-    fold = deal_folds(labels, probe.FOLDS, seed)
+    fold = deal_folds(labels, FOLDS, seed)
     probed: dict[str, Probed] = {}
     for name, output in outputs.items():
         if output.isfinite().all():

@@ -32,11 +32,11 @@ def calibrate_and_score(job: TrainingJob, progress: TrainingProgress) -> Metrics
         raise_if_incomplete(job, progress)
     assert latest is not None
     if context.options.calibrate and result.stopped in ("finished", "early"):
-        job.writer.confidence = calibrate(
+        job.writer.calibration = calibrate(
             latest.network,
             latest.sources.train,
             latest.held_out,
-            result.strength,
+            result.l2_penalty,
             context.compute.reference(),
             seed=context.options.seed,
             reporter=context.reporter,
@@ -44,7 +44,7 @@ def calibrate_and_score(job: TrainingJob, progress: TrainingProgress) -> Metrics
     if result.stopped == "interrupted":
         # Computing the metrics may take long, and whoever stopped the run may not wait.
         save_run(job, progress, metrics_of_no_images(progress.dataset.classes))
-    temperature = job.writer.confidence.temperature
+    temperature = job.writer.calibration.temperature
     compute, reporter = context.compute, context.reporter
     return score_network(latest.network, latest.sources, compute, reporter, temperature, job.cache)
 

@@ -20,7 +20,7 @@ from tlcli.runs.progress import PhaseInputs, TrainingProgress
 from tlcli.runs.request import RunRequest
 from tlcli.runs.writer import RunWriter
 from tlcli.training.calibration import hold_out
-from tlcli.training.trainer import fit
+from tlcli.training.trainer import PhaseContext, fit
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,17 @@ def train_phase(job: TrainingJob, index: int, phase: Phase, progress: TrainingPr
         sources.val,
         phase.config,
         context.compute,
-        phase=phase.name,
-        seed=context.options.seed,
-        reporter=context.reporter,
-        to_beat=progress.result.best_key,
-        on_best=partial(job.writer.save_best, progress.dataset),
-        on_row=job.board.row,
-        keep=partial(job.writer.save_state, progress, index),
-        state=state,
-        known=keeps_head and not progress.history,
+        PhaseContext(
+            phase.name,
+            context.options.seed,
+            key_to_beat=progress.result.best_key,
+            validate_first=keeps_head and not progress.history,
+            state=state,
+            on_epoch=job.board.row,
+            on_best=partial(job.writer.save_best, progress.dataset),
+            offer_state=partial(job.writer.save_state, progress, index),
+        ),
+        context.reporter,
     )
     progress.history = [*progress.history, *progress.result.history]
     progress.improved = progress.improved or progress.result.best_epoch is not None

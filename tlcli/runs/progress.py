@@ -6,7 +6,7 @@ from tlcli.backbones.network import Network
 from tlcli.data.dataset import Dataset
 from tlcli.features.sources import FeatureSource, FeatureSources
 from tlcli.planning.training_config import TrainingConfig
-from tlcli.training.loop import HistoryRow
+from tlcli.training.epoch import HistoryRow
 from tlcli.training.trainer import FitResult
 
 
@@ -49,7 +49,7 @@ class TrainingProgress:
 
         A resumed run has them only in its checkpoint until its first phase ends.
         """
-        return self.improved and bool(self.result.best)
+        return self.improved and bool(self.result.best_tensors)
 
     @property
     def status(self) -> str:

@@ -28,7 +28,7 @@ from tlcli.runs.progress import TrainingProgress
 from tlcli.runs.request import RunRequest
 from tlcli.runs.state import RunState
 from tlcli.runtime.distributed.process_group import is_rank0
-from tlcli.training.calibration import Confidence
+from tlcli.training.calibration import CalibrationResult
 from tlcli.training.trainer import State
 
 BEST_INTERVAL_SECONDS = 60.0
@@ -54,7 +54,7 @@ class RunWriter:
     planned: Planned | None = None
     network: Network | None = None
     views: int | None = None
-    confidence: Confidence = field(default_factory=Confidence)
+    calibration: CalibrationResult = field(default_factory=CalibrationResult)
     best_saved_at: float = 0.0
     state_saved_at: float = 0.0
     state_save_seconds: float = 0.0
@@ -200,8 +200,8 @@ class RunWriter:
             seed=self.context.options.seed,
             versions=current_versions(),
             weights=backbone.weights,
-            calibration=self.confidence.calibration,
-            ood_detector=self.confidence.ood_detector,
+            calibration=self.calibration.calibration,
+            ood_detector=self.calibration.ood_detector,
             truncated_after=plan.cut if plan.dropped else backbone.truncated_after,
             ancestor=initial_model.ancestor,
         )

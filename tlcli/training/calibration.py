@@ -1,4 +1,4 @@
-"""Honest confidence: how sure the answers may be, learnt from images the network has not fitted."""
+"""Calibration: a temperature for the logits, from images that the network was not fitted to."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,27 +9,31 @@ from torch.nn import functional as F
 
 from tlcli.backbones.network import Network
 from tlcli.features.sources import CachedFeatures, FeatureSource, FeatureSources, RecomputedFeatures
+from tlcli.metrics.linear_models import FOLDS
 from tlcli.metrics.metrics import Calibration
 from tlcli.metrics.ood import OodDetector, fit_ood_detector, sample_indices
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.collectives import broadcast_from_first
-from tlcli.training.logistic_regression import FOLDS, left_out_logits
+from tlcli.training.logistic_regression import held_out_logits
 from tlcli.training.validation import forward_all, predict_logits
 
-SHARE, FEWEST, MOST = 0.1, 30, 1000
-"""Of the training images of a plan that trains by steps, so many are kept aside: a tenth, up to
-1,000, and none where that would be fewer than 30."""
+HELD_OUT_SHARE = 0.1
+"""Share of the training images that is held out of a training in steps."""
+MIN_HELD_OUT = 30
+"""Images below which none are held out."""
+MAX_HELD_OUT = 1000
+"""Images that are held out at most."""
 
 
 @dataclass(frozen=True)
-class Confidence:
-    """What a bundle knows of its own answers.
+class CalibrationResult:
+    """The outcome of a calibration, as the bundle keeps it.
 
     Attributes:
-        temperature: what the logits were divided by; 1 where none was surely better.
-        method: where it is from: "5-fold" or "held-out".
-        n: how many images it is from.
+        temperature: the divisor of the logits; 1 where no other is clearly better.
+        method: "5-fold" or "held-out"; "" where there were too few images.
+        n: the number of images that it was learned from.
         ood_detector: measures how unlike the training images an image is; None if it could not be
             fitted.
     """
@@ -46,94 +50,119 @@ class Confidence:
 
 
 def hold_out(sources: FeatureSources) -> tuple[FeatureSources, FeatureSource | None]:
-    """Keep some training images aside, whatever the order and by content, where there are enough.
+    """Hold out some training images, where there are enough.
+
+    They are chosen by content, whatever their order.
 
     Returns:
-        The sources without them, and them, each as it is (not augmented); or None.
+        The sources without them, and their plain views; None where there are too few.
     """
     samples = sources.dataset.train
-    many = min(MOST, int(len(samples) * SHARE))
-    if many < FEWEST:
+    n = min(MAX_HELD_OUT, int(len(samples) * HELD_OUT_SHARE))
+    if n < MIN_HELD_OUT:
         return sources, None
-    limit = sorted(sample.digest for sample in samples)[many - 1]
-    left = {sample.label for sample in samples if sample.digest > limit}
-    # A class that would have nothing left to be trained on keeps what it has.
-    aside = torch.tensor([s.digest <= limit and s.label in left for s in samples])
+    limit = sorted(sample.digest for sample in samples)[n - 1]
+    trained_labels = {sample.label for sample in samples if sample.digest > limit}
+    # A class that would have nothing left to be trained on keeps its images.
+    held_out = torch.tensor([s.digest <= limit and s.label in trained_labels for s in samples])
     train = sources.train
-    spare = plain(train, aside.nonzero()[:, 0])
     if isinstance(train, CachedFeatures):
-        rest: FeatureSource = train.subset((~aside).nonzero()[:, 0])
+        rest: FeatureSource = train.subset((~held_out).nonzero()[:, 0])
     else:
-        kept = [sample for sample, out in zip(samples, aside.tolist(), strict=True) if not out]
+        kept = [sample for sample, out in zip(samples, held_out.tolist(), strict=True) if not out]
         rest = replace(train, samples=kept)
-    return replace(sources, train=rest), spare
+    return replace(sources, train=rest), plain_views(train, held_out.nonzero()[:, 0])
 
 
-def plain(source: FeatureSource, chosen: Tensor) -> FeatureSource:
-    """Those images of a source, without augmentation."""
+def plain_views(source: FeatureSource, indices: Tensor) -> FeatureSource:
+    """Return the images at `indices` of a source, without augmentation."""
     if isinstance(source, CachedFeatures):
-        return source.plain_subset(chosen)
-    return RecomputedFeatures([source.samples[i] for i in chosen.tolist()], source.extractor)
+        return source.plain_subset(indices)
+    return RecomputedFeatures([source.samples[i] for i in indices.tolist()], source.extractor)
 
 
 def calibrate(
     network: Network,
     train: FeatureSource,
-    spare: FeatureSource | None,
-    strength: float | None,
+    held_out: FeatureSource | None,
+    l2_penalty: float | None,
     compute: Compute,
     *,
     seed: int,
     reporter: Reporter,
-) -> Confidence:
-    """Divide the final layer by the temperature that fits unseen images, and learn what is usual.
+) -> CalibrationResult:
+    """Divide the final layer by the temperature that fits unseen images, and fit an OOD detector.
 
     A solved head is solved again without each fifth of the training images in turn, and judged
-    on that fifth. Anything else is judged on `spare`. The validation images have no part in it.
+    by that fifth. Anything else is judged by `held_out`. The validation images have no part in it.
 
     Args:
-        strength: the solved head's L2 penalty; None where it was trained by steps.
+        held_out: images that the network was not trained on; None: there are none.
+        l2_penalty: the solved head's penalty; None where it was trained in steps.
     """
     suffix = network.suffix
     body = nn.Sequential(*suffix[:-1])
-    codes, _ = forward_all(body, plain(train, sample_indices(len(train))), compute)
+    features, _ = forward_all(body, plain_views(train, sample_indices(len(train))), compute)
     logits = None
-    if strength is not None and isinstance(train, CachedFeatures):
-        layer = network.final_layer
-        flat = train.selected().flatten(2)
-        again = partial(left_out_logits, bias=layer.bias is not None, seed=seed)
-
-        def left_out() -> dict[str, Tensor]:
-            found = again(flat, train.labels, len(layer.weight), strength)
-            return {} if found is None else {"logits": found[0], "images": found[1]}
-
-        unseen = broadcast_from_first(left_out)
+    if l2_penalty is not None and isinstance(train, CachedFeatures):
+        unseen = _solve_without_each_fold(network, train, l2_penalty, seed)
         if unseen:
             logits, labels = unseen["logits"], train.labels[unseen["images"]]
-            ood_detector, method = fit_ood_detector(codes), f"{FOLDS}-fold"
-    elif spare is not None:
-        logits, labels = predict_logits(suffix, spare, compute)
-        ood_detector = fit_ood_detector(codes, forward_all(body, spare, compute)[0])
+            ood_detector, method = fit_ood_detector(features), f"{FOLDS}-fold"
+    elif held_out is not None:
+        logits, labels = predict_logits(suffix, held_out, compute)
+        ood_detector = fit_ood_detector(features, forward_all(body, held_out, compute)[0])
         method = "held-out"
     if logits is None:
-        reporter.note("too few training images to learn how sure to be: plain softmax")
-        return Confidence()
+        reporter.note("not calibrated (too few training images): probabilities are plain softmax")
+        return CalibrationResult()
     temperature = fit_temperature(logits, labels)
-    if not is_needed(temperature, logits, labels):
+    if not is_significant(temperature, logits, labels):
         temperature = 1.0
     with torch.no_grad():
         for parameter in network.final_layer.parameters():
             parameter.div_(temperature)
-    found = f"temperature {temperature:.2f}" if temperature != 1 else "no other temperature needed"
-    reporter.note(f"confidence: {found}, by {len(labels)} left-out training images")
-    return Confidence(temperature, method, len(labels), ood_detector)
+    images = f"{len(labels):,} held-out training images"
+    reporter.note(
+        f"already calibrated (checked on {images})"
+        if temperature == 1
+        else f"calibrated with temperature {temperature:.2f} (fitted on {images})"
+    )
+    return CalibrationResult(temperature, method, len(labels), ood_detector)
+
+
+def _solve_without_each_fold(
+    network: Network, train: CachedFeatures, l2_penalty: float, seed: int
+) -> dict[str, Tensor]:
+    """Predict training images with heads that were solved without them.
+
+    Returns:
+        The "logits" and the indices of the "images", the same on all ranks; empty where there are
+        too few images.
+    """
+    layer = network.final_layer
+    solve_again = partial(
+        held_out_logits,
+        train.selected().flatten(2),
+        train.labels,
+        len(layer.weight),
+        l2_penalty,
+        bias=layer.bias is not None,
+        seed=seed,
+    )
+
+    def make() -> dict[str, Tensor]:
+        found = solve_again()
+        return {} if found is None else {"logits": found[0], "images": found[1]}
+
+    return broadcast_from_first(make)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature with the least cross entropy (Guo et al. 2017), by bisection.
+    """Return the temperature with the lowest cross entropy (Guo et al. 2017), by bisection.
 
-    The targets are smoothed by one image for right and one for wrong (Platt 1999), so that a few
-    images without a mistake do not ask for certainty.
+    The targets are smoothed by one correct and one wrong image (Platt 1999), so that a few images
+    without a mistake do not ask for certainty.
 
     Args:
         logits: float [n, classes].
@@ -143,11 +172,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     n, k = z.shape
     target = torch.full_like(z, 1 / (n + 2) / max(1, k - 1))
     target[torch.arange(n), labels] = (n + 1) / (n + 2)
-    aim = (target * z).sum(1).mean()
+    target_mean = (target * z).sum(1).mean()
 
     def slope(log_inverse: float) -> Tensor:
-        """Of the cross entropy, by the inverse temperature, in which it is convex."""
-        return (F.softmax(z * 2.0**log_inverse, dim=1) * z).sum(1).mean() - aim
+        """Differentiate the cross entropy by the inverse temperature, in which it is convex."""
+        return (F.softmax(z * 2.0**log_inverse, dim=1) * z).sum(1).mean() - target_mean
 
     low, high = -10.0, 10.0
     for _halving in range(50):
@@ -156,8 +185,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return 2.0 ** -((low + high) / 2)
 
 
-def is_needed(temperature: float, logits: Tensor, labels: Tensor) -> bool:
-    """Whether it lowers the cross entropy by more than chance: twice the gain's standard error."""
+def is_significant(temperature: float, logits: Tensor, labels: Tensor) -> bool:
+    """Return whether a temperature lowers the cross entropy by over two standard errors."""
     before, after = (
         F.cross_entropy(logits.double() / t, labels, reduction="none") for t in (1.0, temperature)
     )

@@ -1,5 +1,7 @@
-"""Parts of a batch trained beside each other on a CPU, a core each, instead of all cores on each
-operation, where they would wait for each other hundreds of times a step."""
+"""Gradients of the parts of a batch in parallel on a CPU, one thread per part.
+
+All cores on each operation would wait for each other hundreds of times per step.
+"""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,71 +15,79 @@ from torch.overrides import TorchFunctionMode
 
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.process_group import world_size
-from tlcli.training.freezing import BATCHNORM
+from tlcli.training.freezing import BATCHNORM_LAYERS
 
-MIN_IMAGES_PER_CORE = 8
-"""Images a lane, at least."""
+MIN_IMAGES_PER_PART = 8
+"""Images of a batch's part, at least."""
 
 Sums = tuple[Sequence[Tensor | None], Tensor]
 """The gradients by parameter, and sums over the images."""
 
 
 class ParallelGradients:
-    """Computes the gradients of a suffix for the parts of a batch in threads.
+    """The computation of a suffix's gradients for the parts of a batch, in threads.
 
-    What is drawn in a lane (dropout's masks, stochastic depth) comes from a generator of its own,
-    so that it depends on torch's seed alone and not on which thread was first.
+    Random draws of a part (dropout's masks, stochastic depth) come from a generator of its own,
+    so that they depend on torch's seed alone and not on which thread was first.
+
+    Attributes:
+        max_parts: the parts that may run at the same time.
     """
 
     def __init__(self, suffix: nn.Module, compute: Compute) -> None:
         self.suffix = suffix
         alone = compute.device.type == "cpu" and not compute.compiled and world_size() == 1
-        self.most = compute.workers if alone else 1
+        self.max_parts = compute.workers if alone else 1
         self._pool: ThreadPoolExecutor | None = None
 
-    def of(self, x: Tensor) -> int:
-        """How many lanes a batch's activations [n, ...] are dealt to; 1: it is left whole.
+    def count_parts(self, x: Tensor) -> int:
+        """Return how many parts a batch of activations, [n, ...], is split into.
 
-        BatchNorm that learns needs the whole batch, and a head of layers on codes [n, d] is too
-        little for a lane.
+        BatchNorm that adapts needs the whole batch, and a head on features, [n, d], is too little
+        work for a thread.
         """
-        if self.most == 1 or x.dim() == 2:
+        if self.max_parts == 1 or x.dim() == 2:
             return 1
-        if any(isinstance(m, BATCHNORM) and m.training for m in self.suffix.modules()):
+        if any(isinstance(m, BATCHNORM_LAYERS) and m.training for m in self.suffix.modules()):
             return 1
-        return max(1, min(self.most, len(x) // MIN_IMAGES_PER_CORE))
+        return max(1, min(self.max_parts, len(x) // MIN_IMAGES_PER_PART))
 
-    def sums(self, compute: Callable[[Tensor, Tensor], Sums], x: Tensor, y: Tensor, n: int) -> Sums:
-        """`compute` of n parts of a batch, each in its lane, added up in the parts' order."""
-        if n == 1:
+    def add_up(
+        self, compute: Callable[[Tensor, Tensor], Sums], x: Tensor, y: Tensor, n_parts: int
+    ) -> Sums:
+        """Call `compute` on each part of a batch in parallel; add up the results in their order."""
+        if n_parts == 1:
             return compute(x, y)
         if self._pool is None:
-            share = max(1, torch.get_num_threads() // self.most)
-            first = partial(torch.set_num_threads, share)
-            self._pool = ThreadPoolExecutor(self.most, "tlcli-lane", first)
-        seeds = torch.randint(2**62, (n,)).tolist()
+            threads = max(1, torch.get_num_threads() // self.max_parts)
+            initialize = partial(torch.set_num_threads, threads)
+            self._pool = ThreadPoolExecutor(self.max_parts, "tlcli-gradients", initialize)
+        seeds = torch.randint(2**62, (n_parts,)).tolist()
 
-        def one(seed: int, part: Tensor, truth: Tensor) -> Sums:
-            with _Drawn(torch.Generator().manual_seed(seed)):
-                return compute(part, truth)
+        def compute_part(seed: int, x: Tensor, y: Tensor) -> Sums:
+            with _SeededDropout(torch.Generator().manual_seed(seed)):
+                return compute(x, y)
 
-        parts = zip(seeds, x.tensor_split(n), y.tensor_split(n), strict=True)
-        jobs = [self._pool.submit(one, *part) for part in parts]
+        parts = zip(seeds, x.tensor_split(n_parts), y.tensor_split(n_parts), strict=True)
+        jobs = [self._pool.submit(compute_part, *part) for part in parts]
         wait(jobs)  # all of them: where memory runs out in one, the others still hold theirs
         [(total, sums), *others] = [job.result() for job in jobs]
         total = list(total)
         for gradients, more in others:
             sums = sums + more
-            for place, gradient in enumerate(gradients):
+            for index, gradient in enumerate(gradients):
                 if gradient is not None:
-                    mine = total[place]
+                    so_far = total[index]
                     # not in place: two parameters' gradients may be one tensor
-                    total[place] = gradient if mine is None else mine + gradient
+                    total[index] = gradient if so_far is None else so_far + gradient
         return total, sums
 
 
-class _Drawn(TorchFunctionMode):
-    """Dropout and stochastic depth draw from `generator`; torch's own is all threads' together."""
+class _SeededDropout(TorchFunctionMode):
+    """A mode in which dropout and stochastic depth draw from a generator of their own.
+
+    All threads share torch's default generator.
+    """
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -98,6 +108,7 @@ class _Drawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, **_: Any) -> Tensor:
+        """Apply dropout with a mask from the generator."""
         if not training or not p:
             return x
         mask = torch.empty_like(x).bernoulli_(1 - p, generator=self.generator)

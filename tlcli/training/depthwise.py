@@ -1,4 +1,4 @@
-"""Depthwise convolutions trained in bf16 on a CPU, whose gradients are quicker in fp32."""
+"""Depthwise convolutions in bf16 on a CPU, whose gradients are faster in fp32."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,8 +15,8 @@ from tlcli.runtime.device import Compute
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution in bf16 that computes its gradients in fp32.
 
-    oneDNN has no quick bf16 kernel for them: for a 5x5 kernel they take 4 to 7 times as long as
-    in fp32, and without this three quarters of a step of EfficientNet.
+    oneDNN has no fast bf16 kernel for them: for a 5x5 kernel they take 4 to 7 times as long as in
+    fp32, and without this three quarters of a step of EfficientNet.
     """
 
     @staticmethod
@@ -25,20 +25,23 @@ class _Depthwise(torch.autograd.Function):
     ) -> Any:
         x = x.to(torch.bfloat16)
         ctx.save_for_backward(x, weight)
-        ctx.how = stride, padding, dilation
+        ctx.geometry = stride, padding, dilation
         return F.conv2d(x, weight.to(x.dtype), None, stride, padding, dilation, x.shape[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
-        to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-            grad.float(), x.float(), weight, None, *ctx.how, False, [0, 0], x.shape[1], needed
+        x_grad, weight_grad, _ = torch.ops.aten.convolution_backward(
+            grad.float(), x.float(), weight, None, *ctx.geometry, False, [0, 0], x.shape[1], needed
         )
-        return (None if to_x is None else to_x.to(x.dtype)), to_weight, None, None, None
+        x_grad = None if x_grad is None else x_grad.to(x.dtype)
+        return x_grad, weight_grad, None, None, None
 
 
-class _Mode(TorchFunctionMode):
+class _DepthwiseMode(TorchFunctionMode):
+    """A mode in which depthwise convolutions are `_Depthwise`."""
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -55,6 +58,9 @@ class _Mode(TorchFunctionMode):
 
 
 def fast_depthwise(compute: Compute) -> AbstractContextManager[Any]:
-    """A context in which depthwise convolutions are trained so, where `compute` is such."""
+    """Return a context for depthwise convolutions with fast gradients; elsewhere it does nothing.
+
+    It acts in bf16 on a CPU.
+    """
     slow = compute.device.type == "cpu" and compute.dtype is torch.bfloat16
-    return _Mode() if slow else nullcontext()
+    return _DepthwiseMode() if slow else nullcontext()

@@ -1,30 +1,30 @@
-"""Which modules learn, and which keep their statistics."""
+"""The modules that learn, and the BatchNorm statistics that stay."""
 
 from collections.abc import Sequence
 
 from torch import nn
 
-BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-MOMENTUM = 0.1
-"""How fast statistics that adapt follow the batches. TensorFlow's weights come with 0.01, of which
-a short training sees too little: what it validates with would still be ImageNet's."""
+BATCHNORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCHNORM_MOMENTUM = 0.1
+"""Momentum of statistics that adapt to the batches. TensorFlow's weights come with 0.01, which is
+too slow for a short training: validation would still use ImageNet's statistics."""
 
 
-def set_mode(suffix: nn.Module, batchnorm: str) -> None:
-    """Train mode, but for BatchNorm as the schedule says; see `TrainingConfig.batchnorm`."""
+def set_train_mode(suffix: nn.Module, batchnorm: str) -> None:
+    """Put the suffix into train mode, but BatchNorm as `TrainingConfig.batchnorm` says."""
     suffix.train()
     for module in suffix.modules():
-        if isinstance(module, BATCHNORM):
+        if isinstance(module, BATCHNORM_LAYERS):
             if batchnorm == "frozen":
                 module.eval()
             else:
-                module.momentum = MOMENTUM
+                module.momentum = BATCHNORM_MOMENTUM
 
 
-def unfreeze(stages: Sequence[nn.Module], last: int) -> None:
-    """Let the last ones of `stages` learn; the others go into eval mode, without gradients."""
-    for place, stage in enumerate(stages):
-        learns = place >= len(stages) - last
+def unfreeze_last(stages: Sequence[nn.Module], n: int) -> None:
+    """Let the last `n` stages learn; put the others into eval mode, without gradients."""
+    for index, stage in enumerate(stages):
+        learns = index >= len(stages) - n
         stage.requires_grad_(learns)
         if not learns:
             stage.eval()

@@ -14,13 +14,15 @@ from tlcli.reporter import Reporter
 Curve = list[tuple[float, float]]
 """Learning rates and the smoothed loss at each."""
 
-LOWEST, HIGHEST = 1e-6, 10.0
+MIN_LR, MAX_LR = 1e-6, 10.0
 SMOOTHING = 0.9
-"""Of the loss: each batch's has a tenth of the say (the start is corrected for)."""
+"""Weight of the earlier losses in the running mean (its start is corrected for)."""
 EXPLODED = 4.0
-"""The test ends where the loss is this times its lowest."""
-GAIN = 0.1
+"""Multiple of its lowest value at which the loss ends the test."""
+MIN_FALL = 0.1
 """Share by which the loss must fall for its slope to mean anything."""
+MIN_POINTS = 10
+"""Points below which a curve has no pick."""
 
 
 def find_lr(
@@ -29,18 +31,18 @@ def find_lr(
     optimizer: Optimizer,
     reporter: Reporter,
 ) -> tuple[float, Curve]:
-    """The learning rate for the newest layers, and the curve that it was read from.
+    """Find the learning rate for the newest layers; return it with the curve it was read from.
 
     Args:
         step: trains on a batch and returns the loss before it.
-        batches: of a pass over the images, by its number.
-        optimizer: its groups keep their rates' ratios; the last one's is the one looked for.
+        batches: yields the batches of a pass over the images, by its number.
+        optimizer: its groups keep the ratios of their rates; the last group's rate is found.
 
     Raises:
-        UserError: there is nothing to be read from the curve.
+        UserError: no rate can be read from the curve.
     """
     groups = optimizer.param_groups
-    shares = [group["initial_lr"] / groups[-1]["initial_lr"] for group in groups]
+    ratios = [group["initial_lr"] / groups[-1]["initial_lr"] for group in groups]
 
     def endless() -> Iterator[tuple[Tensor, Tensor]]:
         for number in count():
@@ -49,22 +51,22 @@ def find_lr(
     source, taken = endless(), count(1)
 
     def loss_at(lr: float) -> float:
-        for group, share in zip(groups, shares, strict=True):
-            group["lr"] = lr * share
+        for group, ratio in zip(groups, ratios, strict=True):
+            group["lr"] = lr * ratio
         loss = step(*next(source))
         reporter.progress("learning rate", next(taken), MAX_RANGE_TEST_STEPS, "steps", loss=loss)
         return loss
 
     curve = range_test(loss_at)
-    found = pick(curve)
-    if found is None:
+    lr = pick_lr(curve)
+    if lr is None:
         raise UserError(
-            "--lr find: the loss exploded or was no number before a rate could be told",
+            "--lr find: the loss exploded or was not a number before a rate could be found",
             "give --lr a number",
         )
     reporter.progress("learning rate", MAX_RANGE_TEST_STEPS, MAX_RANGE_TEST_STEPS, "steps")
-    reporter.note(f"--lr find: {found:.1e}, after {len(curve)} steps with growing rates")
-    return found, curve
+    reporter.note(f"--lr find: {lr:.1e}, after {len(curve)} steps with growing rates")
+    return lr, curve
 
 
 def range_test(loss_at: Callable[[float], float]) -> Curve:
@@ -76,7 +78,7 @@ def range_test(loss_at: Callable[[float], float]) -> Curve:
     curve: Curve = []
     mean, lowest = 0.0, math.inf
     for number in range(MAX_RANGE_TEST_STEPS):
-        lr = LOWEST * (HIGHEST / LOWEST) ** (number / (MAX_RANGE_TEST_STEPS - 1))
+        lr = MIN_LR * (MAX_LR / MIN_LR) ** (number / (MAX_RANGE_TEST_STEPS - 1))
         loss = loss_at(lr)
         if not math.isfinite(loss):
             break
@@ -89,25 +91,27 @@ def range_test(loss_at: Callable[[float], float]) -> Curve:
     return curve
 
 
-def pick(curve: Curve) -> float | None:
-    """The rate halfway down the longest fall of the loss (fastai's "valley").
+def pick_lr(curve: Curve) -> float | None:
+    """Return the rate halfway down the longest fall of the loss (fastai's "valley").
 
-    Where the loss hardly falls, as behind a head that was solved before, the slope says nothing:
-    then a tenth of the last rate at which it has not risen either. None for a curve of fewer than
-    10 points.
+    Where the loss hardly falls, as with a head that was solved before, the slope says nothing:
+    then it is a tenth of the last rate at which the loss has not risen either.
+
+    Returns:
+        None for a curve of fewer than `MIN_POINTS` points.
     """
-    if len(curve) < 10:
+    if len(curve) < MIN_POINTS:
         return None
     losses = [loss for _, loss in curve]
     start, end = _longest_fall(losses)
-    if losses[start] - losses[end] < GAIN * losses[start]:
-        turn = max(i for i, loss in enumerate(losses) if loss <= (1 + GAIN) * losses[0])
+    if losses[start] - losses[end] < MIN_FALL * losses[start]:
+        turn = max(i for i, loss in enumerate(losses) if loss <= (1 + MIN_FALL) * losses[0])
         return curve[turn][0] / 10
     return curve[start + (end - start) // 2][0]
 
 
 def _longest_fall(losses: list[float]) -> tuple[int, int]:
-    """First and last place of the longest falling (not adjacent) subsequence."""
+    """Return the first and last index of the longest falling (not adjacent) subsequence."""
     length, begin = [1] * len(losses), list(range(len(losses)))
     for i, loss in enumerate(losses):
         for j in range(i):

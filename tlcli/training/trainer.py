@@ -1,72 +1,92 @@
-"""Training what lies behind the cut."""
+"""The training of the stages behind the cut: epochs, validation, and the best epoch kept."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tlcli.backbones.network import Network
-from tlcli.features.buffer import ROWS_PER_COPY
 from tlcli.features.sources import CachedFeatures, FeatureSource
-from tlcli.metrics.classification import MACRO_METRICS
 from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
 from tlcli.runtime.device import Compute
-from tlcli.runtime.distributed.collectives import broadcast_from_first
 from tlcli.runtime.distributed.process_group import iterate_detecting_lost_peers
-from tlcli.text import format_duration
-from tlcli.training.class_balance import class_weights
-from tlcli.training.logistic_regression import Solution, solve
-from tlcli.training.loop import Diverged, HistoryRow, TrainingLoop
+from tlcli.training.epoch import Diverged, HistoryRow
+from tlcli.training.loop import TrainingLoop
 from tlcli.training.lr_finder import Curve
-from tlcli.training.validation import key_of, validate
+from tlcli.training.progress_text import epoch_text, kept_text, validation_text
+from tlcli.training.solved_head import solve_head
+from tlcli.training.validation import validate, validation_key
 
 UNVALIDATED = (-math.inf, -math.inf)
-"""The key of a network that has not been validated."""
+"""The validation key of a network that has not been validated."""
+
+State = dict[str, Any]
+"""A phase as it stands: all that `fit` needs to resume it as if it had never stopped."""
+OfferState = Callable[[Callable[[], State], str], None]
+"""A function of a function that makes the state, and of the moment: after a "step", an "epoch" or
+the "last" epoch."""
+
+
+@dataclass(frozen=True)
+class PhaseContext:
+    """The context of a training phase: where it starts, and the functions that it calls.
+
+    Attributes:
+        name: "head" or "all"; "" for the only phase.
+        seed: the seed for every random draw.
+        key_to_beat: the validation key that an epoch must exceed to be kept.
+        validate_first: whether the network already predicts these classes: it is validated before
+            the first epoch, and no worse epoch is kept.
+        state: the state to resume from; None starts from the beginning.
+        on_epoch: called with each epoch's row.
+        on_best: called whenever the network is the best so far.
+        offer_state: called when a state may be saved. A head that is solved has none.
+    """
+
+    name: str = ""
+    seed: int = 0
+    key_to_beat: tuple[float, float] = UNVALIDATED
+    validate_first: bool = False
+    state: State | None = None
+    on_epoch: Callable[[HistoryRow], None] = lambda _row: None
+    on_best: Callable[[], None] = lambda: None
+    offer_state: OfferState = lambda _make, _when: None
 
 
 @dataclass
 class FitResult:
-    """What a training phase came to.
+    """The outcome of a training phase.
 
     Attributes:
-        history: a row an epoch: phase, epoch, lr, train_loss, train_top1, val_loss, val_top1,
+        history: one row per epoch: phase, epoch, lr, train_loss, train_top1, val_loss, val_top1,
             images_per_s, seconds.
-        best_epoch: the one whose tensors are in `best`; None before the first has ended.
-        best: the suffix's tensors by state-dict name, copied to the CPU; those it began with
-            before the first epoch has ended.
-        best_key: the schedule's metric and minus the loss on val of what `best` holds; more is
-            better.
-        worse: how many epochs in a row brought nothing better.
+        best_epoch: the epoch of `best_tensors`; None before the first has ended.
+        best_tensors: the suffix's tensors by state-dict name, copied to the CPU; before the first
+            epoch has ended, the ones that training began with.
+        best_key: the validation key of `best_tensors`; more is better.
+        epochs_since_best: the epochs without improvement in a row.
         stopped: "finished", "early" (patience), "interrupted" (Ctrl-C) or "diverged".
-        problem: what diverged, and where.
-        strength: the L2 penalty of a head that was solved.
-        lr_curve: rates and losses of the learning rate range test, where there was one, and
-            `found_lr`, what was picked.
+        problem: a text on the value that diverged, and where.
+        l2_penalty: the penalty of a head that was solved.
+        lr_curve: the rates and losses of the learning rate range test, if there was one.
+        found_lr: the learning rate that was picked from the curve.
     """
 
-    history: list[dict[str, float | int | str | None]] = field(default_factory=list)
+    history: list[HistoryRow] = field(default_factory=list)
     best_epoch: int | None = None
-    best: dict[str, Tensor] = field(default_factory=dict)
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
     best_key: tuple[float, float] = UNVALIDATED
-    worse: int = 0
+    epochs_since_best: int = 0
     stopped: str = "finished"
     problem: str = ""
-    strength: float | None = None
+    l2_penalty: float | None = None
     lr_curve: Curve = field(default_factory=list)
     found_lr: float | None = None
-
-
-State = dict[str, Any]
-"""A phase as it stands: what `fit` needs to go on as if it had never stopped."""
-Keep = Callable[[Callable[[], State], str], None]
-"""Is offered the state (made when called) after a "step", an "epoch" or the "last" epoch."""
 
 
 def fit(
@@ -75,206 +95,169 @@ def fit(
     val: FeatureSource | None,
     config: TrainingConfig,
     compute: Compute,
-    *,
-    phase: str,
-    seed: int,
+    phase: PhaseContext,
     reporter: Reporter,
-    to_beat: tuple[float, float] = UNVALIDATED,
-    on_best: Callable[[], None] = lambda: None,
-    on_row: Callable[[HistoryRow], None] = lambda _: None,
-    keep: Keep = lambda _make, _when: None,
-    state: State | None = None,
-    known: bool = False,
 ) -> FitResult:
-    """Train the suffix on the activations of `train`; keep the best epoch by a metric on `val`.
+    """Train the suffix on the features of `train`; keep the best epoch by a metric on `val`.
 
     Without images in `val` the last epoch counts as the best. Ctrl-C and a loss that is no
-    number end the phase with what was best so far. On return the network holds the best.
-    `to_beat` is the `best_key` that it begins with; what does not beat it is not kept.
-
-    Args:
-        on_row: hears of each epoch.
-        keep: saves the state, if it wants to. A head that is solved has none.
-        state: where to go on.
-        known: the network answers already, so that no epoch counts that is worse.
+    number end the phase with the best so far. On return the network holds the best.
     """
-    # Moving to a device or a memory format gives tensors new storage, so it comes first.
-    suffix = network.suffix.to(compute.device).to(memory_format=torch.channels_last)
-    network.freeze()
-    trained = network.tensors(network.stages[network.cut :])
-
-    def copies() -> dict[str, Tensor]:
-        return {k: v.detach().cpu().clone() for k, v in trained.items()}
-
-    result, before, epochs, steps = FitResult(best=copies(), best_key=to_beat), 0.0, 1, None
-    if config.solves_head:
-        rows = _solve_head(network, train, result, config, phase, seed, reporter)
-    else:
-        steps, epochs = TrainingLoop(network, len(train), config, compute, seed), config.epochs
-        if state is not None:
-            before = _restore(state, trained, result, steps)
-        steps.on_step = lambda: keep(snapshot, "step")
-        rows = steps.epochs(train, phase, reporter)
-    started = time.perf_counter() - before
-    # Remembered val codes are of fp32, as the metrics are; to compute all of val so takes twice as
-    # long in every epoch.
-    judge = compute.reference() if isinstance(val, CachedFeatures) else compute
-
-    if known and state is None:
-        figures = validate(suffix, val, config.metric, judge)
-        result.best_key = key_of(figures, config.metric)
-        if figures["val_top1"] is not None:
-            reporter.note(f"before training: {_val_text(figures, config.metric)}")
-
-    def snapshot() -> State:
-        assert steps is not None
-        return _state(trained, result, steps, time.perf_counter() - started)
-
-    if config.patience and result.worse >= config.patience:
-        result.stopped, rows = "early", iter(())
+    trainer = _Trainer(network, config, compute, phase, reporter)
+    rows = trainer.start(train, val)
+    result = trainer.result
     try:
         for row in iterate_detecting_lost_peers(rows):
-            figures = validate(suffix, val, config.metric, judge)
-            loss = figures["val_loss"]
-            if loss is not None and not math.isfinite(loss):
-                raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
-            row |= figures
-            row["seconds"] = round(time.perf_counter() - started, 3)
-            result.history.append(row)
-            reporter.note(_epoch_line(row, epochs, config.metric))
-            on_row(row)
-            key = key_of(figures, config.metric)
-            if loss is None or key > result.best_key:
-                result.best = copies()
-                result.best_key, result.worse = key, 0
-                result.best_epoch = int(row["epoch"] or 0)
-                on_best()
-            else:
-                result.worse += 1
-            early = 0 < config.patience <= result.worse
-            if not config.solves_head:
-                keep(snapshot, "last" if early or row["epoch"] == epochs else "epoch")
-            if early:
-                result.stopped = "early"
+            trainer.end_epoch(row, val)
+            if result.stopped == "early":
                 break
     except KeyboardInterrupt:
         result.stopped = "interrupted"
     except Diverged as error:
         result.stopped = "diverged"
         result.problem = str(error)
-    with torch.no_grad():
-        for name, tensor in trained.items():
-            tensor.copy_(result.best[name])
-    if steps is not None and steps.curve:
-        result.lr_curve, result.found_lr = steps.curve, steps.config.lr
-    if len(result.history) > 1 or (result.history and result.best_epoch is None):
-        reporter.note(_kept_line(result, config.patience))
+    trainer.finish()
     return result
 
 
-def _state(
-    trained: dict[str, Tensor], result: FitResult, steps: TrainingLoop, seconds: float
-) -> State:
-    """The trained tensors as they are and as they were best (None: as they are), and the rest."""
-    same = all(torch.equal(v.cpu(), result.best[k]) for k, v in trained.items())
-    return {
-        "now": dict(trained),
-        "best": None if same else result.best,
-        "best_epoch": result.best_epoch,
-        "best_key": list(result.best_key),
-        "worse": result.worse,
-        "history": result.history,
-        "seconds": seconds,
-        "steps": steps.state_dict(),
-    }
+class _Trainer:
+    """A phase in training.
 
+    Attributes:
+        tensors: the trained tensors by state-dict name.
+        loop: takes the steps; None for a head that is solved.
+        n_epochs: the number of epochs that are planned.
+    """
 
-@torch.no_grad()
-def _restore(
-    state: State, trained: dict[str, Tensor], result: FitResult, steps: TrainingLoop
-) -> float:
-    """Put everything back as it was when `_state` was taken; the seconds that had passed."""
-    for name, tensor in trained.items():
-        tensor.copy_(state["now"][name])
-    result.best = state["best"] or {k: v.detach().cpu().clone() for k, v in trained.items()}
-    result.best_epoch, result.worse = state["best_epoch"], state["worse"]
-    result.best_key = (state["best_key"][0], state["best_key"][1])
-    result.history = list(state["history"])
-    steps.load_state_dict(state["steps"])
-    return float(state["seconds"])
+    def __init__(
+        self,
+        network: Network,
+        config: TrainingConfig,
+        compute: Compute,
+        phase: PhaseContext,
+        reporter: Reporter,
+    ) -> None:
+        self.network, self.config, self.compute = network, config, compute
+        self.phase, self.reporter = phase, reporter
+        # Moving to a device or a memory format gives tensors new storage, so it comes first.
+        network.suffix.to(compute.device).to(memory_format=torch.channels_last)
+        network.freeze()
+        self.tensors = network.tensors(network.stages[network.cut :])
+        self.result = FitResult(best_tensors=self._copy_tensors(), best_key=phase.key_to_beat)
+        self.loop: TrainingLoop | None = None
+        self.n_epochs = 1
+        self.started = 0.0
 
+    def start(self, train: FeatureSource, val: FeatureSource | None) -> Iterator[HistoryRow]:
+        """Return the epochs that are left; each row comes when its epoch has ended."""
+        config, phase, earlier_seconds = self.config, self.phase, 0.0
+        if config.solves_head:
+            rows = self._solve(train)
+        else:
+            self.loop = TrainingLoop(self.network, len(train), config, self.compute, phase.seed)
+            self.n_epochs = config.epochs
+            if phase.state is not None:
+                earlier_seconds = self._restore(phase.state, self.loop)
+            self.loop.on_step = lambda: phase.offer_state(self._state, "step")
+            rows = self.loop.epochs(train, phase.name, self.reporter)
+        self.started = time.perf_counter() - earlier_seconds
+        if phase.validate_first and phase.state is None:
+            figures = self._validate(val)
+            self.result.best_key = validation_key(figures, config.metric)
+            if figures["val_top1"] is not None:
+                text = validation_text(figures, config.metric)
+                self.reporter.note(f"before training: {text}")
+        if config.patience and self.result.epochs_since_best >= config.patience:
+            self.result.stopped = "early"
+            return iter(())
+        return rows
 
-def _kept_line(result: FitResult, patience: int) -> str:
-    """Which epoch the network holds, and why there were no more."""
-    early = f"no better for {patience} epochs, so it stops; " if result.stopped == "early" else ""
-    kept = "what it began with" if result.best_epoch is None else f"epoch {result.best_epoch}"
-    return f"{early}kept: {kept}"
+    def _solve(self, train: FeatureSource) -> Iterator[HistoryRow]:
+        """Solve the head instead of taking steps; yield one row."""
+        solved = solve_head(self.network, train, self.config, self.phase.seed, self.reporter)
+        self.result.l2_penalty = solved.l2_penalty
+        yield {"phase": self.phase.name, **solved.row}
 
+    def end_epoch(self, row: HistoryRow, val: FeatureSource | None) -> None:
+        """Validate, report and, if it is the best, keep an epoch; stop early if patience is out.
 
-def _val_text(row: Mapping[str, Any], metric: str) -> str:
-    """As "val 91.4% (loss 0.312)", with the metric that counts where it is another."""
-    value = row.get(f"val_{metric}") if metric in MACRO_METRICS else None
-    chosen = "" if value is None else f", {metric.replace('_', ' ')} {value:.1%}"
-    return f"val {row['val_top1']:.1%} (loss {row['val_loss']:.3f}{chosen})"
+        Raises:
+            Diverged: the validation loss is no number.
+        """
+        config, result = self.config, self.result
+        figures = self._validate(val)
+        loss = figures["val_loss"]
+        if loss is not None and not math.isfinite(loss):
+            raise Diverged(f"the validation loss became {loss} in epoch {row['epoch']}")
+        row |= figures
+        row["seconds"] = round(time.perf_counter() - self.started, 3)
+        result.history.append(row)
+        self.reporter.note(epoch_text(row, self.n_epochs, config.metric))
+        self.phase.on_epoch(row)
+        key = validation_key(figures, config.metric)
+        if loss is None or key > result.best_key:
+            result.best_tensors = self._copy_tensors()
+            result.best_key, result.epochs_since_best = key, 0
+            result.best_epoch = int(row["epoch"] or 0)
+            self.phase.on_best()
+        else:
+            result.epochs_since_best += 1
+        early = 0 < config.patience <= result.epochs_since_best
+        if self.loop is not None:
+            last = early or row["epoch"] == self.n_epochs
+            self.phase.offer_state(self._state, "last" if last else "epoch")
+        if early:
+            result.stopped = "early"
 
+    def finish(self) -> None:
+        """Put the best tensors into the network and report which epoch they are of."""
+        result = self.result
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(result.best_tensors[name])
+        if self.loop is not None and self.loop.curve:
+            result.lr_curve, result.found_lr = self.loop.curve, self.loop.config.lr
+        if len(result.history) > 1 or (result.history and result.best_epoch is None):
+            patience = self.config.patience if result.stopped == "early" else 0
+            self.reporter.note(kept_text(result.best_epoch, patience))
 
-def _epoch_line(row: HistoryRow, epochs: int, metric: str) -> str:
-    """An epoch's outcome for a person."""
-    epoch, seconds = int(row["epoch"] or 1), float(row["seconds"] or 0.0)
-    remaining = seconds / epoch * (epochs - epoch)
-    left = f", about {format_duration(remaining)} left" if remaining >= 5 else ""
-    val = "" if row["val_top1"] is None else f", {_val_text(row, metric)}"
-    return (
-        f"epoch {epoch}/{epochs}: train {row['train_top1']:.1%} "
-        f"(loss {row['train_loss']:.3f}){val}, {row['images_per_s']:.0f} images/s{left}"
-    )
+    def _validate(self, val: FeatureSource | None) -> dict[str, float | None]:
+        """Validate the network as it is."""
+        # Cached val features are of fp32, as the metrics are. To compute all of val in fp32 would
+        # take twice as long in every epoch.
+        cached = isinstance(val, CachedFeatures)
+        compute = self.compute.reference() if cached else self.compute
+        return validate(self.network.suffix, val, self.config.metric, compute)
 
+    def _copy_tensors(self) -> dict[str, Tensor]:
+        """Copy the trained tensors to the CPU."""
+        return {k: v.detach().cpu().clone() for k, v in self.tensors.items()}
 
-def _solve_head(
-    network: Network,
-    train: FeatureSource,
-    result: FitResult,
-    config: TrainingConfig,
-    phase: str,
-    seed: int,
-    reporter: Reporter,
-) -> Iterator[HistoryRow]:
-    """Set the final layer to the optimum of a linear head; one row."""
-    if not isinstance(train, CachedFeatures):
-        raise TypeError("a head is solved on remembered codes")
-    codes = train.selected().flatten(2)
-    if not all(part.isfinite().all() for part in codes.split(ROWS_PER_COPY)):
-        raise Diverged("some activations at the cut are no finite numbers")
-    started = time.perf_counter()
-    layer = network.final_layer
-    n_classes = layer.weight.shape[0]
-    weighted = config.balance == "weights"
-    solved = partial(
-        solve,
-        codes,
-        train.labels,
-        n_classes,
-        bias=layer.bias is not None,
-        seed=seed,
-        class_weights=class_weights(train.labels, n_classes) if weighted else None,
-    )
-    solution = Solution(**broadcast_from_first(lambda: vars(solved())))
-    result.strength = solution.strength
-    with torch.no_grad():
-        layer.weight.copy_(solution.weight)
-        if layer.bias is not None:
-            layer.bias.copy_(solution.bias)
-    logits = solution.logits(codes)
-    seconds = time.perf_counter() - started
-    reporter.note(
-        f"head solved in {seconds:.1f} s: L2 penalty {solution.strength:g} by cross-validation, "
-        f"gradient norm {solution.gradient_norm:.0e}"
-    )
-    yield {
-        "phase": phase,
-        "epoch": 1,
-        "lr": None,
-        "train_loss": F.cross_entropy(logits, train.labels).item(),
-        "train_top1": (logits.argmax(1) == train.labels).float().mean().item(),
-        "images_per_s": round(len(train) / max(seconds, 1e-9), 1),
-    }
+    def _state(self) -> State:
+        """Return the phase as it stands; "best" is None where the best tensors are the current."""
+        assert self.loop is not None
+        result = self.result
+        same = all(torch.equal(v.cpu(), result.best_tensors[k]) for k, v in self.tensors.items())
+        return {
+            "now": dict(self.tensors),
+            "best": None if same else result.best_tensors,
+            "best_epoch": result.best_epoch,
+            "best_key": list(result.best_key),
+            "worse": result.epochs_since_best,
+            "history": result.history,
+            "seconds": time.perf_counter() - self.started,
+            "steps": self.loop.state_dict(),
+        }
+
+    @torch.no_grad()
+    def _restore(self, state: State, loop: TrainingLoop) -> float:
+        """Put everything back as it was in `state`; return the seconds that had passed."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state["now"][name])
+        result = self.result
+        result.best_tensors = state["best"] or self._copy_tensors()
+        result.best_epoch, result.epochs_since_best = state["best_epoch"], state["worse"]
+        result.best_key = (state["best_key"][0], state["best_key"][1])
+        result.history = list(state["history"])
+        loop.load_state_dict(state["steps"])
+        return float(state["seconds"])

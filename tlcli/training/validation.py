@@ -1,4 +1,4 @@
-"""What a network answers, and how good that is."""
+"""Predictions of a network on a source of features, and the figures that select the best epoch."""
 
 from collections.abc import Mapping
 
@@ -14,65 +14,66 @@ from tlcli.runtime.distributed.sharding import gather_rows, shard_indices
 from tlcli.runtime.memory import BatchLimit
 
 
-def n_outputs(suffix: nn.Module) -> int:
-    """How many classes the last layer of `suffix` tells apart."""
-    return final_layer(suffix).weight.shape[0]
-
-
 @torch.no_grad()
 def forward_all(
     module: nn.Module, source: FeatureSource, compute: Compute
 ) -> tuple[Tensor, Tensor]:
-    """What `module` makes of a source's activations, float32 [n, ...], and labels, int64 [n].
+    """Run `module` in eval mode on all features of a source.
 
-    In eval mode; both on the CPU.
+    Returns:
+        Its outputs, float32 [n, ...], and the labels, int64 [n], both on the CPU.
     """
     module.eval()
-    made, labels, room = [], [], BatchLimit()
+    outputs, labels, limit = [], [], BatchLimit()
     n, size = len(source), compute.batch_size
     for x, y in source.batches(shard_indices(n, size), size):
-        made.append(_rows(module, x, compute, room))
+        outputs.append(_forward(module, x, compute, limit))
         labels.append(y)
-    return gather_rows(torch.cat(made), n, size), gather_rows(torch.cat(labels), n, size)
+    return gather_rows(torch.cat(outputs), n, size), gather_rows(torch.cat(labels), n, size)
 
 
-def _rows(module: nn.Module, x: Tensor, compute: Compute, room: BatchLimit) -> Tensor:
-    """`module` of `x`, float32 on the CPU; in parts where memory runs out."""
+def _forward(module: nn.Module, x: Tensor, compute: Compute, limit: BatchLimit) -> Tensor:
+    """Run `module` on a batch, in parts where memory runs out; float32 on the CPU."""
     try:
         with compute.autocast():
-            parts = x.split(room.max_images or max(1, len(x)))
+            parts = x.split(limit.max_images or max(1, len(x)))
             return torch.cat([module(to_device(p, compute.device)).float().cpu() for p in parts])
     except RuntimeError as error:
-        room.reduce_after(error, len(x))
-    return _rows(module, x, compute, room)
+        limit.reduce_after(error, len(x))
+    return _forward(module, x, compute, limit)
 
 
 def predict_logits(
     suffix: nn.Module, source: FeatureSource, compute: Compute
 ) -> tuple[Tensor, Tensor]:
-    """Logits, float32 [n, classes], and labels, int64 [n], both on the CPU; eval mode."""
+    """Predict all features of a source in eval mode.
+
+    Returns:
+        The logits, float32 [n, classes], and the labels, int64 [n], both on the CPU.
+    """
     if not len(source):
-        return torch.empty(0, n_outputs(suffix)), torch.empty(0, dtype=torch.int64)
+        n_classes = final_layer(suffix).weight.shape[0]
+        return torch.empty(0, n_classes), torch.empty(0, dtype=torch.int64)
     return forward_all(suffix, source, compute)
 
 
 def validate(
     suffix: nn.Module, val: FeatureSource | None, metric: str, compute: Compute
 ) -> dict[str, float | None]:
-    """Mean cross entropy, top-1 and the metric that the best epoch is told by."""
+    """Compute the mean cross entropy, top-1 and `metric`; None without validation images."""
     figures: dict[str, float | None] = {"val_loss": None, "val_top1": None, f"val_{metric}": None}
     if val is None or not len(val):
         return figures
     logits, labels = predict_logits(suffix, val, compute)
-    said = logits.argmax(1)
+    predicted = logits.argmax(1)
     figures["val_loss"] = F.cross_entropy(logits, labels).item()
-    figures["val_top1"] = (said == labels).float().mean().item()
+    figures["val_top1"] = (predicted == labels).float().mean().item()
     if metric in MACRO_METRICS:
-        figures[f"val_{metric}"] = macro_metric(metric, said, labels)
+        figures[f"val_{metric}"] = macro_metric(metric, predicted, labels)
     return figures
 
 
-def key_of(figures: Mapping[str, float | None], metric: str) -> tuple[float, float]:
-    """More is better; the loss decides between equals."""
+def validation_key(figures: Mapping[str, float | None], metric: str) -> tuple[float, float]:
+    """Return the sort key of an epoch: more is better; the loss decides between equals."""
     value, loss = figures[f"val_{metric}"] or 0.0, figures["val_loss"] or 0.0
     return (-loss if metric == "loss" else value), -loss
