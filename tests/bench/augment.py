@@ -14,7 +14,7 @@ from tests.bench.common import MOBILENET, environment, make_parser, write_page
 from tests.paths import FLOWERS
 from tlcli import finetune, load
 from tlcli.data.labelled import find_labeled_images
-from tlcli.inference.evaluate import Evaluation, compare, predict_labeled
+from tlcli.inference.evaluate import Evaluation, compare_evaluations, predict_labeled
 from tlcli.recipes.finetune import Run
 from tlcli.reporter import Reporter
 
@@ -43,7 +43,7 @@ def evaluate(runs: Sequence[Run], tta: str = "none") -> tuple[Evaluation, float]
 
 def row(name: str, this: Evaluation, first: Evaluation, seconds: float) -> str:
     """Format a row of the table; the first one is compared with nothing."""
-    found = compare(this, first)
+    found = compare_evaluations(this, first)
     n = found["n"]
     difference = found["only_this_right"] - found["only_other_right"]
     against = "" if this is first else f"{difference / n:+.1%}"

@@ -104,7 +104,7 @@ def test_a_plan_for_people_has_a_bar_for_each_stage(tlcli, flowers):
     assert shown.exit_code == 0
     assert shown.stdout.count("█") > 9
     assert "<- cut" in shown.stdout
-    assert "Hardest to tell apart" in shown.stdout or "Accuracy by images" in shown.stdout
+    assert "Hardest to tell apart" in shown.stdout or "Accuracy by number of" in shown.stdout
     assert re.search(r"\nFrozen up to: \S+; trained: \w*head", shown.stdout)
     assert "\nTraining: L-BFGS" in shown.stdout
     large = tlcli("plan", flowers, "--case", "large-similar", "-f", "table").stdout

@@ -1,1 +1,1 @@
-"""A trained model in use: opened, asked for predictions, evaluated on labeled images."""
+"""A trained model in use: open it, predict with it, evaluate it on labeled images."""

@@ -20,7 +20,7 @@ from tlcli.reporter import Reporter
 from tlcli.text import printable, shorten_list
 
 WORST = 10
-"""Mistakes that are listed unless another number is asked for."""
+"""Mistakes that are listed by default."""
 MIN_PROBABILITY = 1e-12
 """Smallest probability whose logarithm is taken; smaller ones are raised to it."""
 
@@ -100,7 +100,7 @@ def evaluate(
         loading.pop("weights", None)
         other = load(against, precision="fp32", reporter=reporter, **loading)
         known = _with_known_class(evaluation.images, other, reporter)
-        result["against"] = compare(
+        result["against"] = compare_evaluations(
             evaluation, predict_labeled(other, known, reporter, "comparing")
         )
     return result
@@ -153,7 +153,7 @@ def predict_labeled(
     return Evaluation(classifier, readable, torch.cat(rows), skipped)
 
 
-def compare(this: Evaluation, other: Evaluation) -> dict[str, Any]:
+def compare_evaluations(this: Evaluation, other: Evaluation) -> dict[str, Any]:
     """Compare two classifiers on the images that both could read, by McNemar's exact test."""
     this_correct, other_correct = this.correct, other.correct
     common = [path for path in this_correct if path in other_correct]

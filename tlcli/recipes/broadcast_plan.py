@@ -45,7 +45,7 @@ def decide_on_rank0(request: PlanRequest, recorded: Plan | None = None) -> Plann
 
 
 def _to_broadcast(planned: Planned, dataset: Dataset) -> dict[str, Any]:
-    """Return what the other ranks need to know of the plan, in plain JSON types."""
+    """Return the parts of the plan that the other ranks need, in plain JSON types."""
     left = {sample.path for sample in _samples(planned.dataset)}
     return {
         "images": _content_hash(dataset),

@@ -10,7 +10,7 @@ from tlcli.recipes.finetune import Run, finetune
 from tlcli.reporter import Reporter
 
 UNSEEN_SEED = 1
-"""Seed of the drawings that are predicted. It is another than that of the training images."""
+"""Seed of the drawings that are predicted. The training images have another seed."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One phase of training: compute the features at its cut, hold some out, fit what lies behind."""
+"""One phase of training: compute the features at its cut, then train the stages after it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -108,7 +108,7 @@ class RunDescription:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote; other keys of run.json are left aside.
+        """Read the content that `to_dict` returned; other keys of run.json are ignored.
 
         Raises:
             KeyError, TypeError: a field is missing, unknown or of another kind.
@@ -156,7 +156,7 @@ class RunOutcome:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
+        """Read the content that `to_dict` returned.
 
         Raises:
             KeyError: a field is missing.

@@ -66,7 +66,7 @@ class RunState:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
+        """Read the content that `to_dict` returned.
 
         Raises:
             KeyError, TypeError: a field is missing, unknown or of another kind.

@@ -1,4 +1,4 @@
-"""The files of a run folder, written while the run goes on and at its end."""
+"""The files of a run folder, written during the run and at its end."""
 
 import shutil
 import time
@@ -32,7 +32,7 @@ from tlcli.training.calibration import CalibrationResult
 from tlcli.training.trainer import State
 
 BEST_INTERVAL_SECONDS = 60.0
-"""Seconds between two copies of the best weights so far, while the run goes on."""
+"""Seconds between two copies of the best weights so far, during the run."""
 MAX_CHECKPOINT_SHARE = 0.1
 """Share of the time that saving the state after each epoch may take; short epochs share one."""
 
