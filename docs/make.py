@@ -1,8 +1,8 @@
 """Write what is made from the program: `python -m docs.make [--check]`.
 
-docs/reference/cli.md describes every command with its arguments and options, and
-tlcli/runs/option_values.py has the types of all options for editors. `--check` writes nothing, and
-fails if a file is not what the program would write now.
+docs/reference/cli.md describes every command with its arguments and options, docs/architecture.md
+lists every module, and tlcli/runs/option_values.py has the types of all options for editors.
+`--check` writes nothing, and fails if a file is not what the program would write now.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 import typer.main
 
+from docs import modules
 from tlcli.cli import app
 from tlcli.cli.help import default, is_option, names, sections
 from tlcli.runs.option_spec import OptionSpec
@@ -105,6 +106,7 @@ def main() -> int:
     """Write the files that are out of date, or with --check name them."""
     made = {
         ROOT / "docs" / "reference" / "cli.md": cli_reference(),
+        modules.PAGE: modules.architecture(),
         ROOT / "tlcli" / "runs" / "option_values.py": option_values(),
     }
     stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from docs.modules import FOLDERS
+from tests.test_structure import ORDER
 from tlcli.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -98,3 +100,39 @@ def test_links_lead_somewhere(page):
         found = page.parent / target if target else page
         assert found.exists(), target
         assert not anchor or anchor in anchors(found), f"{target}#{anchor}"
+
+
+MAINTAINERS_PAGES = ["docs/architecture.md", "CONTRIBUTING.md"]
+FILE = r"[\w./]+\.(?:py|md|json|toml|yaml)|[\w.]+/[\w./]*"
+
+
+def find_named(name):
+    """Return the file or folder that a page names, from the root or from the package's folder."""
+    return next((path for path in (ROOT / name, ROOT / "tlcli" / name) if path.exists()), None)
+
+
+@pytest.mark.parametrize("page", MAINTAINERS_PAGES)
+def test_every_file_that_the_maintainers_pages_name_exists(page):
+    text = (ROOT / page).read_text().partition("<!-- modules")[0]
+    named = {name for name in re.findall(rf"`({FILE})`", text) if "NAME" not in name}
+    assert len(named) > 5
+    # files that a run writes, not files of the repository
+    assert {n for n in named if not find_named(n)} <= {"run.json", "metrics.json"}
+    for module in re.findall(r"`python -m ((?:tests|docs)[\w.]*)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+@pytest.mark.parametrize("page", MAINTAINERS_PAGES)
+def test_every_name_in_brackets_is_defined_in_the_file_before_it(page):
+    text = (ROOT / page).read_text()
+    for name, brackets in re.findall(rf"`({FILE})`\s+\((`[^)]*)\)", text):
+        for word in re.findall(r"`(\w+)`", brackets):
+            defined = rf"^\s*(?:def|class) {word}\b|^{word}\b.*="
+            assert re.search(defined, find_named(name).read_text(), re.MULTILINE), f"{name}: {word}"
+
+
+def test_the_map_shows_the_order_of_imports():
+    assert list(FOLDERS) == ["", *ORDER, "transfer"]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert " < ".join(ORDER) in " ".join(page.split())
