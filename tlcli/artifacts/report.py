@@ -1,221 +1,161 @@
-"""report.html: one page about a run that needs nothing but itself."""
+"""report.html: one page about a run that needs no other file. The drawings' numbers are made here,
+the page itself is templates/report.html."""
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tlcli.artifacts.atomic import write_text
-from tlcli.metrics.metrics import CalibrationError, ClassMetrics, Metrics
+from tlcli.artifacts.render import render
+from tlcli.metrics.metrics import Metrics
+from tlcli.planning.plan import Plan
 
-MOST_CLASSES = 40
-"""Above this many classes a confusion table says nothing to the eye; the worst pairs do."""
-
-RIGHT, WRONG = "42,111,151", "200,60,40"  # red, green, blue
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.15rem;margin-top:2rem}
-.big{font-size:2.4rem;font-weight:600;margin:.5rem 0 0}.dim{color:#666}
-table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .6rem;text-align:right}
-th{font-weight:600;border-bottom:1px solid #ccc}td:first-child,th:first-child{text-align:left}
-.scroll{overflow-x:auto}.bar{background:#2a6f97;height:.7rem;display:inline-block}
-svg text{font-size:11px;fill:#666}pre{white-space:pre-wrap;background:#f5f5f5;padding:.8rem}
-"""
+MAX_MATRIX_CLASSES = 40
+"""Above this many classes the matrix is too large to look at; the most confused pairs are listed
+instead."""
+MAX_PAIRS = 20
+"""Most confused pairs that are listed."""
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 220, 56, 16, 10, 28
+"""Pixels of a chart and of its margins."""
 
 
-def write(
-    folder: Path,
-    run: Mapping[str, Any],
-    metrics: Metrics,
-    history: Sequence[Mapping[str, Any]],
-    lr_curve: Sequence[tuple[float, float]] = (),
-) -> None:
-    """Write report.html into the run's folder.
+@dataclass(frozen=True)
+class Report:
+    """The content of the page.
+
+    Attributes:
+        dataset: name of the folder of images.
+        weights: label of the weights that training started from.
+        status: how the run ended.
+        compute: device and precision.
+        history: one row per epoch, as in history.csv.
+        lr_curve: learning rates, growing, and the smoothed loss at each; empty without a range
+            test.
+        found_lr: the learning rate that the range test chose.
+        warnings: about the images.
+    """
+
+    dataset: str
+    backbone: str
+    weights: str
+    status: str
+    seconds: float
+    compute: str
+    seed: int
+    plan: Plan
+    metrics: Metrics
+    history: Sequence[Mapping[str, Any]] = ()
+    lr_curve: Sequence[tuple[float, float]] = ()
+    found_lr: float | None = None
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The numbers of a line chart in an SVG of `WIDTH` x `HEIGHT`.
+
+    Attributes:
+        lines: the points of each line by its name, as SVG has them.
+        x_labels: position and text of the labels below the chart.
+        y_labels: position and text of the labels on the left.
+        marker: the x of a vertical line, if there is one.
+    """
+
+    lines: Mapping[str, str]
+    x_labels: Sequence[tuple[float, str]]
+    y_labels: Sequence[tuple[float, str]]
+    marker: float | None = None
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write report.html into a run folder."""
+    write_text(folder / "report.html", render_report(report))
+
+
+def render_report(report: Report) -> str:
+    """Return the page as HTML; all names in it are escaped."""
+    classes = report.metrics.classes
+    return render(
+        "report.html",
+        report=report,
+        pairs=confused_classes(report.metrics) if len(classes) > MAX_MATRIX_CLASSES else None,
+        accuracy=accuracy_chart(report.history) if len(report.history) > 1 else None,
+        lr_test=lr_chart(report.lr_curve, report.found_lr) if report.lr_curve else None,
+        chart={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM},
+    )
+
+
+def confused_classes(metrics: Metrics) -> list[tuple[int, str, str]]:
+    """Return the most confused pairs: images, true class, predicted class; most images first."""
+    pairs = (
+        (count, true, predicted)
+        for true, row in zip(metrics.classes, metrics.confusion, strict=True)
+        for predicted, count in zip(metrics.classes, row, strict=True)
+        if count and true != predicted
+    )
+    return sorted(pairs, reverse=True)[:MAX_PAIRS]
+
+
+def accuracy_chart(history: Sequence[Mapping[str, Any]]) -> Chart:
+    """Draw training and validation accuracy by epoch.
 
     Args:
-        run: what run.json says.
-        history: a row an epoch.
-        lr_curve: rates and losses of a learning rate range test.
+        history: at least two rows; an accuracy may be None.
     """
-    write_text(folder / "report.html", page(run, metrics, history, lr_curve))
-
-
-def page(
-    run: Mapping[str, Any],
-    metrics: Metrics,
-    history: Sequence[Mapping[str, Any]],
-    lr_curve: Sequence[tuple[float, float]] = (),
-) -> str:
-    """The page as HTML; every name in it is escaped."""
-    name = escape(Path(run["dataset"]["root"]).name)
-    parts = [
-        f"<h1>{name}: {escape(run['backbone'])}</h1>",
-        f"<p class=dim>{escape(run['status'])} in {run['seconds']:.0f} s on "
-        f"{escape(run['compute'])}, weights {escape(run['weights'])}, "
-        f"seed {run['options']['seed']}</p>",
-        *_headline("validation images", metrics),
-        *(_headline("test images", metrics.test) if metrics.test else []),
-        "<p class=dim>The epoch was chosen by the validation images, so their figure leans to "
-        "the bright side; test images, where there are any, had no say.</p>"
-        if len(history) > 1
-        else "",
-        f"<h2>The plan: {escape(run['plan']['case'])}</h2><p>{escape(run['plan']['why'])}</p>"
-        f"<p>Frozen up to <b>{escape(run['plan']['cut'])}</b>; trained: "
-        f"<b>{escape(', '.join(run['plan']['trained']))}</b>"
-        + (
-            f"; dropped: {escape(', '.join(run['plan']['dropped']))}"
-            if run["plan"]["dropped"]
-            else ""
+    keys = ("train_top1", "val_top1")
+    low = max(0.0, min(row[key] for row in history for key in keys if row[key] is not None) - 0.02)
+    n = len(history)
+    lines = {
+        key: _points(
+            (_x(i / (n - 1)), _y((row[key] - low) / (1 - low + 1e-9)))
+            for i, row in enumerate(history)
+            if row[key] is not None
         )
-        + ".</p>",
-        _classes(metrics.per_class),
-        _confusion(metrics.confusion, metrics.classes),
-        _curves(history),
-        rate_curve(lr_curve, run["found_lr"]) if lr_curve else "",
-        _warnings(run["dataset"]["warnings"]),
-    ]
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>"
-        f"<style>{STYLE}</style>{''.join(parts)}</html>\n"
+        for key in keys
+    }
+    step = max(1, math.ceil((n - 1) / 10))
+    return Chart(
+        lines,
+        x_labels=[(_x(i / (n - 1)), str(i + 1)) for i in range(0, n, step)],
+        y_labels=[(_y(share), f"{low + share * (1 - low):.0%}") for share in (0, 0.5, 1)],
     )
 
 
-def _headline(what: str, metrics: Metrics) -> list[str]:
-    if metrics.top1 is None:
-        return [f"<p>No {what}, so nothing is measured.</p>"]
-    return [
-        f"<p class=big>{metrics.top1:.1%}</p>"
-        f"<p class=dim>of {metrics.n} {what} are right "
-        f"(95% interval {metrics.top1_low:.1%} to {metrics.top1_high:.1%})</p>"
-        f"<p class=dim>{_calibration(metrics.calibration)}</p>"
-    ]
-
-
-def _calibration(of: CalibrationError) -> str:
-    text = f"expected calibration error {of.ece:.3f} ({of.ece_low:.3f} to {of.ece_high:.3f})"
-    if of.temperature == 1:
-        return text
-    return f"{text}; {of.raw_ece:.3f} before the temperature of {of.temperature:.2f}"
-
-
-def _classes(per_class: Mapping[str, ClassMetrics]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name)}<td>{m.n}<td>{_percent(m.precision)}"
-        f"<td>{_percent(m.recall)}<td style='text-align:left'>"
-        f"<span class=bar style='width:{(m.recall or 0) * 8:.1f}rem'></span>"
-        for name, m in per_class.items()
-    )
-    return (
-        "<h2>Classes</h2><div class=scroll><table><tr><th>class<th>images<th>precision"
-        f"<th>recall<th>{rows}</table></div>"
-    )
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    if len(classes) > MOST_CLASSES:
-        wrong = sorted(
-            (
-                (count, truth, answer)
-                for truth, row in zip(classes, confusion, strict=True)
-                for answer, count in zip(classes, row, strict=True)
-                if count and truth != answer
-            ),
-            reverse=True,
-        )
-        rows = "".join(
-            f"<tr><td>{escape(truth)}<td>{escape(answer)}<td>{count}"
-            for count, truth, answer in wrong[:20]
-        )
-        return "<h2>Most confused</h2><table><tr><th>is<th>taken for<th>images" + rows + "</table>"
-    head = "".join(f"<th>{escape(name)}" for name in classes)
-    body = ""
-    for name, row in zip(classes, confusion, strict=True):
-        total = max(sum(row), 1)
-        cells = "".join(
-            f"<td style='background:rgba({RIGHT if classes[j] == name else WRONG},"
-            f"{count / total * 0.8:.2f})'>{count or ''}"
-            for j, count in enumerate(row)
-        )
-        body += f"<tr><td>{escape(name)}{cells}"
-    return (
-        "<h2>What is taken for what</h2><p class=dim>Rows: the true class. Columns: the answer."
-        f"</p><div class=scroll><table><tr><th>{head}{body}</table></div>"
-    )
-
-
-def _curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Training and validation accuracy by epoch, as a drawing; nothing for a single row."""
-    if len(history) < 2:
-        return ""
-    width, height = 560, 200
-    points = {"train_top1": "#999", "val_top1": "#2a6f97"}
-    values = [r[k] for r in history for k in points if r[k] is not None]
-    low = max(0.0, min(values) - 0.02)
-    lines = ""
-    for key, colour in points.items():
-        place = [
-            (40 + i * (width - 60) / (len(history) - 1), _y(r[key], low, height))
-            for i, r in enumerate(history)
-            if r[key] is not None
-        ]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in place)
-        lines += f"<polyline points='{path}' fill=none stroke='{colour}' stroke-width=2 />"
-    axis = "".join(
-        f"<text x=0 y={_y(v, low, height) + 4:.0f}>{v:.0%}</text>" for v in (low, (low + 1) / 2, 1)
-    )
-    return (
-        "<h2>Accuracy by epoch</h2><p class=dim>Blue: validation. Grey: training, on augmented "
-        f"images.</p><svg viewBox='0 0 {width} {height}' width={width} role=img "
-        f"aria-label='accuracy by epoch'>{axis}{lines}</svg>"
-    )
-
-
-def _y(value: float, low: float, height: int) -> float:
-    return 10 + (height - 20) * (1 - (value - low) / (1 - low + 1e-9))
-
-
-def _warnings(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{escape(w)}" for w in warnings)
-    return f"<h2>About the images</h2><ul>{items}</ul>"
-
-
-WIDTH, HEIGHT, LEFT = 560, 200, 60
-
-
-def rate_curve(curve: Sequence[tuple[float, float]], found: float) -> str:
-    """The smoothed loss by learning rate (its axis logarithmic), and what was picked, as HTML.
+def lr_chart(curve: Sequence[tuple[float, float]], found_lr: float | None) -> Chart:
+    """Draw the loss by learning rate, on a logarithmic axis, with the chosen rate as a marker.
 
     Args:
         curve: learning rates, growing, and the loss at each; at least two.
     """
-    logs = [math.log10(lr) for lr, _ in curve]
+    first, last = math.log10(curve[0][0]), math.log10(curve[-1][0])
     losses = [loss for _, loss in curve]
     low, high = min(losses), max(losses)
 
-    def x(lr: float) -> float:
-        share = (math.log10(lr) - logs[0]) / (logs[-1] - logs[0])
-        return LEFT + min(1.0, max(0.0, share)) * (WIDTH - LEFT - 20)
+    def place(lr: float) -> float:
+        return _x(min(1.0, max(0.0, (math.log10(lr) - first) / (last - first))))
 
-    def y(loss: float) -> float:
-        return 10 + (HEIGHT - 40) * (1 - (loss - low) / (high - low + 1e-12))
+    powers = range(math.ceil(first), math.floor(last) + 1)
+    return Chart(
+        {
+            "loss": _points(
+                (place(lr), _y((loss - low) / (high - low + 1e-12))) for lr, loss in curve
+            )
+        },
+        x_labels=[(place(10.0**power), f"1e{power}") for power in powers],
+        y_labels=[(_y(0), f"{low:.3g}"), (_y(1), f"{high:.3g}")],
+        marker=None if found_lr is None else place(found_lr),
+    )
 
-    path = " ".join(f"{x(lr):.1f},{y(loss):.1f}" for lr, loss in curve)
-    ticks = "".join(
-        f"<text x={x(10.0**power):.0f} y={HEIGHT - 5} text-anchor=middle>1e{power}</text>"
-        for power in range(math.ceil(logs[0]), math.floor(logs[-1]) + 1)
-    )
-    sides = "".join(f"<text x=0 y={y(loss) + 4:.0f}>{loss:.3g}</text>" for loss in (low, high))
-    return (
-        f"<h2>Learning rate range test</h2><p class=dim>The smoothed loss while the rate grows; "
-        f"picked: {found:.1e} (red).</p><svg viewBox='0 0 {WIDTH} {HEIGHT}' width={WIDTH} role=img "
-        f"aria-label='loss by learning rate'>{sides}{ticks}"
-        f"<line x1={x(found):.1f} x2={x(found):.1f} y1=10 y2={HEIGHT - 30} stroke='#c8402c' />"
-        f"<polyline points='{path}' fill=none stroke='#2a6f97' stroke-width=2 /></svg>"
-    )
+
+def _x(share: float) -> float:
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def _y(share: float) -> float:
+    return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
+
+
+def _points(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)

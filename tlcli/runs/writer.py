@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.artifacts import bundle, checkpoint, report
+from tlcli.artifacts import bundle, checkpoint
 from tlcli.artifacts import run_folder as run
 from tlcli.artifacts.atomic import Unwritable, write_json, write_text
 from tlcli.artifacts.bundle import BundleMeta
+from tlcli.artifacts.report import Report, write_report
 from tlcli.backbones.network import Network
 from tlcli.data.dataset import Dataset
 from tlcli.metrics.metrics import Metrics
@@ -170,13 +171,32 @@ class RunWriter:
             found_lr=result.found_lr if result.lr_curve else None,
         )
         record = RunRecord(progress.status, self._describe(progress.dataset), outcome)
-        report.write(folder, record.to_dict(), metrics, progress.history, result.lr_curve)
+        write_report(folder, self._report(record, metrics, progress))
         run.write_run_json(folder, record.to_dict())
         state_file = run.state_file(folder)
         if state_file.exists():
             (state_file.parent / run.BUNDLE).unlink(missing_ok=True)
         else:
             shutil.rmtree(state_file.parent, ignore_errors=True)
+
+    def _report(self, record: RunRecord, metrics: Metrics, progress: TrainingProgress) -> Report:
+        assert self.planned is not None
+        description = record.description
+        return Report(
+            dataset=progress.dataset.root.resolve().name,
+            backbone=description.backbone,
+            weights=description.weights,
+            status=record.status,
+            seconds=self.seconds,
+            compute=description.compute,
+            seed=self.context.options.seed,
+            plan=self.planned.plan,
+            metrics=metrics,
+            history=progress.history,
+            lr_curve=progress.result.lr_curve,
+            found_lr=progress.result.found_lr,
+            warnings=description.dataset.warnings,
+        )
 
     def _describe(self, dataset: Dataset) -> RunDescription:
         return describe_run(self.context, dataset, self.planned, self.views)
