@@ -1,8 +1,6 @@
 """Augmentation: parsing, what each transform changes, random draws, mixing, contact sheets."""
 
-import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -11,21 +9,23 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-from tests.fakes import RecordingReporter
 from tlcli.data.augmentation.apply import augment_image
 from tlcli.data.augmentation.auto_augment import OPERATIONS, rand_augment, trivial_augment
-from tlcli.data.augmentation.mixup import Mixing, make_mixing, mix_batch
-from tlcli.data.augmentation.pca_color import principal_colors
 from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse_augment
 from tlcli.data.augmentation.spec import make_augmentation, random_box
-from tlcli.data.dataset import Sample
 from tlcli.data.loader import load_batches
 from tlcli.data.preprocessing import Preprocessing, to_tensor
 from tlcli.errors import UsageError
 
 PRE = Preprocessing(72, 64, "bilinear", (0.5, 0.25, 1.0), (0.5, 0.5, 0.5))
+
+
 FILL = [128, 64, 255]
+
+
 COLORS = ((0.3, 0.2, 0.1), (0.0, 0.02, -0.04), (0.001, 0.0, 0.0))
+
+
 EVERYTHING = ",".join(TRANSFORMS)
 
 
@@ -48,7 +48,7 @@ def view(text, seed=0, image=None):
     return augment_image(image or gradient(), PRE, aug, random.Random(seed)).int()
 
 
-# What is asked for
+# The text of an augmentation
 
 
 def test_transforms_after_a_preset_change_it():
@@ -101,7 +101,7 @@ def test_the_text_in_cache_keys_stays_the_same():
     )
 
 
-# What each transform changes, and what it leaves
+# Each transform alone
 
 
 def test_mirror_images_and_no_others():
@@ -230,7 +230,7 @@ def test_policies_reach_every_operation_and_both_signs():
         assert len(seen) > 40
 
 
-# Whose draws they are
+# Random draws
 
 
 def test_a_view_depends_on_its_seed_alone(flowers):
@@ -267,155 +267,6 @@ def test_a_seed_gives_the_same_view_in_every_version(seed):
     assert torch.allclose(quarters.flatten(), torch.tensor(QUARTERS[seed]).float(), atol=2)
 
 
-# Principal colors
-
-
-def saved(folder, pictures):
-    samples = []
-    for number, picture in enumerate(pictures):
-        path = folder / f"{number}.png"
-        picture.save(path)
-        samples.append(Sample(path, 0, f"{number:04}"))
-    return samples
-
-
-def test_principal_colors_are_numpys_eigenvectors(tmp_path):
-    draw = numpy.random.default_rng(0)
-    mixed = draw.normal(size=(32 * 32 * 8, 3)) @ numpy.diag([40, 12, 3]) @ _turn() + 128
-    pixels = mixed.clip(0, 255).astype("uint8").reshape(8, 32, 32, 3)
-    samples = saved(tmp_path, [Image.fromarray(p) for p in pixels])
-    found = numpy.array(principal_colors(samples))
-    values, vectors = numpy.linalg.eigh(numpy.cov(pixels.reshape(-1, 3).T / 255, bias=True))
-    for row, value, vector in zip(found, values[::-1], vectors.T[::-1], strict=True):
-        assert numpy.linalg.norm(row) == pytest.approx(value, abs=3e-6)
-        assert abs(row @ vector) == pytest.approx(value, abs=3e-6)
-        assert row[numpy.abs(row).argmax()] > 0
-    (tmp_path / "text.png").write_text("no picture")
-    others = [*reversed(samples), Sample(tmp_path / "text.png", 0, "zzz")]
-    assert principal_colors(others) == principal_colors(samples)
-
-
-def _turn():
-    return numpy.linalg.qr(numpy.array([[1.0, 1, 1], [1, -1, 0], [0, 1, 2]]))[0]
-
-
-def test_without_images_or_colors_nothing_is_shifted(tmp_path):
-    assert principal_colors([]) == ((0.0, 0.0, 0.0),) * 3
-    black = saved(tmp_path, [Image.new("RGB", (8, 8))])
-    assert principal_colors(black) == ((0.0, 0.0, 0.0),) * 3
-    with pytest.raises(ValueError, match="principal colors"):
-        augment_image(gradient(), PRE, make_augmentation(parse_augment("pca")), random.Random(0))
-
-
-# Mixing
-
-
-def flat_batch():
-    """Make six images of one gray value each, 40 times their label."""
-    labels = torch.tensor([0, 1, 2, 3, 4, 5])
-    return (40 * labels)[:, None, None, None].expand(6, 3, 20, 30).to(torch.uint8), labels
-
-
-@pytest.mark.parametrize("mixing", [Mixing(mixup=1), Mixing(cutmix=1), Mixing(0.4, 0.4)])
-def test_soft_labels_are_the_shares_of_the_image(mixing):
-    images, labels = flat_batch()
-    shares = set()
-    for seed in range(30):
-        mixed, soft = mix_batch(images, labels, 7, mixing, random.Random(seed))
-        assert mixed.dtype == torch.uint8
-        assert soft.shape == (6, 7)
-        assert torch.allclose(soft.sum(1), torch.ones(6))
-        # the mean gray value of the mixed image shows which part comes from which image
-        expected = (soft * 40 * torch.arange(7)).sum(1)
-        assert torch.allclose(mixed.float().mean((1, 2, 3)), expected, atol=0.51)
-        again = mix_batch(images, labels, 7, mixing, random.Random(seed))
-        assert torch.equal(mixed, again[0])
-        assert torch.equal(soft, again[1])
-        shares.add(round(soft.max().item(), 3))
-    assert len(shares) > 10
-    assert torch.equal(images, flat_batch()[0])
-
-
-def test_mixups_expected_share_is_one_half_and_cutmix_pastes():
-    images, labels = flat_batch()
-    hard = torch.eye(6)
-    kept = [
-        mix_batch(images, labels, 6, Mixing(mixup=0.4), random.Random(s))[1] for s in range(400)
-    ]
-    # an image is mixed with itself in one of six cases
-    mean = torch.stack(kept).mean(0)
-    assert torch.allclose(mean.diag(), torch.full((6,), 0.5 + 0.5 / 6), atol=0.06)
-    assert torch.allclose(mean, mean.T, atol=0.06)
-    pasted = mix_batch(images, labels, 6, Mixing(cutmix=1), random.Random(3))
-    for image, share in zip(*pasted, strict=True):
-        greys = set(image.unique().tolist())
-        assert greys <= {40 * i for i in (share > 0).nonzero()[:, 0].tolist()}
-    assert not torch.equal(pasted[1], hard)
-
-
-def test_batches_are_mixed_by_their_content_and_epoch(flowers):
-    from tlcli.backbones import build
-    from tlcli.data.dataset import scan
-    from tlcli.features.extract import FeatureExtractor
-    from tlcli.features.sources import RecomputedFeatures
-    from tlcli.runtime import device
-
-    dataset = scan(flowers)
-    pre = build.build("lenet5").preprocessing
-    forward = FeatureExtractor(torch.nn.Sequential(), pre, device.choose_device("cpu"))
-    source = RecomputedFeatures(dataset.train, forward, None, 0, Mixing(1, 1), 5)
-    order = torch.arange(len(source))
-    full = list(source.batches(order, 8, 3))
-    rest = list(source.batches(order[8:], 8, 3))
-    other = list(source.batches(order, 8, 4))
-    for (x, y), (u, v) in zip(full[1:], rest, strict=True):
-        assert torch.equal(x, u)
-        assert torch.equal(y, v)
-        assert y.shape[1] == 5
-    assert not torch.equal(full[0][0], other[0][0])
-    plain = torch.cat([y for _, y in replace(source, mixing=None).batches(order, 8, 3)])
-    assert plain.shape == (len(source),)
-
-
-# Runs
-
-
-def test_a_run_records_mixing_and_principal_colors(two_classes, tmp_path):
-    from tlcli import finetune
-
-    reporter = RecordingReporter()
-    run = finetune(
-        two_classes,
-        freeze="all-but-head",
-        augment="standard,mixup=0.4",
-        epochs=1,
-        output=tmp_path / "run",
-        reporter=reporter,
-    )
-    assert run.plan.training.optimizer == "adamw"
-    assert "--augment mixup asks for training in steps" in run.plan.why
-    assert any("mixed, so features are computed again" in note for note in reporter.notes)
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["augmentation"]["transforms"] == parse_augment("standard,mixup=0.4")
-    assert len(record["augmentation"]["colours"]) == 3
-    assert record["remembered"] is False
-    assert run.metrics["n"] == 4
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"optimizer": "lbfgs", "augment": "cutmix"}, "takes no --augment cutmix"),
-        ({"views": 3, "augment": "light,mixup"}, "--views is about remembered activations"),
-    ],
-)
-def test_mixing_is_refused_where_nothing_can_be_mixed(two_classes, tmp_path, options, message):
-    from tlcli import finetune
-
-    with pytest.raises(UsageError, match=message):
-        finetune(two_classes, freeze="all-but-head", output=tmp_path / "run", **options)
-
-
 def test_impossible_views_are_refused_before_anything_is_measured(
     two_classes, tmp_path, monkeypatch
 ):
@@ -430,69 +281,6 @@ def test_impossible_views_are_refused_before_anything_is_measured(
             finetune(two_classes, views=3, augment=augment, output=tmp_path / augment)
 
 
-# The contact sheet
-
-
-def test_a_contact_sheet_shows_every_class_plain_and_in_views(tlcli, flowers, tmp_path):
-    odd = tmp_path / "data"
-    for name, source in (("<b>[red]\n\u202ex", "rose"), ("b" * 200, "tulip")):
-        (odd / name).mkdir(parents=True)
-        for path in sorted((flowers / source).iterdir())[:3]:
-            (odd / name / path.name).hardlink_to(path)
-    sheet = tmp_path / "sheet.png"
-    asked = ("--augment", "strong,mixup", "--views", "3", "-o", sheet)
-    done = tlcli("sample", "--augmented", odd, *asked)
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout == f"{sheet}\n"
-    first = sheet.read_bytes()
-    with Image.open(sheet) as image:
-        assert image.width > 4 * 144
-        assert image.height > 3 * 144
-    again = tlcli("sample", "--augmented", odd, *asked)
-    assert again.exit_code == 1
-    assert "not overwritten" in again.stderr
-    assert sheet.read_bytes() == first
-    sheet.unlink()
-    assert tlcli("sample", "--augmented", odd, *asked).exit_code == 0
-    assert sheet.read_bytes() == first
-
-
-def test_the_sheet_shows_the_views_of_training(flowers, tmp_path, monkeypatch):
-    from tlcli.data.dataset import scan
-    from tlcli.recipes import contact_sheet as sheet
-
-    rows = []
-    monkeypatch.setattr(
-        sheet, "draw_grid", lambda _, given: rows.extend(given) or Image.new("L", (9, 9))
-    )
-    sheet.contact_sheet(flowers, tmp_path / "a.png", model="lenet5", seed=5)
-    assert [row.name for row in rows] == ["daisy", "lavender", "rose", "sunflower", "tulip"]
-    dataset = scan(flowers, seed=5)
-    daisy = min((s for s in dataset.train if s.label == 0), key=lambda s: s.digest)
-    pre = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    light = make_augmentation(parse_augment("light"))
-    keys = [f"5:{daisy.digest}:{number}" for number in (1, 2)]
-    (batch,) = load_batches([daisy.path] * 2, pre, batch_size=2, augmentation=light, keys=keys)
-    for number in (1, 2):
-        assert torch.equal(to_tensor(rows[0].pictures[number]), batch[0][number - 1])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--augment", "strong"], "--augment: only with --augmented"),
-        (["--augmented", "--per-class", "3"], "--per-class: only without --augmented"),
-        (["--augmented", "-o", "x.jpg"], "the sheet is a PNG"),
-        (["--augmented", "--augment", "stong"], "strong"),
-        (["--augmented", "--model", "vgg17"], "vgg16"),
-    ],
-)
-def test_invalid_arguments_of_sample_are_refused(tlcli, flowers, arguments, message):
-    done = tlcli("sample", flowers, *arguments)
-    assert done.exit_code == 2
-    assert message in done.stderr
-
-
 def test_boxes_are_drawn_from_the_given_range():
     rng = random.Random(0)
     shares = []
@@ -501,11 +289,6 @@ def test_boxes_are_drawn_from_the_given_range():
         shares.append((right - left) * (bottom - top) / 1e4)
     assert 0.015 < min(shares) < 0.05
     assert 0.28 < max(shares) < 0.34
-
-
-def test_mixing_is_made_from_the_strengths():
-    assert make_mixing(parse_augment("light")) is None
-    assert make_mixing(parse_augment("light,mixup,cutmix=0.5")) == Mixing(0.2, 0.5)
 
 
 def test_the_docs_list_every_preset_and_transform():
