@@ -1,55 +1,41 @@
-"""Files that are either whole or not there."""
+"""Files of runs and exports: written completely or not at all, with errors that a person reads."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlcli.errors import UserError
+from tlcli.runtime.atomic import replace_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Unwritable(UserError):
-    """A file could not be written, though nothing is wrong with what was to be in it."""
+    """A file could not be written, although nothing is wrong with its content."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then rename it into place.
+    """Let `write` fill a file beside `path`, then rename it to `path`.
+
+    That file has the same extension, because some writers go by it.
 
     Raises:
-        Unwritable: the disk is full, the folder is not writable, and the like; `path` is then
-            what it was before.
+        Unwritable: the disk is full, the folder is not writable, and the like. `path` stays as it
+            was.
     """
-    beside: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # the suffix stays: some writers go by it
-        ends = f".part{path.suffix}"
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=ends)
-        os.close(handle)
-        beside = Path(name)
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(path)
-        _sync_folder(path.parent)
+        replace_file(path, write, part_suffix=path.suffix, durable=True)
     except OSError as error:
         raise Unwritable(
             f"{path} cannot be written: {error.strerror or error}",
             "check the free space and the permissions of its folder",
         ) from error
-    finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all."""
+    """Write a safetensors file atomically."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -59,41 +45,26 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[st
     def write(part: Path) -> None:
         try:
             save_file(plain, part, metadata=metadata)
-        except SafetensorError as error:  # what it makes of a full disk
+        except SafetensorError as error:  # which a full disk becomes
             raise OSError(str(error)) from error
 
     write_atomic(path, write)
 
 
-def write_parts(folder: Path) -> list[Path]:
-    """What processes that were killed, or are at work, have half written below `folder`.
-
-    Beside our own parts those that safetensors (from 0.8) writes for itself.
-    """
-    patterns = (".*.part*", ".tmp??????")
-    return [p for where in ("", "*/") for end in patterns for p in folder.glob(f"{where}{end}")]
-
-
 def write_text(path: Path, text: str) -> None:
-    """`text` as UTF-8, whole or not at all."""
+    """Write text as UTF-8, atomically."""
     write_atomic(path, lambda p: p.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON, whole or not at all."""
+    """Write indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=True) + "\n")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlast a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def unfinished_files(folder: Path) -> list[Path]:
+    """Find the files below `folder` that a killed process left, or another is writing now.
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    Beside our own these are the temporary files of safetensors (0.8 and later).
+    """
+    patterns = (".*.part*", ".tmp??????")
+    return [p for depth in ("", "*/") for name in patterns for p in folder.glob(f"{depth}{name}")]

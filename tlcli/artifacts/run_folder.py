@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlcli.artifacts.atomic import write_json, write_parts, write_text
+from tlcli.artifacts.atomic import unfinished_files, write_json, write_text
 from tlcli.artifacts.checkpoint import STATE
 from tlcli.errors import UserError
 from tlcli.runtime.distributed.process_group import is_rank0
@@ -49,7 +49,7 @@ def check_free(output: Path) -> None:
     """Raises `UserError` if `output` is anything but a new or an empty folder."""
     # A process that was killed before its first file may have left a part of that.
     if output.exists() and (
-        not output.is_dir() or set(output.iterdir()) - set(write_parts(output))
+        not output.is_dir() or set(output.iterdir()) - set(unfinished_files(output))
     ):
         raise UserError(
             f"--output {output}: there is something already, and it is not overwritten",
@@ -188,7 +188,7 @@ def locked(folder: Path) -> Iterator[None]:
                     f"{folder}: another process is training this run now",
                     "wait for it, or stop it first",
                 ) from error
-        for part in write_parts(folder):
+        for part in unfinished_files(folder):
             part.unlink(missing_ok=True)
         yield
     finally:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlcli.runtime.atomic import replace_file
+
 # How numpy spells each type of the rows; bf16, which it lacks, is stored as its bits.
 _NUMPY_TYPES = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<u2"}
 _TORCH_TYPES = {np.dtype(spelling): dtype for dtype, spelling in _NUMPY_TYPES.items()}
@@ -132,20 +134,16 @@ class CacheTable:
         """Write the pending rows as a segment; they stay in memory if that fails."""
         if not self.pending or self.cache.broken:
             return
-        name = f"{time.time_ns():x}-{os.getpid():x}"
-        part = self.folder / f".{name}.part"
+        segment = self.folder / f"{time.time_ns():x}-{os.getpid():x}.npy"
         with self.cache.tolerate_write_errors():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            key_part = self.folder / f".key-{name}.part"
-            key_part.write_text(self.key)
-            key_part.replace(self.folder / "key.json")
-            with part.open("wb") as file:
-                np.save(file, self._block[: self._n_pending])
-            part.replace(self.folder / f"{name}.npy")
-            self._open(self.folder / f"{name}.npy", list(self.pending))
+            replace_file(self.folder / "key.json", lambda part: part.write_text(self.key))
+            replace_file(segment, self._write_segment)
+            self._open(segment, list(self.pending))
             self.pending, self._n_pending = {}, 0
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+
+    def _write_segment(self, path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, self._block[: self._n_pending])
 
 
 def _empty_segment(row: np.ndarray) -> np.ndarray:
@@ -166,6 +164,4 @@ def load_json(path: Path) -> dict[str, Any]:
 
 def store_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object and rename it into place, so that nobody reads half of it."""
-    part = path.with_name(f".{path.stem}-{time.time_ns():x}-{os.getpid():x}.part")
-    part.write_text(json.dumps(content))
-    part.replace(path)
+    replace_file(path, lambda part: part.write_text(json.dumps(content)))
