@@ -21,7 +21,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def shell_lines(page):
-    """The commands in a page's shell blocks, continued lines joined, comments left out."""
+    """Yield the commands in a page's shell blocks, on one line each and without comments."""
     for block in re.findall(r"```(?:sh|console)?\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if line := line.removeprefix("$ ").partition(" #")[0].strip():
@@ -34,7 +34,7 @@ def test_the_readmes_first_command_installs_and_runs_the_main_job(tmp_path):
     source = tmp_path / "source"
     skip = shutil.ignore_patterns(".*", "__pycache__", "tlcli-demo*", "*.egg-info")
     shutil.copytree(ROOT, source, ignore=skip)
-    # A fresh environment that sees this one's packages, so that torch is not fetched anew.
+    # A fresh environment that sees this one's packages, so that torch is not downloaded again.
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     site = next((tmp_path / "venv").rglob("site-packages"))
     (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -89,7 +89,7 @@ def test_every_command_and_option_has_help():
 
 
 def anchors(page):
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     for heading in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 

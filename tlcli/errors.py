@@ -1,6 +1,7 @@
 """Expected failures. Everything else is a bug and keeps its traceback."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -28,8 +29,6 @@ class UsageError(UserError):
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Return a hint with the options that resemble `word`, or with all of a short list."""
-    from difflib import get_close_matches  # importing it would slow down every start
-
     names = list(options)
     close = get_close_matches(word.lower(), names, n=3, cutoff=0.5)
     if close:
@@ -45,5 +44,5 @@ def choice(flag: str, value: str, options: Iterable[str]) -> str:
     """
     names = list(options)
     if value not in names:
-        raise UsageError(f"{flag}: {value!r} is not known", did_you_mean(value, names))
+        raise UsageError(f"{flag}: {value!r} is unknown", did_you_mean(value, names))
     return value

@@ -1,4 +1,4 @@
-"""What a job says without a terminal."""
+"""Reports of a job without a terminal."""
 
 import warnings
 
@@ -24,14 +24,14 @@ def test_duration(seconds, text):
     assert format_duration(seconds) == text
 
 
-def test_from_python_only_warnings_are_heard(capsys):
+def test_from_python_only_warnings_are_passed_on(capsys):
     reporter = Reporter()
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         reporter.note("a")
         reporter.progress("b", 1, 2, loss=0.5)
         reporter.warn("c")
-    assert [str(w.message) for w in heard] == ["c"]
+    assert [str(w.message) for w in caught] == ["c"]
     assert capsys.readouterr() == ("", "")
 
 
@@ -40,5 +40,5 @@ def test_without_a_terminal_a_finished_task_is_a_line_in_its_own_unit(capsys):
         for task, total, unit in (("a", 3, "images"), ("b", 2, "steps"), ("c", 1_460_000, "bytes")):
             terminal.progress(task, 0, total, unit)
             terminal.progress(task, total, total, unit)
-    told = [line.partition(" in ")[0] for line in capsys.readouterr().err.splitlines()]
-    assert told == ["a: 3 images", "b: 2 steps", "c: 1.5 MB"]
+    lines = [line.partition(" in ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["a: 3 images", "b: 2 steps", "c: 1.5 MB"]

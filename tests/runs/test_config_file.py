@@ -22,10 +22,12 @@ def test_options_go_through_a_file_unchanged(tmp_path):
         case="large-similar", seed=3,
     )  # fmt: skip
     (tmp_path / "o.toml").write_text(to_toml(options, tmp_path / "d", {"lr_schedule": "cosine"}))
-    told = read_toml(tmp_path / "o.toml")
-    assert told.pop("data") == str(tmp_path / "d")
-    assert Options(**told) == options
-    assert told.keys() == {f.name for f in fields(Options) if getattr(options, f.name) is not None}
+    values = read_toml(tmp_path / "o.toml")
+    assert values.pop("data") == str(tmp_path / "d")
+    assert Options(**values) == options
+    assert values.keys() == {
+        f.name for f in fields(Options) if getattr(options, f.name) is not None
+    }
     assert "# lr_schedule" in (tmp_path / "o.toml").read_text()
 
 
@@ -52,19 +54,19 @@ def test_paths_are_seen_from_the_file(tmp_path, monkeypatch):
     file = tmp_path / "here" / "o.toml"
     file.write_text('data = "images"\nweights = "w.pth"\nmodel = "vgg16"\noutput = "run"\n')
     monkeypatch.chdir(tmp_path)
-    told = read_toml(Path("here/o.toml"))
-    assert told["data"] == str(tmp_path / "here" / "images")
-    assert told["weights"] == str(tmp_path / "here" / "w.pth")
-    assert told["model"] == "vgg16"  # a backbone's name is no path
-    assert told["output"] == str(tmp_path / "here" / "run")
+    values = read_toml(Path("here/o.toml"))
+    assert values["data"] == str(tmp_path / "here" / "images")
+    assert values["weights"] == str(tmp_path / "here" / "w.pth")
+    assert values["model"] == "vgg16"  # a backbone's name is no path
+    assert values["output"] == str(tmp_path / "here" / "run")
     file.write_text('weights = "auto"\nmodel = "../other/run"\n')
     (tmp_path / "other" / "run").mkdir(parents=True)
-    told = read_toml(file)
-    assert told == {"weights": "auto", "model": str(tmp_path / "other" / "run")}
+    values = read_toml(file)
+    assert values == {"weights": "auto", "model": str(tmp_path / "other" / "run")}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("epoch = 3", "'epoch' is not an option"),
         ('lr = "fast"', "--lr fast is neither a number nor find"),
@@ -75,19 +77,19 @@ def test_paths_are_seen_from_the_file(tmp_path, monkeypatch):
         ("epoch = 3\nbatchsize = 2", "'batchsize' is not an option"),
     ],
 )
-def test_wrong_files_are_told_with_what_was_meant(tmp_path, tlcli, text, said):
+def test_errors_in_a_file_are_named_with_what_was_meant(tmp_path, tlcli, text, expected):
     (tmp_path / "o.toml").write_text(text)
     result = tlcli("finetune", tmp_path, "--config", tmp_path / "o.toml")
     assert result.exit_code == 2
-    assert said in result.stderr
-    if "is not an option" in said:
+    assert expected in result.stderr
+    if "is not an option" in expected:
         assert "did you mean" in result.stderr
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path):
+def test_files_that_cannot_be_read_are_errors(tmp_path):
     (tmp_path / "o.toml").write_text("epochs: 3")
-    for name, said in (("o.toml", "not TOML"), ("nowhere.toml", "cannot be read")):
-        with pytest.raises(UserError, match=said):
+    for name, expected in (("o.toml", "not TOML"), ("nowhere.toml", "cannot be read")):
+        with pytest.raises(UserError, match=expected):
             read_toml(tmp_path / name)
     with pytest.raises(UsageError, match="no folder of images"):
         finetune()
@@ -123,7 +125,7 @@ def test_tensorboard_has_each_epoch_once_though_the_run_was_resumed(
     assert "options/text_summary" in events.Tags()["tensors"]
 
 
-def test_a_missing_tensorboard_is_told_before_anything_is_done(flowers, tmp_path, monkeypatch):
+def test_a_missing_tensorboard_is_an_error_before_anything_is_done(flowers, tmp_path, monkeypatch):
     monkeypatch.setattr("tlcli.artifacts.tensorboard.find_spec", lambda _: None)
     with pytest.raises(UserError) as caught:
         finetune(flowers, log="tensorboard", output=tmp_path / "run")

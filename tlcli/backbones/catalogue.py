@@ -1,11 +1,9 @@
 """The catalogue of backbones, and the weight files on this machine, without importing torch."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -49,6 +47,9 @@ class CatalogueEntry:
 @cache
 def catalogue() -> Mapping[str, CatalogueEntry]:
     """Return all backbones by name, in order of name."""
+    import json
+    from importlib.resources import files  # slow to import, and --help does not read the file
+
     text = files(__package__).joinpath("catalogue.json").read_text(encoding="utf-8")
     return MappingProxyType({row["name"]: CatalogueEntry(**row) for row in json.loads(text)})
 

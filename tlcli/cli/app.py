@@ -20,7 +20,6 @@ from tlcli.cli import (
     sample,
 )
 from tlcli.cli.help import MAX_HELP_WIDTH, GroupedCommand
-from tlcli.cli.output import discard_stdout
 from tlcli.errors import UserError
 from tlcli.text import printable
 
@@ -44,6 +43,8 @@ class Commands(TyperGroup):
             sys.stderr.write("interrupted\n")
             raise typer.Exit(130) from error
         except BrokenPipeError as error:
+            from tlcli.cli.output import discard_stdout
+
             discard_stdout()
             raise typer.Exit(0) from error
 

@@ -2,7 +2,6 @@
 
 import typer
 
-from tlcli.cli import output
 from tlcli.cli.flags import FORMAT_FLAG
 
 _COLUMNS = ("backbone", "cut", "numbers", "images", "size_mb", "used", "weights")
@@ -13,6 +12,7 @@ def command(
     format_name: str = FORMAT_FLAG,
 ) -> None:
     """List the contents of the feature cache, or clear it."""
+    from tlcli.cli import output
     from tlcli.features.cache_contents import cache
 
     format_name = output.choose_result_format(format_name)

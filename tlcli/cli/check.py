@@ -4,7 +4,6 @@ from pathlib import Path
 
 import typer
 
-from tlcli.cli import output
 from tlcli.cli.flags import FORMAT_FLAG, option_flag
 from tlcli.runs.options import OPTION_TABLE
 
@@ -21,6 +20,7 @@ def command(
 
     Prints the number of images per class, and warns about everything that is wrong with them.
     """
+    from tlcli.cli import output
     from tlcli.cli.progress import Terminal
     from tlcli.recipes.check import check
 

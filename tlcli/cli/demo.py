@@ -5,7 +5,6 @@ from pathlib import Path
 
 import typer
 
-from tlcli.cli import output
 from tlcli.cli.flags import FORMAT_FLAG
 
 _COLUMNS = ("path", "label", "probability", "error")
@@ -18,6 +17,7 @@ def command(
     format_name: str = FORMAT_FLAG,
 ) -> None:
     """Draw flowers, fine-tune on them and predict new ones. Needs no network."""
+    from tlcli.cli import output
     from tlcli.cli.progress import Terminal
     from tlcli.metrics.metrics import Metrics, accuracy_text
     from tlcli.recipes.demo import demo

@@ -1,12 +1,10 @@
 """tlcli evaluate."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from tlcli.cli import output
 from tlcli.cli.flags import (
     DEFAULT_BUNDLE,
     FORMAT_FLAG,
@@ -65,11 +63,12 @@ def command(
 
     Every accuracy comes with its 95% interval.
     """
+    bundles, data = _named(named, model)
     from tlcli.artifacts import confusion_matrix
+    from tlcli.cli import output
     from tlcli.cli.progress import Terminal
     from tlcli.inference.evaluate import evaluate
 
-    bundles, data = _named(named, model)
     format_name = output.choose_result_format(format_name, file)
     if confusion is not None:
         confusion_matrix.check_file(confusion)
@@ -109,12 +108,12 @@ def _named(named: list[str], model: list[str] | None) -> tuple[list[str] | None,
 
 def _write(result: dict[str, Any], format_name: str, file: Path | None) -> None:
     """Write the result to stdout or to `file`."""
+    from tlcli.cli import output
     from tlcli.cli.evaluate_table import show_evaluation
 
     if format_name == "table":
         output.send(lambda out: show_evaluation(result, out), file)
     elif format_name == "json":
-        text = json.dumps(result, indent=2) + "\n"
-        output.send(lambda out: out.write(text), file)
+        output.send(lambda out: out.write(output.json_text(result)), file)
     else:
         output.write_result([result], list(result), format_name, file=file)

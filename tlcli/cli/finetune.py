@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tlcli.cli.flags import QUIET_FLAG, given_options, with_options
-from tlcli.cli.signals import stoppable
 from tlcli.runs.options import OPTION_TABLE, RUN_GROUP
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ def command(
     Prints the path of the trained model.
     """
     from tlcli.cli.progress import Terminal
+    from tlcli.cli.signals import stoppable
     from tlcli.recipes.finetune import finetune
     from tlcli.runtime.distributed.process_group import launched_as_rank0
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import typer
 
-from tlcli.cli.output import RESULT_FORMATS
 from tlcli.runs.option_spec import OptionSpec
 from tlcli.runs.options import OPTION_TABLE
 
 MODEL_VARIABLE = "TLCLI_MODEL"
+RESULT_FORMATS = ("table", "tsv", "csv", "json", "jsonl")
 DEFAULT_BUNDLE = f"${MODEL_VARIABLE}, else the newest finished run in ./runs"
 FORMAT_FLAG = typer.Option(
     None,

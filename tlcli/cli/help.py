@@ -52,10 +52,11 @@ def sections(parameters: Iterable[Any]) -> dict[str, list[Any]]:
     grouped: dict[str, list[Any]] = {"Arguments": []}
     other = []
     for parameter in parameters:
+        heading = getattr(parameter, "rich_help_panel", None)  # Click's own --help has none
         if not is_option(parameter):
             grouped["Arguments"].append(parameter)
-        elif parameter.rich_help_panel:
-            grouped.setdefault(parameter.rich_help_panel, []).append(parameter)
+        elif heading:
+            grouped.setdefault(heading, []).append(parameter)
         else:
             other.append(parameter)
     return {title: group for title, group in {**grouped, "Options": other}.items() if group}
@@ -75,7 +76,8 @@ def description(parameter: Any) -> str:
     facts = [f"env var: {parameter.envvar}"] if parameter.envvar else []
     facts += [f"default: {text}"] if (text := default(parameter)) else []
     facts += ["required"] if parameter.required else []
-    return f"{parameter.help} [{'; '.join(facts)}]" if facts else parameter.help
+    text = parameter.help or ""  # old versions of typer lose it beside new ones of Click
+    return f"{text} [{'; '.join(facts)}]".lstrip() if facts else text
 
 
 def default(parameter: Any) -> str:

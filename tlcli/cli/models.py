@@ -2,7 +2,6 @@
 
 import typer
 
-from tlcli.cli import output
 from tlcli.cli.flags import FORMAT_FLAG
 
 _COLUMNS = ("name", "parameters", "gflops", "top1", "size_mb", "resolution", "at_hand")
@@ -20,6 +19,7 @@ def command(
     """List the backbones, or show the stages of one and what each case does with them."""
     from tlcli.backbones.catalogue import catalogue
     from tlcli.backbones.listing import models
+    from tlcli.cli import output
 
     format_name = output.choose_result_format(format_name)
     if name in catalogue():
@@ -31,6 +31,7 @@ def command(
 def _write_stages(name: str, format_name: str) -> None:
     """Write one row per stage: output shape, parameters, and its part in each case."""
     from tlcli.backbones.summary import describe
+    from tlcli.cli import output
     from tlcli.planning.stage_table import stage_table
 
     structure = describe(name)

@@ -12,13 +12,14 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any, TextIO
 
+from tlcli.artifacts.atomic import write_atomic
+from tlcli.cli.flags import RESULT_FORMATS
 from tlcli.errors import UsageError, UserError, choice
 from tlcli.text import printable
 
 Row = Mapping[str, Any]
 Rows = Iterator[Row]
 
-RESULT_FORMATS = ("table", "tsv", "csv", "json", "jsonl")
 EXTENSIONS = {".tsv": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PERCENTAGES = ("probability", "precision", "recall", "f1")
 """Columns that a table shows in percent."""
@@ -76,8 +77,6 @@ def write_result(
 def send(write: Callable[[TextIO], object], file: Path | None = None) -> None:
     """Call `write` with stdout, or with a new file that takes its name once it is complete."""
     if file is not None:
-        from tlcli.artifacts.atomic import write_atomic
-
         write_atomic(file, lambda part: _write_file(part, write))
         return
     out = sys.stdout
@@ -127,7 +126,7 @@ def write_rows(
             write_table(page, columns, out)
             page, header = list(islice(rest, PAGE_ROWS)), False
     elif format_name == "json":
-        _write_json(rows, out)
+        _write_json_list(rows, out)
     else:
         line = {"jsonl": _json_line, "csv": _csv_line, "tsv": _tsv_line}[format_name]
         if header and format_name != "jsonl":
@@ -137,7 +136,12 @@ def write_rows(
             out.flush()
 
 
-def _write_json(rows: Iterable[Row], out: TextIO) -> None:
+def json_text(value: Any) -> str:
+    """Return a value as indented JSON."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _write_json_list(rows: Iterable[Row], out: TextIO) -> None:
     """Write a JSON list, one element at a time."""
     before = "[\n"
     for row in rows:

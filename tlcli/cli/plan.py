@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tlcli.cli import output
 from tlcli.cli.flags import FORMAT_FLAG, QUIET_FLAG, with_options
 from tlcli.errors import UsageError
 from tlcli.runs.options import OPTION_TABLE, Options
@@ -81,6 +80,7 @@ def command(
 
     Nothing is trained, and nothing is written but the feature cache.
     """
+    from tlcli.cli import output
     from tlcli.cli.progress import Terminal
     from tlcli.recipes.plan import compare_backbones
 
@@ -101,6 +101,7 @@ _NAMED_BY_COMPARE = ("model", "weights")
 
 def _write(plans: "list[Planned]", comparison: bool, format_name: str) -> None:
     """Write one plan, or the rows of a comparison."""
+    from tlcli.cli import output
     from tlcli.recipes.plan import comparison_row
 
     if format_name == "table":

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tlcli.cli import inputs, output
 from tlcli.cli.flags import (
     DEFAULT_BUNDLE,
     FORMAT_FLAG,
@@ -19,6 +18,7 @@ from tlcli.cli.flags import (
 from tlcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from tlcli.cli.output import Rows
     from tlcli.inference.prediction import Prediction
     from tlcli.reporter import Reporter
 
@@ -81,6 +81,7 @@ def command(
     quiet: bool = QUIET_FLAG,
 ) -> None:
     """Predict the class of each image, with its probability."""
+    from tlcli.cli import inputs, output
     from tlcli.cli.progress import Terminal
     from tlcli.inference.load import load
 
@@ -110,7 +111,7 @@ def command(
 
 def _rows(
     predictions: "Iterable[Prediction]", reporter: "Reporter", counts: Counter[str]
-) -> output.Rows:
+) -> "Rows":
     """Yield one row per image; warn about each that failed and count it as "failed"."""
     for prediction in predictions:
         row = {c: getattr(prediction, c) for c in PREDICTION_COLUMNS}
