@@ -114,7 +114,7 @@ def test_on_the_command_line(tlcli, trained, other, images, tmp_path):
     assert [row["probability"] for row in rows] == pytest.approx([a.probability for a in expected])
     wrong = tlcli("predict", images[0], "-m", trained.folder, "--tta", "3")
     assert wrong.exit_code == 2
-    assert "--tta: '3' is not known" in wrong.stderr
+    assert "--tta: '3' is unknown" in wrong.stderr
     both = tlcli("evaluate", tmp_path, trained.folder, "-m", other.folder)
     assert both.exit_code == 2
     assert "and --model both name a model" in both.stderr
