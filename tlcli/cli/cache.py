@@ -1,4 +1,4 @@
-"""tlcli cache."""
+"""`tlcli cache`: list what the feature cache holds, or clear it."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""tlcli check."""
+"""`tlcli check`: check a folder the way finetune would read it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""tlcli demo."""
+"""`tlcli demo`: draw flowers, fine-tune on them and predict new ones."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""tlcli evaluate."""
+"""`tlcli evaluate`: evaluate a model on labeled images."""
 
 from pathlib import Path
 from typing import Any

@@ -6,7 +6,7 @@ from typing import Any, TextIO
 from tlcli.cli import output
 from tlcli.metrics.metrics import CalibrationError, Metrics
 
-MAX_MATRIX_CLASSES = 15
+MAX_TABLE_CLASSES = 15
 """With more classes than this the confusion matrix is too wide for a terminal."""
 MAX_CONFUSED_PAIRS = 10
 """Pairs of classes that are listed as most often confused."""
@@ -69,7 +69,7 @@ def _tables(metrics: Metrics, result: dict[str, Any]) -> Iterator[tuple[str, lis
     """Yield a title and rows for each table that is not empty."""
     classes = metrics.classes
     yield "classes", [{"class": name, **vars(of)} for name, of in metrics.per_class.items()]
-    if len(classes) <= MAX_MATRIX_CLASSES:
+    if len(classes) <= MAX_TABLE_CLASSES:
         matrix = zip(classes, metrics.confusion, strict=True)
         yield (
             "confusion matrix (rows: true class, columns: predicted class)",

@@ -1,4 +1,4 @@
-"""tlcli export."""
+"""`tlcli export`: write a trained model for other programs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""tlcli finetune."""
+"""`tlcli finetune`: train a classifier on a folder of images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

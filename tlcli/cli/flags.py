@@ -10,8 +10,10 @@ from tlcli.runs.option_spec import OptionSpec
 from tlcli.runs.options import OPTION_TABLE
 
 MODEL_VARIABLE = "TLCLI_MODEL"
+"""The environment variable that names a bundle."""
 RESULT_FORMATS = ("table", "tsv", "csv", "json", "jsonl")
 DEFAULT_BUNDLE = f"${MODEL_VARIABLE}, else the newest finished run in ./runs"
+"""The model of a command that names none."""
 FORMAT_FLAG = typer.Option(
     None,
     "--format",

@@ -1,4 +1,4 @@
-"""tlcli models."""
+"""`tlcli models`: list the backbones, or show the stages of one."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""tlcli plan."""
+"""`tlcli plan`: measure a folder and show which case it is."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,18 +85,22 @@ def command(
     from tlcli.recipes.plan import compare_backbones
 
     format_name = output.choose_result_format(format_name)
-    backbones = None if compare is None else compare.split(",")
-    if backbones and any(options[name] != OPTION_TABLE[name].default for name in _NAMED_BY_COMPARE):
-        raise UsageError(
-            "--compare names the backbones, so --model and --weights cannot be given",
-            "name weight files as in --compare vgg16=vgg16.pth",
-        )
+    backbones = _backbones(compare, options)
     with Terminal(quiet) as terminal:
         plans = compare_backbones(data, backbones, Options(**options), reporter=terminal)
     _write(plans, backbones is not None, format_name)
 
 
-_NAMED_BY_COMPARE = ("model", "weights")
+def _backbones(compare: str | None, options: dict[str, Any]) -> list[str] | None:
+    """Return the backbones that --compare names, which --model and --weights contradict."""
+    if compare is None:
+        return None
+    if any(options[name] != OPTION_TABLE[name].default for name in ("model", "weights")):
+        raise UsageError(
+            "--compare names the backbones, so --model and --weights cannot be given",
+            "name weight files as in --compare vgg16=vgg16.pth",
+        )
+    return compare.split(",")
 
 
 def _write(plans: "list[Planned]", comparison: bool, format_name: str) -> None:

@@ -18,7 +18,7 @@ from tlcli.text import format_duration, printable
 
 BAR_WIDTH = 20
 """Columns of the bar of the best stage."""
-MAX_PAIRS = 3
+MAX_SHOWN_PAIRS = 3
 """Pairs of classes that are listed as hardest to tell apart."""
 # The fields of a plan that describe it; without them, two plans that train the same are equal.
 _DESCRIPTION: dict[str, Any] = {
@@ -149,7 +149,7 @@ def _evidence_lines(evidence: Evidence) -> Iterator[str]:
     if evidence.pairs:
         pairs = ", ".join(
             f"{a} and {b} ({pair.confused} of {pair.images})"
-            for pair in evidence.pairs[:MAX_PAIRS]
+            for pair in evidence.pairs[:MAX_SHOWN_PAIRS]
             for a, b in [pair.classes]
         )
         yield f"Hardest to tell apart: {pairs}."

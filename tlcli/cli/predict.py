@@ -1,4 +1,4 @@
-"""tlcli predict."""
+"""`tlcli predict`: predict the class of each image."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -85,9 +85,7 @@ def command(
     from tlcli.cli.progress import Terminal
     from tlcli.inference.load import load
 
-    if labels_only and top:
-        raise UsageError("--labels-only and --top contradict each other", "leave one out")
-    columns = ("label",) if labels_only else (*PREDICTION_COLUMNS, *(["top"] if top else []))
+    columns = _columns(labels_only, top)
     format_name = output.choose_result_format(format_name, file, "tsv" if labels_only else "table")
     chosen, named = inputs.model_or_default(model), inputs.images(images or [], null, stdin_image)
     counts: Counter[str] = Counter()
@@ -107,6 +105,15 @@ def command(
         output.write_result(rows, columns, format_name, file=file, header=not labels_only)
     if counts["failed"]:
         raise typer.Exit(3)
+
+
+def _columns(labels_only: bool, top: int | None) -> tuple[str, ...]:
+    """Return the columns of the result."""
+    if labels_only and top:
+        raise UsageError("--labels-only and --top contradict each other", "leave one out")
+    if labels_only:
+        return ("label",)
+    return (*PREDICTION_COLUMNS, "top") if top else PREDICTION_COLUMNS
 
 
 def _rows(

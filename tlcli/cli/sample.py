@@ -1,4 +1,4 @@
-"""tlcli sample."""
+"""`tlcli sample`: draw a sample dataset, or show how images are augmented."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import typer
 from tlcli.cli.flags import option_flag
 from tlcli.errors import UsageError
 
-PER_CLASS = 40
+DRAWINGS_PER_CLASS = 40
 """Images that are drawn of each class."""
 
 
@@ -21,7 +21,7 @@ def command(
         min=2,
         metavar="INT",
         help="Images to draw per class.",
-        show_default=f"{PER_CLASS}; 2 or more",
+        show_default=f"{DRAWINGS_PER_CLASS}; 2 or more",
     ),
     augmented: bool = typer.Option(
         False,
@@ -84,6 +84,6 @@ def _draw(directory: Path, given: dict[str, Any]) -> None:
     from tlcli.data.drawings.sample import draw_sample
 
     classes = draw_sample(directory, **given)
-    per_class = given.get("per_class", PER_CLASS)
+    per_class = given.get("per_class", DRAWINGS_PER_CLASS)
     typer.echo(f"{per_class} drawings (not photographs) of each of {', '.join(classes)}", err=True)
     typer.echo(directory)
