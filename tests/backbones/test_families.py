@@ -20,7 +20,7 @@ from tlcli.planning.cut import stage_facts
 from tlcli.planning.plan import make_plan
 from tlcli.reporter import Reporter
 from tlcli.runtime import device
-from tlcli.training.trainer import fit
+from tlcli.training.trainer import PhaseContext, fit
 
 FAMILY_MEMBERS = [
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3",
@@ -55,9 +55,8 @@ def train(backbone, plan, n_classes=3, n=6):
         None,
         plan.training,
         device.choose_device("cpu"),
-        phase="",
-        seed=0,
-        reporter=Reporter(),
+        PhaseContext(),
+        Reporter(),
     )
     assert result.stopped == "finished"
     return network, before

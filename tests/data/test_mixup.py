@@ -109,7 +109,7 @@ def test_a_run_records_mixing_and_principal_colors(two_classes, tmp_path):
     ("options", "message"),
     [
         ({"optimizer": "lbfgs", "augment": "cutmix"}, "takes no --augment cutmix"),
-        ({"views": 3, "augment": "light,mixup"}, "--views is about remembered activations"),
+        ({"views": 3, "augment": "light,mixup"}, "--views sets the number of cached views"),
     ],
 )
 def test_mixing_is_refused_where_nothing_can_be_mixed(two_classes, tmp_path, options, message):

@@ -102,13 +102,10 @@ def test_a_slow_backbone_is_shown_fewer_images(tmp_path, flowers, monkeypatch, v
     monkeypatch.setattr(look, "FORECAST_AFTER_BATCHES", 1)
     dataset, notes = scan(flowers), RecordingReporter()
     found = measure_folder(
+        StageFeatures(backbone, choose_device("cpu"), FeatureCache(tmp_path), notes),
         dataset.train,
         dataset.classes,
-        backbone,
-        choose_device("cpu"),
-        FeatureCache(tmp_path),
         views=Views(views, make_augmentation(PRESETS["light"])),
-        reporter=notes,
     )
     assert found.evidence.sampled == 9
     assert "is slow on this machine" in notes.notes[0]
@@ -139,11 +136,9 @@ def test_views_that_no_head_would_read_are_not_computed(family, kept, tmp_path, 
     backbone.weights_sha256, backbone.pretrained = "made up", len(backbone.stages)
     dataset, views = scan(two_classes), Views(2, make_augmentation(PRESETS["light"]))
     found = measure_folder(
+        StageFeatures(backbone, choose_device("cpu"), FeatureCache(tmp_path), RecordingReporter()),
         dataset.train,
         dataset.classes,
-        backbone,
-        choose_device("cpu"),
-        FeatureCache(tmp_path),
         views=views,
     )
     drawn = [views.view_id(s, 1) for s in dataset.train]
@@ -152,7 +147,7 @@ def test_views_that_no_head_would_read_are_not_computed(family, kept, tmp_path, 
 
 
 def test_a_second_view_that_takes_too_long_is_left_out_and_said(tmp_path, flowers, monkeypatch):
-    monkeypatch.setattr("tlcli.planning.views.VIEW_LIMIT", 1e-6)
+    monkeypatch.setattr("tlcli.planning.views.MAX_VIEW_SECONDS", 1e-6)
     notes = RecordingReporter()
     done = finetune(flowers, output=tmp_path / "run", size="small", reporter=notes)
     assert json.loads((done.folder / "run.json").read_text())["views"] == 1

@@ -6,7 +6,7 @@ import torch
 from tlcli.data.dataset import Sample
 from tlcli.planning import similarity
 from tlcli.planning.measure import choose_sample as draw
-from tlcli.planning.measure import probe_stages
+from tlcli.planning.stage_probes import probe_stages
 from tlcli.recipes import plan as comparing
 
 
@@ -99,10 +99,10 @@ def test_a_backbone_without_its_classifier_still_gets_an_answer(shared, monkeypa
     found = comparing.plan(
         shared / "data" / "caltech", model="vgg16", weights=weights, sample=20, cache=False
     )
-    known = found.evidence.familiarity
-    assert known.by == "self"
-    assert known.confidence is None
-    assert known.peaked is not None
+    score = found.evidence.similarity
+    assert score.method == "self"
+    assert score.confidence is None
+    assert score.feature_win_rate is not None
     assert found.evidence.sweep[-1].name == "block5"
 
 
@@ -118,7 +118,7 @@ def test_a_backbone_without_its_classifier_still_gets_an_answer(shared, monkeypa
 def test_real_folders_are_told_apart(shared, data, kind):
     found = comparing.plan(shared / "data" / data, sample=120)
     assert found.plan.similarity == kind
-    assert found.evidence.familiarity.by == "level"
+    assert found.evidence.similarity.method == "level"
 
 
 WEIGHTS = {

@@ -200,6 +200,14 @@ def forecast_error_text(forecast_s: float, took_s: float) -> str:
     return f"took {took_s:.0f} s, forecast {forecast_s:.0f} s ({abs(error):.0%} {word})"
 
 
+def plain_view_only_text(seconds: float) -> str:
+    """Note that no augmented views are cached, since another view takes so long."""
+    return (
+        "caching only the plain view of each image: another view takes "
+        f"{format_duration(seconds)} (--views 2)"
+    )
+
+
 def sampled_classes_text(sampled: int, total: int) -> str:
     """Note that only some of the classes were measured."""
     return f"{sampled} of {total} classes were looked at"

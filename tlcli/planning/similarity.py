@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tlcli.data.dataset import Sample
+from tlcli.features.stage_features import HEAD
 from tlcli.planning.decision import (
     CLASS_MARGIN,
     CONFIDENCE_THRESHOLD,
@@ -38,7 +39,7 @@ PEAK_SHARE = 0.05
 """Share of the features that count as the peak."""
 
 Outputs = Mapping[str, Tensor]
-"""The pooled features by stage, float32 [n, d]; under "head" the ImageNet logits."""
+"""The pooled features by stage, float32 [n, d]; under `HEAD` the ImageNet logits."""
 Change = Callable[[Tensor], Tensor]
 Recompute = Callable[[Sequence[Sample], Change, str], Outputs]
 """A function of samples, a change of their pictures and its view's id: the changed outputs."""
@@ -70,7 +71,7 @@ def measure_similarity(
     Returns:
         None where there are neither logits nor features.
     """
-    logits = outputs.get("head")
+    logits = outputs.get(HEAD)
     reference = reference_confidences().get(sha256 or "")
     confidence, by_confidence = None, None
     if logits is not None and len(logits):
@@ -124,7 +125,7 @@ def _wins(
     """
     rotated = recompute(samples, upside_down, ROTATED_VIEW)
     comparisons = (
-        ("head_win_rate", "head", _prominence),
+        ("head_win_rate", HEAD, _prominence),
         ("feature_win_rate", last_stage, _peakedness),
     )
     wins = {}

@@ -1,4 +1,4 @@
-"""How many views an image are remembered, and what they cost."""
+"""The number of cached views per image, and their cost."""
 
 from tlcli.data.augmentation.mixup import Mixing
 from tlcli.data.augmentation.spec import Augmentation
@@ -9,14 +9,14 @@ from tlcli.planning.evidence import Timing
 from tlcli.planning.measure import Measurement
 from tlcli.planning.plan import Plan
 
-VIEWS = 2
-"""Remembered views an image with augmentation: the plain one and a drawn one."""
-VIEW_LIMIT = 600.0
-"""Seconds that the pass over the drawn views may take; where it would be more, there are none."""
+DEFAULT_VIEWS = 2
+"""Cached views per image with augmentation: the plain one and an augmented one."""
+MAX_VIEW_SECONDS = 600.0
+"""Seconds that the pass over the augmented views may take; if it took longer, there are none."""
 
 
 def caches_features(plan: Plan, mixing: Mixing | None = None) -> bool:
-    """Whether anything of the training images is computed once and kept."""
+    """Return whether any features of the training images are computed once and cached."""
     return plan.training.head_first or (plan.cut != "none" and mixing is None)
 
 
@@ -37,35 +37,36 @@ def cached_views(plan: Plan, measured: Measurement, dataset: Dataset, views: Vie
 
 
 def view_seconds(plan: Plan, timing: Timing | None, n_train: int) -> float:
-    """What one view of all training images takes up to the plan's cut; 0 where it is not known."""
+    """Return the seconds of one view of all training images up to the cut; 0 if unknown."""
     if timing is None or not caches_features(plan):
         return 0.0
     return n_train * timing.image * timing.share.get(plan.cut, 1.0)
 
 
 def choose_views(
-    asked: int | None,
+    requested: int | None,
     plan: Plan,
     augmentation: Augmentation | None,
     mixing: Mixing | None = None,
     seconds: float = 0.0,
 ) -> int:
-    """How many views an image are remembered: a plain one, the others augmented.
+    """Choose how many views per image are cached: a plain one, and augmented ones.
 
     Args:
-        asked: by hand; None: two, or one where `seconds`, a view's forecast, are too many.
+        requested: the number set by hand; None: `DEFAULT_VIEWS`, or one if another takes too long.
+        seconds: the forecast for another view of all training images.
 
     Raises:
-        UsageError: views were asked for, but nothing is remembered or nothing differs.
+        UsageError: views were requested, but nothing is cached or no view differs.
     """
-    if asked is None:
-        return VIEWS if augmentation and seconds <= VIEW_LIMIT else 1
+    if requested is None:
+        return DEFAULT_VIEWS if augmentation and seconds <= MAX_VIEW_SECONDS else 1
     if not caches_features(plan, mixing):
-        why = "mixed images have none" if mixing else "this plan freezes nothing"
+        reason = "mixed images are not cached" if mixing else "this plan freezes nothing"
         raise UsageError(
-            f"--views is about remembered activations, and {why}",
-            "leave it out; every epoch sees each image augmented anew",
+            f"--views sets the number of cached views, but {reason}",
+            "leave it out; every epoch augments each image anew",
         )
-    if asked > 1 and augmentation is None:
-        raise UsageError(f"--views {asked} without --augment would be the same view repeated")
-    return asked
+    if requested > 1 and augmentation is None:
+        raise UsageError(f"--views {requested} without --augment would repeat the same view")
+    return requested

@@ -11,8 +11,11 @@ from tlcli.data.augmentation.spec import Augmentation
 from tlcli.data.dataset import Dataset, scan
 from tlcli.data.loader import find_unreadable
 from tlcli.features.cache import FeatureCache
+from tlcli.features.reference_images import choose_reference_samples
 from tlcli.features.sources import without_unreadable
+from tlcli.features.stage_features import StageFeatures
 from tlcli.features.views import Views
+from tlcli.planning import explain
 from tlcli.planning import views as plan_views
 from tlcli.planning.cases import CASES, Overrides, opposite_overrides
 from tlcli.planning.cut import stage_facts
@@ -27,7 +30,6 @@ from tlcli.runs.initial_model import InitialModel, adapt_plan
 from tlcli.runs.options import Options
 from tlcli.runtime.device import Compute
 from tlcli.runtime.distributed.collectives import broadcast_from_first
-from tlcli.text import format_duration
 from tlcli.training.timing import measure_costs
 
 Variation = tuple[Augmentation | None, Mixing | None]
@@ -102,7 +104,7 @@ def decide(
         variation = fit_variation(plan, dataset)
     planned = make_planned(backbone.name, plan, dataset, variation)
     if measured:
-        timing = measure_costs(measured.look, measured.chosen)
+        timing = measure_costs(measured.stage_features, measured.samples)
         halves = {} if plan.override else opposite_overrides(plan.size, plan.similarity)
         planned = replace(
             planned,
@@ -129,16 +131,20 @@ def _measure(
 
     # If the likely case freezes anything, so does the other case of this size.
     cached = likely.cut != "none" and caches_features(likely, variation[1])
-    return measure_folder(
-        request.dataset.train,
-        request.dataset.classes,
+    stage_features = StageFeatures(
         request.initial_model.backbone,
         request.compute,
         request.cache,
+        request.reporter,
+        choose_reference_samples(request.dataset.train),
+    )
+    return measure_folder(
+        stage_features,
+        request.dataset.train,
+        request.dataset.classes,
         size=options.sample,
         views=Views(augmentation=augmentation, seed=options.seed),
         n_views=n_views if precompute_views and cached else None,
-        reporter=request.reporter,
     )
 
 
@@ -202,10 +208,7 @@ def choose_cached_views(
         lambda: {"seconds": view_seconds(plan, planned.timing, n_train)}
     )["seconds"]
     n = recorded or choose_views(options.views, plan, planned.augmentation, planned.mixing, seconds)
-    too_slow = seconds > plan_views.VIEW_LIMIT and planned.augmentation is not None
+    too_slow = seconds > plan_views.MAX_VIEW_SECONDS and planned.augmentation is not None
     if n == 1 and options.views is None and too_slow:
-        reporter.note(
-            "caching only the plain view of each image: another view takes "
-            f"{format_duration(seconds)} (--views 2)"
-        )
+        reporter.note(explain.plain_view_only_text(seconds))
     return Views(n, planned.augmentation, options.seed)

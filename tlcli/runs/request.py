@@ -14,7 +14,7 @@ from tlcli.runs.config_file import read_toml
 from tlcli.runs.description import RunDescription
 from tlcli.runs.options import Options
 from tlcli.runs.state import RunState
-from tlcli.training.loop import HistoryRow
+from tlcli.training.epoch import HistoryRow
 from tlcli.training.trainer import State
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tlcli.runs.description import RunDescription
-from tlcli.training.loop import HistoryRow
+from tlcli.training.epoch import HistoryRow
 from tlcli.training.trainer import State
 
 
