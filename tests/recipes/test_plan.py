@@ -112,11 +112,11 @@ def test_a_plan_for_people_has_a_bar_for_each_stage(tlcli, flowers):
     assert "\nTraining: the head first, then AdamW, " in large
     assert "Forecast for this machine: small-similar" in shown.stdout
     told = " ".join(shown.stdout.split())
-    assert "Otherwise: with --size large, large-" in told
+    assert "Alternatives: with --size large, large-" in told
     assert "(everything is trained, " in told
     assert re.search(r"; with --similarity (\w+), small-\1 \((a head on \w+|the same)", told)
     for by_hand in ("--size", "large"), ("--weights", "none"):
-        assert "Otherwise" not in tlcli("plan", flowers, "-f", "table", *by_hand).stdout
+        assert "Alternatives" not in tlcli("plan", flowers, "-f", "table", *by_hand).stdout
     otherwise = json.loads(tlcli("plan", flowers, "-f", "json").stdout)["otherwise"]
     assert otherwise["--size large"]["cut"] == "none"
 
