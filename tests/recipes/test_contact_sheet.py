@@ -27,7 +27,7 @@ def test_a_contact_sheet_shows_every_class_plain_and_in_views(tlcli, flowers, tm
         assert image.height > 3 * 144
     again = tlcli("sample", "--augmented", odd, *asked)
     assert again.exit_code == 1
-    assert "not overwritten" in again.stderr
+    assert "will not be overwritten" in again.stderr
     assert sheet.read_bytes() == first
     sheet.unlink()
     assert tlcli("sample", "--augmented", odd, *asked).exit_code == 0
