@@ -1,21 +1,15 @@
 """Exports of real bundles: every file is run by its own runtime, and its script by itself."""
 
 import json
-import os
-import re
-import runpy
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
 from PIL import Image
 
 import tlcli as package
+from tests.artifacts.exported import agree, predictions_of
 from tests.fakes import RecordingReporter
 from tlcli.artifacts import bundle
 from tlcli.artifacts.export import format, onnx_file
@@ -23,82 +17,17 @@ from tlcli.artifacts.export.exported_program import ABOUT
 from tlcli.artifacts.export.formats import FORMATS
 from tlcli.artifacts.export.graph import resize_and_crop
 from tlcli.artifacts.export.inputs import INPUTS
-from tlcli.artifacts.export.model_card import model_card
 from tlcli.artifacts.export.parity import N_IMAGES, compare
 from tlcli.artifacts.export.source import ExportSource
 from tlcli.artifacts.export.target import choose_target
-from tlcli.artifacts.render import escape_markdown
-from tlcli.artifacts.run_folder import TrainingData, read_training_data
-from tlcli.backbones.build import build
-from tlcli.backbones.network import build_network
-from tlcli.backbones.weights import weights_license
+from tlcli.artifacts.run_folder import read_training_data
 from tlcli.data.preprocessing import Preprocessing, to_tensor
 from tlcli.errors import UsageError, UserError
-from tlcli.inference.load import load, open_bundle
-from tlcli.metrics.metrics import Calibration, ClassMetrics, Metrics
+from tlcli.inference.load import open_bundle
+from tlcli.metrics.metrics import Calibration
 from tlcli.recipes.export import export, find_images_to_compare
-from tlcli.recipes.finetune import finetune
 
 SUFFIXES = [suffix for f in FORMATS.values() for suffix in f.suffixes]
-HOSTILE = ("<script>alert(1)</script>", "a|b `c` *d* [e](http://f)", "g\n# h\x1b[31m")
-
-
-def save_network(path, name, *, cut="none", dropped=False, **changes):
-    """A bundle of an untrained network."""
-    torch.manual_seed(0)
-    classes = changes.pop("classes", ("a", "b", "c"))
-    network = build_network(build(name), cut=cut, dropped=dropped, n_classes=len(classes))
-    torch.nn.init.normal_(network.final_layer.weight)
-    meta = bundle.BundleMeta(
-        backbone=name, cut=cut, truncated_after=cut if dropped else None, classes=classes,
-        preprocessing=network.backbone.preprocessing, plan={}, metrics=None, dataset="", seed=0,
-        versions={}, weights="none",
-    )  # fmt: skip
-    bundle.save(path, network.tensors(), replace(meta, **changes))
-    return path
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, flowers):
-    """A finished run of a network so small that every kind of export takes a moment."""
-    folder = tmp_path_factory.mktemp("small") / "run"
-    return finetune(flowers, model="lenet5", epochs=2, output=folder).bundle
-
-
-@pytest.fixture(scope="module")
-def pictures(flowers):
-    return sorted(flowers.glob("*/*.jpg"))[::8]
-
-
-def predictions_of(script, *images, cwd):
-    """What a stored script prints, in a process of its own that is not in the repository."""
-    done = subprocess.run(
-        [sys.executable, script, *images], cwd=cwd, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-@pytest.fixture
-def predictions_here(monkeypatch, capsys):
-    """The same in this process, where torch is imported already: for what differs little."""
-
-    def run(script, *images):
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, images)])
-        capsys.readouterr()
-        runpy.run_path(str(script))
-        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-
-    return run
-
-
-def agree(answers, model, images, limit):
-    expected = load(model).predict(images)
-    assert [a["path"] for a in answers] == [str(i) for i in images]
-    assert [a["label"] for a in answers] == [e.label for e in expected]
-    for a, e in zip(answers, expected, strict=True):
-        assert a["probability"] == pytest.approx(e.probability, abs=limit)
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".bin", ""])
@@ -157,125 +86,6 @@ def test_the_turned_default_backbone_answers_the_same(trained, tmp_path, flowers
     Image.open(image).resize((400, 230)).save(wide)
     images = [*sorted(flowers.glob("*/*.jpg"))[::6], wide]
     agree(predictions_of(done.script, *images, cwd=tmp_path), trained.folder, images, 1e-3)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".onnx"])
-def test_the_scripts_run_on_pixels(small, pictures, tmp_path, suffix):
-    input_name = "pixels" if suffix in (".pt2", ".onnx") else None
-    done = export(small, output=tmp_path / f"it's \"{suffix}", input_name=input_name)
-    # 1e-4: tlcli decodes a large JPEG at a part of its size, the scripts do not
-    agree(predictions_of(done.script, *pictures, cwd=tmp_path), small, pictures, 1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "suffix"),
-    [
-        ("mnasnet0_5", ".pt"),
-        ("mnasnet0_5", ".safetensors"),
-        ("googlenet", ".pt"),
-        ("resnet18", ".safetensors"),
-        pytest.param("vit_b_32", ".safetensors", marks=pytest.mark.slow),
-        pytest.param("maxvit_t", ".pt", marks=pytest.mark.slow),
-    ],
-)
-def test_the_script_of_a_state_dict_needs_torchvision_only(
-    name, suffix, tmp_path, pictures, predictions_here
-):
-    # the families that need more than the tensors
-    path = save_network(tmp_path / "model.safetensors", name)
-    done = export(path, output=tmp_path / f"out{suffix}")
-    assert "tlcli" not in done.script.read_text()
-    agree(predictions_here(done.script, pictures[0]), path, pictures[:1], 1e-5)
-
-
-@pytest.mark.parametrize("to", FORMATS)
-def test_dropped_stages(to, tmp_path, pictures, predictions_here):
-    path = save_network(
-        tmp_path / "model.safetensors", "efficientnet_lite0", cut="features.2", dropped=True
-    )
-    done = export(path, to=to)
-    assert done.parity.difference < 1e-3
-    agree(predictions_here(done.script, *pictures), path, pictures, 1e-3)
-
-
-OLD_SCRIPT = Path(__file__).with_name("old_script.txt").read_text()
-"""A truncated network's script, as it was written when scripts still named inner modules."""
-OLD_SETUP_OF_OWN_MODEL = """\
-from tlcli.backbones.build import build
-
-FILE = Path(__file__).with_name('sd.safetensors')
-STATE = safetensors.torch.load_file(FILE)
-MODEL = build('lenet5', n_classes=5, resolution=32).model
-MODEL.load_state_dict(STATE)
-MODEL.eval()
-"""
-
-
-def test_scripts_of_earlier_versions_still_run(tmp_path, pictures, predictions_here):
-    path = save_network(
-        tmp_path / "model.safetensors",
-        "efficientnet_lite0",
-        cut="features.6",
-        dropped=True,
-        classes=tuple("abcde"),
-    )
-    done = export(path, output=tmp_path / "sd.safetensors")
-    done.script.write_text(OLD_SCRIPT)
-    agree(predictions_here(done.script, *pictures), path, pictures, 1e-4)
-
-
-def test_scripts_of_earlier_versions_for_models_of_tlcli_still_run(
-    small, tmp_path, pictures, predictions_here
-):
-    done = export(small, output=tmp_path / "sd.safetensors")
-    head, rest = OLD_SCRIPT.split("from tlcli", 1)
-    _, tail = rest.split("MODEL = NETWORK.whole.eval()\n")
-    done.script.write_text(head + OLD_SETUP_OF_OWN_MODEL + tail)
-    agree(predictions_here(done.script, *pictures), small, pictures, 1e-4)
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("dropped", [False, True])
-def test_new_scripts_name_public_functions_only(tmp_path, suffix, dropped):
-    path = save_network(
-        tmp_path / "model.safetensors",
-        "efficientnet_lite0",
-        cut="features.2",
-        dropped=dropped,
-    )
-    script = export(path, output=tmp_path / f"out{suffix}").script.read_text()
-    assert "import tlcli\n" in script
-    assert "from tlcli" not in script
-    assert set(re.findall(r"tlcli\.(\w+)", script)) == {"create_model"} < set(package.__all__)
-
-
-def test_onnx_is_run_without_torch(small, pictures, tmp_path):
-    done = export(small, output=tmp_path / "model.onnx")
-    code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0]);"
-        "assert not {'torch', 'torchvision', 'tlcli'} & sys.modules.keys()"
-    )
-    command = [sys.executable, "-c", code, done.script, pictures[0]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["label"]
-    assert done.stderr == ""
-
-
-def test_scripts_read_what_tlcli_reads(small, tmp_path, predictions_here):
-    """Turned by EXIF, transparent, palette, grey."""
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    image.convert("P").save(tmp_path / "palette.png")
-    image.convert("L").save(tmp_path / "grey.png")
-    image.putalpha(image.convert("L"))
-    image.save(tmp_path / "clear.png")
-    images = sorted(tmp_path.iterdir())
-    done = export(small, output=tmp_path / "model.onnx")
-    agree(predictions_here(done.script, *images), small, images, 0.01)
 
 
 def test_labels_and_preprocessing_travel_along(small, tmp_path):
@@ -404,18 +214,6 @@ def test_nothing_is_overwritten(tlcli, small, tmp_path, there):
     assert (tmp_path / there).read_text() == "mine"
 
 
-def test_an_edited_card_stays(tlcli, small, tmp_path):
-    first = tlcli("export", small, "--output", tmp_path / "a.pt")
-    assert "MODEL_CARD" not in first.stderr
-    again = tlcli("export", small, "--output", tmp_path / "b.pt")
-    assert "MODEL_CARD" not in again.stderr
-    (tmp_path / "MODEL_CARD.md").write_text("mine")
-    third = tlcli("export", small, "--output", tmp_path / "c.pt")
-    assert third.exit_code == 0
-    assert "was not changed" in third.stderr
-    assert (tmp_path / "MODEL_CARD.md").read_text() == "mine"
-
-
 def test_tensors_of_another_network_are_refused(tlcli, small, tmp_path):
     tensors = bundle.read_tensors(small)
     del tensors["classifier.4.bias"]
@@ -425,57 +223,6 @@ def test_tensors_of_another_network_are_refused(tlcli, small, tmp_path):
     assert result.exit_code == 1
     assert "classifier.4.bias" in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_the_card_tells_what_is_known(trained):
-    meta = bundle.read_meta(trained.bundle)
-    run = json.loads((trained.folder / "run.json").read_text())
-    text = model_card(meta, read_training_data(trained.folder))
-    low, high = meta.metrics.top1_low, meta.metrics.top1_high
-    assert f"95% Wilson interval {low:.1%} to {high:.1%}, n = {meta.metrics.n}" in text
-    assert "# flowers: efficientnet_lite0" in text
-    assert str(trained.folder) not in text
-    assert run["dataset"]["root"] not in text
-    for name in meta.classes:
-        counts = run["dataset"]["classes"][name]
-        assert f"| {name} | {counts['train']} | {counts['val']} | 0 |" in text
-    assert "Apache License 2.0" in text
-    assert escape_markdown(meta.plan["why"]) in text
-
-
-def test_the_card_without_anything_known_says_so(tmp_path):
-    path = save_network(tmp_path / "model.safetensors", "lenet5", classes=HOSTILE)
-    meta = bundle.read_meta(path)
-    for run in ({}, {"dataset": 3}, {"dataset": {"root": 1, "classes": []}}):
-        (tmp_path / "run.json").write_text(json.dumps(run))
-        text = model_card(meta, read_training_data(tmp_path))
-        assert "nothing is measured" in text
-        assert "unknown" in text
-    damaged = replace(
-        meta, metrics=Metrics.from_dict({"top1": 0.5, "per_class": {"a": 1}}), plan={"trained": 1}
-    )
-    assert "50.0%" in model_card(damaged, None)
-
-
-def test_names_in_the_card_are_data(tmp_path):
-    path = save_network(tmp_path / "model.safetensors", "lenet5", classes=HOSTILE)
-    counts = {name: {"train": 1, "val": 0, "test": 0} for name in HOSTILE}
-    data = TrainingData(Path("/x/<b>bold<b>"), counts)
-    per_class = {name: ClassMetrics(1, precision=1.0) for name in HOSTILE}
-    metrics = Metrics(n=3, top1=1.0, per_class=per_class)
-    meta = replace(bundle.read_meta(path), metrics=metrics)
-    text = model_card(meta, data)
-    assert "<" not in text
-    assert "\x1b" not in text
-    assert "\n# h" not in text
-    assert r"a\|b \`c\` \*d\* \[e\](http\://f)" in text
-    assert escape_markdown("www.a.com") == r"www\.a.com"
-
-
-def test_hostile_names_come_out_of_the_script_as_data(tmp_path, pictures, predictions_here):
-    path = save_network(tmp_path / "model.safetensors", "lenet5", classes=HOSTILE)
-    done = export(path, output=tmp_path / "model.onnx")
-    assert predictions_here(done.script, pictures[0])[0]["label"] in HOSTILE
 
 
 def test_a_missing_package_is_told(small, tmp_path, monkeypatch):
@@ -490,22 +237,6 @@ def test_more_weights_than_an_onnx_file_holds(small, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="2 GiB"):
         export(small, output=tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "label", "known"),
-    [
-        ("efficientnet_lite0", "efficientnet-lite0-57934424.pth", "Apache License 2.0"),
-        ("efficientnet_lite0", "mine.pth", "Unknown"),
-        ("resnet18", "IMAGENET1K_V1", "Unknown: torchvision"),
-        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", "facebookresearch/SWAG"),
-        ("vgg16", "mine.safetensors", "came from a file"),
-        ("lenet5", "none", "No pretrained weights"),
-        ("lenet5", "mine.pth", "came from a file"),
-    ],
-)
-def test_licenses_of_weights(name, label, known):
-    assert known in weights_license(name, label)
 
 
 def test_from_python(small, tmp_path):
