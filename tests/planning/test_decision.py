@@ -1,4 +1,4 @@
-"""From evidence to a decision: tables of what was measured and what follows, without torch."""
+"""Decisions from evidence: tables of measurements and of the plans that follow, without torch."""
 
 import json
 import subprocess
@@ -22,15 +22,16 @@ STAGES = [
 NAMES = ("layer1", "layer2", "layer3", "avgpool")
 
 
-def sweep(*behind, error=0.01):
-    """Accuracies as points behind the best, of the stages in `NAMES`."""
+def sweep(*gaps, error=0.01):
+    """Make the scores of the stages in `NAMES` from their gaps to the best."""
     return tuple(
         StageScore(n, 0.9 - b, 0.01, b, error if b else 0.0)
-        for n, b in zip(NAMES, behind, strict=True)
+        for n, b in zip(NAMES, gaps, strict=True)
     )
 
 
 def by_confidence(score, error=0.01):
+    """Make a similarity score that was measured by the confidence."""
     return SimilarityScore(score, 0.64, error, "level", confidence=score * 0.6, reference=0.6)
 
 
@@ -67,7 +68,7 @@ def plan(found, n=1000, large_from=10_000, **options):
         (9_999, 0.9, LAST_BEST, "small-similar", "avgpool"),
     ],
 )
-def test_size_familiarity_and_sweep_decide(n, score, stages, case, cut):
+def test_size_similarity_and_sweep_decide(n, score, stages, case, cut):
     got = plan(evidence(by_confidence(score), stages, n), n)
     assert (got.case, got.cut, got.override, got.runner_up) == (case, cut, (), "")
     assert case in got.why
@@ -81,7 +82,7 @@ def test_a_dropped_network_gets_a_head_on_the_stage_of_the_sweep():
     assert "layer2 tells the classes apart best (90.0% +- 2.0%; the last" in got.why
 
 
-def test_where_no_earlier_stage_is_better_a_different_folder_keeps_the_last_codes():
+def test_where_no_earlier_stage_is_better_a_different_folder_keeps_the_last_features():
     got = plan(evidence(by_confidence(0.2), LAST_BEST))
     assert (got.case, got.trained, got.dropped) == ("small-different", ("head",), ())
     assert "no earlier stage beats" in got.why
@@ -110,7 +111,7 @@ def test_the_cut_is_the_earliest_stage_within_one_paired_standard_error(stages, 
         (0.65, sweep(0.1, 0.0, 0.03, 0.019), "similar", "small-similar"),  # under two errors
     ],
 )
-def test_near_the_line_the_sweep_has_the_casting_vote(score, stages, similarity, case):
+def test_near_the_threshold_the_sweep_decides(score, stages, similarity, case):
     got = plan(evidence(by_confidence(score), stages))
     assert (got.similarity, got.case) == (similarity, case)
     assert (
@@ -135,7 +136,7 @@ def test_near_the_line_the_sweep_has_the_casting_vote(score, stages, similarity,
         (0.65, 0.6, MIDDLE_BEST, "different", "but an earlier stage clearly beats the last"),
     ],
 )
-def test_near_the_line_the_pictures_upside_down_speak_too(score, wins, stages, similarity, word):
+def test_near_the_threshold_the_win_rate_decides(score, wins, stages, similarity, word):
     found = replace(by_confidence(score), head_win_rate=wins + 0.1, feature_win_rate=wins - 0.1)
     verdict = judge_similarity(evidence(found, stages))
     assert (verdict.similarity, verdict.close) == (similarity, True)
@@ -149,7 +150,7 @@ def test_few_classes_make_a_score_uncertain():
     assert judge_similarity(evidence(replace(by_confidence(0.75), margin=0.15))).close
 
 
-def test_a_sweep_no_better_than_guessing_says_nothing():
+def test_a_sweep_no_better_than_guessing_decides_nothing():
     guessed = tuple(
         StageScore(n, 0.21, 0.02, b, 0.01) for n, b in zip(NAMES, range(4), strict=True)
     )
@@ -170,7 +171,7 @@ def test_few_images_make_a_score_uncertain_that_many_would_not():
     assert judge_similarity(evidence(by_confidence(0.75, error=0.08))).close
 
 
-def test_without_familiarity_only_a_clear_sweep_speaks_for_different():
+def test_without_a_score_only_a_clear_sweep_decides_for_different():
     assert judge_similarity(evidence(None, MIDDLE_BEST)).similarity == "different"
     assert judge_similarity(evidence(None, LAST_BEST)).similarity == "similar"
     assert judge_similarity(evidence(None, ())).similarity == "similar"
@@ -198,7 +199,7 @@ def test_an_override_wins_and_is_recorded_as_one(options, case):
     assert got.evidence is not None
 
 
-def test_what_contradicts_an_override_is_told():
+def test_a_contradiction_to_an_override_is_explained():
     got = plan(evidence(by_confidence(0.9), MIDDLE_BEST), similarity="different")
     assert "different as you said (measured, they look similar" in got.why
     assert "measured, they" not in plan(evidence(by_confidence(0.9)), similarity="similar").why
@@ -218,7 +219,7 @@ def test_what_contradicts_an_override_is_told():
         (0.2, "much less sure of these than"),
     ],
 )
-def test_how_sure_is_said_in_words(score, words):
+def test_confidence_is_put_in_words(score, words):
     assert (
         f"the backbone is {words} of ImageNet's own photographs"
         in plan(evidence(by_confidence(score))).why
@@ -232,7 +233,7 @@ def test_a_cut_before_the_best_stage_says_so():
     assert "0.9 points (+- 2.0) behind layer3" in got.why
 
 
-def test_the_line_between_small_and_large_can_be_set():
+def test_the_limit_between_small_and_large_can_be_set():
     assert plan(evidence(by_confidence(0.9)), large_from=1000).size == "large"
     assert plan(evidence(by_confidence(0.9)), large_from=1001).size == "small"
 
@@ -268,6 +269,7 @@ def test_deciding_needs_no_torch():
 
 
 def seconds(made, **more):
+    """Forecast the seconds of a plan for 1,000 training images."""
     timing = Timing(image=0.02, share={"layer2": 0.5, "avgpool": 0.99}, step=0.1, step_image=0.08)
     given = {
         "n_train": 1000,
@@ -289,6 +291,6 @@ def test_the_forecast_orders_the_cases_by_what_they_compute():
     assert cases["large-different"] > epochs * 1000 * 0.08
 
 
-def test_what_is_cached_is_not_forecast():
+def test_cached_views_are_not_forecast():
     made = plan(evidence(), case="small-similar")
     assert seconds(made, cached=2200) < 8 < seconds(made)

@@ -1,4 +1,4 @@
-"""Temperature and novelty: what is learnt from left-out images, and what bundles keep of it."""
+"""Calibration and OOD detection: learned from held-out images, and kept in bundles."""
 
 import json
 import math
@@ -24,6 +24,7 @@ from tlcli.training.logistic_regression import held_out_logits, solve
 
 
 def draw(*shape, seed=0):
+    """Draw standard normal values."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -55,34 +56,34 @@ def test_a_temperature_that_chance_explains_is_not_used():
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 def test_the_final_layer_is_divided_by_the_temperature(scale):
     network = build_network(build("lenet5"), cut="classifier.2", dropped=False, n_classes=3)
-    codes = draw(600, 1, 84)
+    features = draw(600, 1, 84)
     with torch.no_grad():
         network.final_layer.weight.copy_(draw(3, 84, seed=1) / 3)
         network.final_layer.bias.zero_()
-        logits = codes[:, 0] @ network.final_layer.weight.T
+        logits = features[:, 0] @ network.final_layer.weight.T
         labels = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(2))
         network.final_layer.weight.mul_(scale)
     was = network.final_layer.weight.clone()
-    source = CachedFeatures(codes, labels[:, 0])
+    source = CachedFeatures(features, labels[:, 0])
     found = calibrate(
         network, source, source, None, device.choose_device("cpu"), seed=0, reporter=Reporter()
     )
     assert found.temperature == (1 if scale == 1 else pytest.approx(scale, rel=0.15))
     assert torch.equal(network.final_layer.weight, was / found.temperature)
     assert (found.method, found.n) == ("held-out", 600)
-    assert found.ood_detector.score(codes[:, 0]).median() < 1
+    assert found.ood_detector.score(features[:, 0]).median() < 1
 
 
 def test_held_out_logits_are_less_sure_than_fitted_ones_and_do_not_see_their_image():
-    codes, labels = draw(60, 2, 200), torch.arange(60) % 3  # noise: nothing can be learnt
-    solution = solve(codes, labels, 3, bias=True, seed=0)
-    fitted = codes[:, 0] @ solution.weight.T + solution.bias
-    left_out = held_out_logits(codes, labels, 3, solution.l2_penalty, bias=True, seed=0)
-    left_out, images = left_out
+    features, labels = draw(60, 2, 200), torch.arange(60) % 3  # noise: nothing can be learned
+    solution = solve(features, labels, 3, bias=True, seed=0)
+    fitted = features[:, 0] @ solution.weight.T + solution.bias
+    held_out = held_out_logits(features, labels, 3, solution.l2_penalty, bias=True, seed=0)
+    held_out, images = held_out
     assert torch.equal(images, torch.arange(60))
-    assert (left_out.argmax(1) == labels).float().mean() < 0.6
+    assert (held_out.argmax(1) == labels).float().mean() < 0.6
     assert (fitted.argmax(1) == labels).float().mean() > 0.9
-    assert held_out_logits(codes[:1], labels[:1], 3, 1.0, bias=True, seed=0) is None
+    assert held_out_logits(features[:1], labels[:1], 3, 1.0, bias=True, seed=0) is None
 
 
 def test_calibration_error_by_hand():
@@ -98,7 +99,7 @@ def test_calibration_error_by_hand():
     assert calibration_error(logits[:0], labels[:0], 1.0).ece is None
 
 
-def test_novelty_knows_its_own_from_others_and_comes_back_from_json():
+def test_the_ood_detector_knows_its_own_images_and_comes_back_from_json():
     usual = draw(400, 64) * torch.linspace(3, 0.1, 64) + 2
     found = fit_ood_detector(usual)
     again = OodDetector.from_dict(json.loads(json.dumps(found.to_dict())))
@@ -107,7 +108,7 @@ def test_novelty_knows_its_own_from_others_and_comes_back_from_json():
     assert 0.88 < (again.score(fresh) <= 1).float().mean() < 0.99
     assert (again.score(strange) > 1).float().mean() > 0.9
     assert torch.equal(again.score(fresh), found.score(fresh))
-    # the length of codes says nothing, and maps count by their mean
+    # the length of features says nothing, and maps count by their mean
     assert torch.allclose(found.score(fresh * 7), found.score(fresh), atol=1e-3)
     maps = fresh[:, :, None, None].expand(-1, -1, 3, 3)
     assert torch.allclose(found.score(maps), found.score(fresh), atol=1e-3)
@@ -115,13 +116,13 @@ def test_novelty_knows_its_own_from_others_and_comes_back_from_json():
     assert held_out.threshold == pytest.approx(found.threshold, rel=0.1)
 
 
-def test_too_few_or_equal_images_have_no_novelty():
+def test_too_few_or_equal_images_have_no_ood_detector():
     assert fit_ood_detector(draw(MIN_IMAGES - 1, 8)) is None
     assert fit_ood_detector(torch.ones(50, 8)) is None
     assert fit_ood_detector(draw(50, 8), draw(3, 8)) is None
 
 
-def test_of_many_images_an_even_selection_is_looked_at():
+def test_of_many_images_an_even_selection_is_used():
     assert sample_indices(5).tolist() == [0, 1, 2, 3, 4]
     chosen = sample_indices(100_000)
     assert len(chosen) == len(chosen.unique()) == 2000
@@ -137,7 +138,7 @@ def save_description(path, of, description):
     "damage",
     [{"rest": -1.0}, {"threshold": math.inf}, {"mean": "AAAA"}, {"variances": []}, {"width": "x"}],
 )
-def test_damaged_novelty_is_refused(trained, tmp_path, damage):
+def test_a_damaged_ood_detector_is_refused(trained, tmp_path, damage):
     description = json.loads(bundle.read_meta(trained.bundle).to_json())
     description["novelty"] |= damage
     save_description(tmp_path / "x.safetensors", trained.bundle, description)
@@ -165,7 +166,7 @@ def test_a_bundle_of_the_first_format_still_loads(trained, flowers, tmp_path):
     assert now.ood is not None
 
 
-def test_a_plan_that_trains_by_steps_keeps_images_aside(tmp_path, shared):
+def test_a_plan_that_trains_in_steps_holds_images_out(tmp_path, shared):
     data = shared / "data" / "digits"
     options = {"model": "lenet5", "epochs": 2, "augment": "none"}
     run = finetune(data, output=tmp_path / "a", **options)
@@ -180,20 +181,22 @@ def test_a_plan_that_trains_by_steps_keeps_images_aside(tmp_path, shared):
     assert (meta.calibration, meta.ood_detector) == (None, None)
 
 
-def test_the_images_kept_aside_are_not_trained_on(two_classes, shared):
+def test_held_out_images_are_not_trained_on(two_classes, shared):
     dataset = scan(shared / "data" / "digits")
     n = len(dataset.train)
-    codes = torch.arange(n, dtype=torch.float32)[:, None, None].repeat(1, 2, 1)
+    features = torch.arange(n, dtype=torch.float32)[:, None, None].repeat(1, 2, 1)
     labels = torch.tensor([s.label for s in dataset.train])
-    val = CachedFeatures(codes[:0], labels[:0])
-    left, spare = hold_out(FeatureSources(CachedFeatures(codes, labels), val, dataset, True))
-    assert (len(left.train), len(spare), spare.features.shape[1]) == (n - n // 10, n // 10, 1)
-    kept, aside = (codes[source.rows, 0].flatten().tolist() for source in (left.train, spare))
-    assert len({*kept, *aside}) == n
+    val = CachedFeatures(features[:0], labels[:0])
+    left, held_out = hold_out(FeatureSources(CachedFeatures(features, labels), val, dataset, True))
+    assert (len(left.train), len(held_out), held_out.features.shape[1]) == (n - n // 10, n // 10, 1)
+    kept, unused = (
+        features[source.rows, 0].flatten().tolist() for source in (left.train, held_out)
+    )
+    assert len({*kept, *unused}) == n
     again, same = hold_out(
         FeatureSources(RecomputedFeatures(dataset.train, None), val, dataset, False)
     )
-    chosen = {dataset.train[int(i)].path for i in aside}
+    chosen = {dataset.train[int(i)].path for i in unused}
     assert {s.path for s in same.samples} == chosen
     assert len(again.train) == n - len(chosen)
     lone = min(dataset.train, key=lambda sample: sample.digest)

@@ -21,9 +21,9 @@ def test_the_fused_optimizers_take_the_steps_of_the_plain_ones(monkeypatch):
         config = replace(PLAIN, optimizer=optimizer, lr=lr, weight_decay=0.1)
         fused, _, _ = train_toy(config)
         monkeypatch.setattr(optim, "FUSED_DEVICES", ())
-        plain, steps, _ = train_toy(config)
+        plain, loop, _ = train_toy(config)
         monkeypatch.undo()
-        assert not steps.optimizer.param_groups[0]["fused"]
+        assert not loop.optimizer.param_groups[0]["fused"]
         for a, b in zip(copy_tensors(fused).values(), copy_tensors(plain).values(), strict=True):
             assert torch.allclose(a, b, atol=1e-5)
 
@@ -47,7 +47,7 @@ def test_compiling_is_for_whole_batches_and_the_steps_are_the_same(monkeypatch):
     )
 
 
-def test_training_that_cannot_be_compiled_runs_as_it_would_without(monkeypatch):
+def test_training_that_cannot_be_compiled_runs_uncompiled(monkeypatch):
     def refusing(*_, **__):
         def forward(_):
             raise RuntimeError("no compiler here\nand more")
@@ -65,7 +65,7 @@ def test_training_that_cannot_be_compiled_runs_as_it_would_without(monkeypatch):
     assert "training cannot be compiled (no compiler here)" in warning
 
 
-def test_remembered_maps_reach_the_suffix_channels_last():
+def test_cached_maps_reach_the_suffix_channels_last():
     layouts = []
     network = toy_network()
     network.stages[0].register_forward_pre_hook(
@@ -81,15 +81,15 @@ def test_the_fast_depthwise_gradients_are_those_of_fp32(kernel, stride):
     layer = nn.Conv2d(8, 8, kernel, stride, kernel // 2, groups=8, bias=False)
     x = torch.randn(4, 8, 13, 13, requires_grad=True)
     compute = replace(CPU, dtype=torch.bfloat16)
-    seen = {}
-    for name, context in (("fp32", nullcontext()), ("quick", fast_depthwise(compute))):
-        with compute.autocast() if name == "quick" else nullcontext(), context:
+    outputs = {}
+    for name, context in (("fp32", nullcontext()), ("fast", fast_depthwise(compute))):
+        with compute.autocast() if name == "fast" else nullcontext(), context:
             out = layer(x)
         out.float().square().sum().backward()
-        seen[name] = out.float(), x.grad.float(), layer.weight.grad
+        outputs[name] = out.float(), x.grad.float(), layer.weight.grad
         x.grad = layer.weight.grad = None
     assert out.grad_fn.name() == "_DepthwiseBackward"
-    for a, b in zip(*seen.values(), strict=True):
+    for a, b in zip(*outputs.values(), strict=True):
         assert (a - b).abs().max() < 0.02 * a.abs().max()
 
 

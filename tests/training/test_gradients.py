@@ -26,15 +26,15 @@ from tlcli.training.gradients import Gradients
 from tlcli.training.validation import forward_all
 
 
-def narrow(network, most, error):
-    """Let the second stage run out of memory with more images than that."""
+def limit_memory(network, max_images, error):
+    """Let the second stage run out of memory with more than `max_images`."""
     stage = network.stages[1]
-    right = stage.forward
+    plain_forward = stage.forward
 
     def forward(x):
-        if len(x) > most:
+        if len(x) > max_images:
             raise error
-        return right(x)
+        return plain_forward(x)
 
     stage.forward = forward
     return network
@@ -51,11 +51,11 @@ ERRORS = [
 def test_running_out_of_memory_changes_nothing_but_the_parts(error, accumulate):
     config = replace(PLAIN, batchnorm="frozen", accumulate=accumulate)
     plain, _, _ = train_toy(config)
-    heard = RecordingReporter()
-    halved, steps, rows = train_toy(config, narrow(toy_network(), 1, error), reporter=heard)
-    assert steps.gradients.batch_limit.max_images == 1
-    assert steps.state_dict()["rows"] == 1
-    assert len(heard.warnings) == 2  # 4 to 2, 2 to 1; not at every batch
+    reporter = RecordingReporter()
+    halved, loop, rows = train_toy(config, limit_memory(toy_network(), 1, error), reporter=reporter)
+    assert loop.gradients.batch_limit.max_images == 1
+    assert loop.state_dict()["rows"] == 1
+    assert len(reporter.warnings) == 2  # 4 to 2, 2 to 1; not at every batch
     assert len(rows) == 3
     for a, b in zip(copy_tensors(plain).values(), copy_tensors(halved).values(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
@@ -77,31 +77,31 @@ def test_running_out_in_the_backward_pass_leaves_no_half_gradients():
             return grad
 
     network = toy_network()
-    right = network.stages[0].forward
-    network.stages[0].forward = lambda x: Tight.apply(right(x))
+    forward = network.stages[0].forward
+    network.stages[0].forward = lambda x: Tight.apply(forward(x))
     plain, _, _ = train_toy(config)
     halved, _, _ = train_toy(config, network)
     for a, b in zip(copy_tensors(plain).values(), copy_tensors(halved).values(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_memory_that_does_not_suffice_for_one_image_is_told_and_other_errors_pass():
+def test_too_little_memory_for_one_image_is_refused_and_other_errors_pass():
     with pytest.raises(UserError, match="one image"):
-        train_toy(PLAIN, narrow(toy_network(), 0, ERRORS[0]))
+        train_toy(PLAIN, limit_memory(toy_network(), 0, ERRORS[0]))
     with pytest.raises(RuntimeError, match="shapes"):
-        train_toy(PLAIN, narrow(toy_network(), 0, RuntimeError("shapes do not match")))
+        train_toy(PLAIN, limit_memory(toy_network(), 0, RuntimeError("shapes do not match")))
 
 
 def test_evaluation_halves_too():
     plain = forward_all(toy_network().suffix, toy_source(), CPU)
-    halved = forward_all(narrow(toy_network(), 5, ERRORS[0]).suffix, toy_source(), CPU)
+    halved = forward_all(limit_memory(toy_network(), 5, ERRORS[0]).suffix, toy_source(), CPU)
     assert torch.allclose(plain[0], halved[0], atol=1e-6)
     assert torch.equal(plain[1], halved[1])
 
 
 @pytest.fixture
 def two_threads():
-    """Of torch's, so that parts of a batch are computed beside each other."""
+    """Let torch use two threads, so that parts of a batch are computed in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -112,13 +112,13 @@ FROZEN = replace(PLAIN, epochs=2, batch_size=16, batchnorm="frozen")
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_parts_of_a_batch_beside_each_other_have_its_gradients():
+def test_parallel_parts_of_a_batch_have_its_gradients():
     assert Gradients(toy_network().suffix, FROZEN, CPU).parallel.max_parts == 2
-    beside = train_toy(FROZEN)[0]
+    parallel = train_toy(FROZEN)[0]
     torch.set_num_threads(1)
     alone = train_toy(FROZEN)[0]
-    for name, mine in copy_tensors(beside).items():
-        torch.testing.assert_close(mine, copy_tensors(alone)[name], rtol=1e-4, atol=1e-5)
+    for name, tensor in copy_tensors(parallel).items():
+        torch.testing.assert_close(tensor, copy_tensors(alone)[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -140,7 +140,7 @@ def test_seeded_dropout_drops_as_many_as_it_should():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_batchnorm_that_learns_and_heads_on_codes_take_the_whole_batch():
+def test_adapting_batchnorm_and_heads_on_features_take_the_whole_batch():
     network = toy_network()
     network.freeze()
     parallel = Gradients(network.suffix, PLAIN, CPU).parallel
@@ -174,12 +174,12 @@ def test_scaled_gradients_are_not_computed_in_parallel():
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     torch.set_num_threads(1)
     alone, _, _ = train_toy(replace(FROZEN, epochs=6), compute=compute)
-    for name, mine in copy_tensors(network).items():
-        torch.testing.assert_close(mine, copy_tensors(alone)[name])
+    for name, tensor in copy_tensors(network).items():
+        torch.testing.assert_close(tensor, copy_tensors(alone)[name])
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_where_memory_runs_out_in_a_lane_all_are_waited_for():
+def test_where_memory_runs_out_in_one_part_all_are_waited_for():
     parallel = Gradients(toy_network().suffix, FROZEN, CPU).parallel
     ended = []
 

@@ -1,4 +1,4 @@
-"""Training in steps on a toy of three stages: each option does what it says."""
+"""Training in steps on a toy network of three stages: each option does what it says."""
 
 import math
 from dataclasses import replace
@@ -41,9 +41,9 @@ def test_batchnorm_adapts_or_keeps_its_bytes(batchnorm):
 def test_gradual_unfreezing_leaves_the_early_stages_alone_at_first():
     network, source = toy_network(), toy_source()
     network.freeze()
-    steps = TrainingLoop(network, len(source), replace(PLAIN, unfreeze="gradual"), CPU, seed=0)
+    loop = TrainingLoop(network, len(source), replace(PLAIN, unfreeze="gradual"), CPU, seed=0)
     states = [copy_tensors(network)]
-    for _ in steps.epochs(source, "", RecordingReporter()):
+    for _ in loop.epochs(source, "", RecordingReporter()):
         states.append(copy_tensors(network))
     early = [{k for k in states[0] if k.startswith(p)} for p in ("0.", "1.", "2.")]
     assert equal_tensors(states[0], states[1]) == early[0] | early[1]
@@ -107,10 +107,10 @@ def test_the_sampler_draws_the_rare_class_as_often():
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_averaged_weights_are_the_mean_by_hand(kind, monkeypatch):
     taken = []
-    right = TrainingLoop._step_optimizer
+    step = TrainingLoop._step_optimizer
 
     def watched(self):
-        right(self)
+        step(self)
         taken.append(copy_tensors(self.network))
 
     monkeypatch.setattr(TrainingLoop, "_step_optimizer", watched)
@@ -121,21 +121,21 @@ def test_averaged_weights_are_the_mean_by_hand(kind, monkeypatch):
         if not value.is_floating_point():
             continue
         if kind == "swa":
-            wanted = torch.stack([t[name] for t in taken[15:]]).mean(0)
+            expected = torch.stack([t[name] for t in taken[15:]]).mean(0)
         else:
-            wanted = first[name]
+            expected = first[name]
             for t in taken:
-                wanted = wanted + (t[name] - wanted) / 5  # an epoch has 5 steps
-        assert torch.allclose(value, wanted, atol=1e-6), name
+                expected = expected + (t[name] - expected) / 5  # an epoch has 5 steps
+        assert torch.allclose(value, expected, atol=1e-6), name
         assert not torch.equal(value, taken[-1][name])
 
 
 def test_averaging_does_not_touch_what_is_trained(monkeypatch):
     taken = {}
-    right = TrainingLoop._step_optimizer
+    step = TrainingLoop._step_optimizer
 
     def watched(self):
-        right(self)
+        step(self)
         taken.setdefault(self.config.average, []).append(copy_tensors(self.network))
 
     monkeypatch.setattr(TrainingLoop, "_step_optimizer", watched)
@@ -163,21 +163,21 @@ def test_the_range_test_restores_every_byte_and_is_the_same_each_time():
     network, source, found = toy_network(), toy_source(), []
     network.freeze()
     for _ in range(2):
-        steps = TrainingLoop(network, len(source), replace(PLAIN, find_lr=True), CPU, seed=0)
-        steps._find_lr(source, RecordingReporter())
-        found.append((steps.config.lr, steps.curve))
+        loop = TrainingLoop(network, len(source), replace(PLAIN, find_lr=True), CPU, seed=0)
+        loop._find_lr(source, RecordingReporter())
+        found.append((loop.config.lr, loop.curve))
         assert equal_tensors(before, copy_tensors(network)) == before.keys()
     assert found[0] == found[1]
     assert 1e-5 < found[0][0] < 1
     assert len(found[0][1]) > 20
     # It then trains as one whose rate was set to that number by hand.
-    trained, steps, _ = train_toy(replace(PLAIN, find_lr=True))
+    trained, loop, _ = train_toy(replace(PLAIN, find_lr=True))
     by_hand, _, _ = train_toy(replace(PLAIN, lr=found[0][0]))
     assert equal_tensors(copy_tensors(trained), copy_tensors(by_hand)) == before.keys()
-    assert steps.state_dict()["lr"] == found[0][0]
+    assert loop.state_dict()["lr"] == found[0][0]
 
 
-def test_a_range_test_without_an_answer_says_so():
+def test_a_range_test_without_a_pick_is_refused():
     source = toy_source()
     source.features[:] = math.nan
     with pytest.raises(UserError, match="--lr find"):
@@ -214,8 +214,8 @@ def test_what_is_kept_is_the_average_and_it_is_what_was_validated():
     ],
     ids=lambda s: f"{s.average}-{s.balance}-{s.find_lr}",
 )
-def test_a_state_taken_between_epochs_or_steps_goes_on_to_the_same_bytes(config):
-    whole, _, _ = train_toy(config)
+def test_a_state_taken_between_epochs_or_steps_is_resumed_to_the_same_bytes(config):
+    full, _, _ = train_toy(config)
     taken = []
     network, source = toy_network(), toy_source()
     network.freeze()
@@ -226,16 +226,16 @@ def test_a_state_taken_between_epochs_or_steps_goes_on_to_the_same_bytes(config)
     for tensors, held in taken[2], taken[-3], taken[len(taken) // 2], taken[-1]:
         later = toy_network()
         later.freeze()
-        steps = TrainingLoop(later, len(source), config, CPU, seed=0)
+        loop = TrainingLoop(later, len(source), config, CPU, seed=0)
         later.model.load_state_dict(tensors)
         torch.manual_seed(123)
-        steps.load_state_dict(copied(held))
-        list(steps.epochs(source, "", RecordingReporter()))
-        assert equal_tensors(copy_tensors(whole), copy_tensors(later)) == copy_tensors(whole).keys()
+        loop.load_state_dict(copied(held))
+        list(loop.epochs(source, "", RecordingReporter()))
+        assert equal_tensors(copy_tensors(full), copy_tensors(later)) == copy_tensors(full).keys()
 
 
 def copied(value):
-    """As read from a file: tensors of their own, plain values else."""
+    """Copy a state as if it were read from a file."""
     if isinstance(value, torch.Tensor):
         return value.clone()
     if isinstance(value, dict):

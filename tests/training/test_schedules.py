@@ -1,4 +1,4 @@
-"""Schedules as data: how they are chosen, told, and what rate they give at each step."""
+"""Training configurations: how they are chosen and described, and the rate at each step."""
 
 import itertools
 
@@ -18,8 +18,9 @@ from tlcli.training.lr_finder import MAX_LR, MIN_LR, pick_lr, range_test
 from tlcli.training.optim import lr_factor
 
 
-def chosen(recipe="all", n=1000, **asked):
-    return choose_training(recipe, asked, solvable=recipe == "solve", n_train=n)[0]
+def chosen(preset="all", n=1000, **options):
+    """Choose a training configuration from a preset and options."""
+    return choose_training(preset, options, solvable=preset == "solve", n_train=n)[0]
 
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
@@ -47,23 +48,23 @@ def test_the_warmup_depends_on_the_schedule_unless_it_is_set():
         chosen(epochs=8, warmup=9.0)
 
 
-@pytest.mark.parametrize("recipe", TRAINING_PRESETS)
-def test_more_images_never_ask_for_more_epochs(recipe):
-    epochs = [chosen(recipe, n).epochs for n in (10, 499, 500, 30_000, 200_000, 10**6)]
+@pytest.mark.parametrize("preset", TRAINING_PRESETS)
+def test_more_images_never_ask_for_more_epochs(preset):
+    epochs = [chosen(preset, n).epochs for n in (10, 499, 500, 30_000, 200_000, 10**6)]
     assert epochs == sorted(epochs, reverse=True)
-    least = [n for n, _ in SIZE_ADJUSTMENTS[recipe]]
-    assert least == sorted(least)
-    assert chosen(recipe, 10**6).optimizer == TRAINING_PRESETS[recipe].optimizer
+    limits = [n for n, _ in SIZE_ADJUSTMENTS[preset]]
+    assert limits == sorted(limits)
+    assert chosen(preset, 10**6).optimizer == TRAINING_PRESETS[preset].optimizer
 
 
-def test_what_is_set_by_hand_wins_over_what_the_size_says():
+def test_options_win_over_the_number_of_images():
     assert chosen(n=10).batch_size < chosen(n=1000).batch_size
     assert chosen(n=10, batch_size=64).batch_size == 64
     assert chosen(n=10**6, epochs=30).epochs == 30
 
 
 @pytest.mark.parametrize(
-    ("recipe", "asked", "message"),
+    ("preset", "options", "message"),
     [
         ("all", {"unfreeze": "slowly"}, "--unfreeze"),
         ("all", {"average": "mean"}, "--average"),
@@ -74,21 +75,21 @@ def test_what_is_set_by_hand_wins_over_what_the_size_says():
         ("solve", {"optimizer": "lbfgs", "balance": "sampler"}, "--balance"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(recipe, asked, message):
+def test_contradictions_are_refused_by_name(preset, options, message):
     with pytest.raises(UsageError, match=message):
-        choose_training(recipe, asked, solvable=recipe == "solve")
+        choose_training(preset, options, solvable=preset == "solve")
 
 
 def test_a_solved_head_stays_solved_with_weights_and_a_metric_but_not_with_dropout():
     assert chosen("solve", balance="weights", metric="macro_f1").optimizer == "lbfgs"
-    for asked in ({"dropout": 0.2}, {"balance": "sampler"}, {"lr": "find"}, {"average": "ema"}):
-        config, notes = choose_training("solve", asked, solvable=True)
+    for options in ({"dropout": 0.2}, {"balance": "sampler"}, {"lr": "find"}, {"average": "ema"}):
+        config, notes = choose_training("solve", options, solvable=True)
         assert config.optimizer == "adamw"
-        assert f"--{next(iter(asked))}" in notes[0]
+        assert f"--{next(iter(options))}" in notes[0]
 
 
-def test_the_schedule_is_told_in_one_line():
-    told = describe_training(chosen(lr="find", accumulate=2, average="ema", label_smoothing=0.1))
+def test_a_training_is_described_in_one_line():
+    text = describe_training(chosen(lr="find", accumulate=2, average="ema", label_smoothing=0.1))
     for words in (
         "AdamW",
         "a measured learning rate",
@@ -97,7 +98,7 @@ def test_the_schedule_is_told_in_one_line():
         "smoothing 0.1",
         "cosine",
     ):
-        assert words in told
+        assert words in text
     assert "BatchNorm frozen" in describe_training(chosen(batchnorm="frozen"))
     assert "L-BFGS" in describe_training(chosen("solve", balance="weights"))
     assert "balanced by weights" in describe_training(chosen("solve", balance="weights"))
@@ -136,9 +137,9 @@ def test_a_balanced_order_draws_each_class_as_often_and_each_image_in_turn():
 
 
 def test_the_metrics_of_classes_by_hand():
-    labels, said = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 2, 1])
-    assert macro_metric("balanced_accuracy", said, labels) == pytest.approx((2 / 3 + 1) / 2)
-    assert macro_metric("macro_f1", said, labels) == pytest.approx((0.8 + 1) / 2)
+    labels, predicted = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 2, 1])
+    assert macro_metric("balanced_accuracy", predicted, labels) == pytest.approx((2 / 3 + 1) / 2)
+    assert macro_metric("macro_f1", predicted, labels) == pytest.approx((0.8 + 1) / 2)
 
 
 def test_the_range_test_stops_where_the_loss_explodes_and_picks_a_rate_on_the_slope():

@@ -1,4 +1,4 @@
-"""The training options in real runs: what is written of them, and what is refused."""
+"""The training options in real runs: the files that are written, and usage that is refused."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from tlcli.inference.load import open_bundle
 from tlcli.training.loop import TrainingLoop
 
 
-def test_a_found_rate_is_told_written_and_drawn(two_classes, tmp_path, tlcli):
+def test_a_found_rate_is_reported_written_and_drawn(two_classes, tmp_path, tlcli):
     folder = tmp_path / "run"
     done = tlcli(
         "finetune", two_classes, "--case", "small-similar", "--lr", "find", "--epochs", 2,
@@ -58,7 +58,7 @@ def test_head_first_and_gradual_unfreezing_of_a_part(two_classes, tmp_path):
         (("--balance", "classes"), "--balance"),
     ],
 )
-def test_what_cannot_be_is_wrong_usage(two_classes, tmp_path, tlcli, options, message):
+def test_contradictions_are_wrong_usage(two_classes, tmp_path, tlcli, options, message):
     folder = tmp_path / "run"
     done = tlcli("finetune", two_classes, "--case", "small-similar", *options, "-o", folder)
     assert done.exit_code == 2
@@ -83,19 +83,19 @@ def test_weights_balance_the_solved_head():
 
     draw = torch.Generator().manual_seed(0)
     labels = torch.tensor([0] * 90 + [1] * 10)
-    codes = torch.randn(100, 1, 4, generator=draw) + labels[:, None, None] * 0.8
-    plain = solve(codes, labels, 2, bias=True, seed=0)
+    features = torch.randn(100, 1, 4, generator=draw) + labels[:, None, None] * 0.8
+    plain = solve(features, labels, 2, bias=True, seed=0)
     weights = torch.tensor([100 / 180, 5.0])
-    even = solve(codes, labels, 2, bias=True, seed=0, class_weights=weights)
+    even = solve(features, labels, 2, bias=True, seed=0, class_weights=weights)
 
     def found(solution):
-        said = (codes[:, 0] @ solution.weight.T + solution.bias).argmax(1)
-        return int((said[labels == 1] == 1).sum())
+        predicted = (features[:, 0] @ solution.weight.T + solution.bias).argmax(1)
+        return int((predicted[labels == 1] == 1).sum())
 
     assert found(even) > found(plain)
 
 
-def test_a_run_with_a_found_rate_and_averages_goes_on_to_the_same_bytes(
+def test_a_run_with_a_found_rate_and_averages_is_resumed_to_the_same_bytes(
     flowers, tmp_path, monkeypatch
 ):
     options = {

@@ -32,19 +32,19 @@ def toy_network(dropout=None):
 
 def toy_source(n=18):
     """Draw features of three classes, [n, 1, 3, 8, 8]."""
-    draw = torch.Generator().manual_seed(1)
-    codes, labels = torch.randn(n, 1, 3, 8, 8, generator=draw), torch.arange(n) % 3
-    codes += labels[:, None, None, None, None]
-    return CachedFeatures(codes, labels)
+    generator = torch.Generator().manual_seed(1)
+    features, labels = torch.randn(n, 1, 3, 8, 8, generator=generator), torch.arange(n) % 3
+    features += labels[:, None, None, None, None]
+    return CachedFeatures(features, labels)
 
 
 def train_toy(config, network=None, source=None, reporter=None, compute=CPU):
     """Train for some epochs; return the network, the loop and the rows of the epochs."""
     network, source = network or toy_network(), source or toy_source()
     network.freeze()
-    steps = TrainingLoop(network, len(source), config, compute, seed=0)
-    rows = list(steps.epochs(source, "", reporter or RecordingReporter()))
-    return network, steps, rows
+    loop = TrainingLoop(network, len(source), config, compute, seed=0)
+    rows = list(loop.epochs(source, "", reporter or RecordingReporter()))
+    return network, loop, rows
 
 
 def copy_tensors(network):

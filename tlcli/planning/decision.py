@@ -41,9 +41,10 @@ class SimilarityVerdict:
     reason: str
 
 
-def is_uncertain(found: SimilarityScore) -> bool:
+def is_uncertain(similarity: SimilarityScore) -> bool:
     """Return whether the score is too near to its threshold to be trusted alone."""
-    return abs(found.score - found.threshold) < max(found.margin, 2 * found.error)
+    margin = max(similarity.margin, 2 * similarity.error)
+    return abs(similarity.score - similarity.threshold) < margin
 
 
 def judge_similarity(evidence: Evidence) -> SimilarityVerdict:
@@ -54,19 +55,19 @@ def judge_similarity(evidence: Evidence) -> SimilarityVerdict:
     best of several stages is always a little ahead). Otherwise the win rate decides, where the
     score is of the confidence.
     """
-    found = evidence.similarity
+    score = evidence.similarity
     earlier_wins = _earlier_stage_wins(evidence.informative_sweep)
-    if found is None:
+    if score is None:
         # The pretrained head's predictions are unknown: only a clear sweep can decide.
         return SimilarityVerdict(_word(not earlier_wins), True, explain.SIMILARITY_UNKNOWN)
-    similar = found.score >= found.threshold
-    reason = explain.similarity_text(found)
-    if not is_uncertain(found):
+    similar = score.score >= score.threshold
+    reason = explain.similarity_text(score)
+    if not is_uncertain(score):
         return SimilarityVerdict(_word(similar), False, reason)
     if earlier_wins:
         reason = explain.add_reason(reason, explain.EARLIER_STAGE_WINS, agrees=not similar)
         return SimilarityVerdict("different", True, reason)
-    if found.method == BY_CONFIDENCE and (win_rate := found.win_rate) is not None:
+    if score.method == BY_CONFIDENCE and (win_rate := score.win_rate) is not None:
         wins = win_rate >= WIN_RATE_THRESHOLD
         text = explain.win_rate_text(win_rate, WIN_RATE_THRESHOLD)
         reason = explain.add_reason(reason, text, agrees=similar == wins)

@@ -31,15 +31,17 @@ _CONFIDENCE_WORDS = (
 """Words for a confidence from this multiple of its threshold on."""
 
 
-def similarity_text(found: SimilarityScore) -> str:
+def similarity_text(similarity: SimilarityScore) -> str:
     """Explain a similarity score by its confidence or its win rate."""
-    if found.method != BY_CONFIDENCE:
-        return win_rate_text(found.score, found.threshold)
-    words = next(w for start, w in _CONFIDENCE_WORDS if found.score >= start * found.threshold)
+    if similarity.method != BY_CONFIDENCE:
+        return win_rate_text(similarity.score, similarity.threshold)
+    words = next(
+        w for start, w in _CONFIDENCE_WORDS if similarity.score >= start * similarity.threshold
+    )
     return (
         f"the backbone is {words} of ImageNet's own photographs "
-        f"({found.confidence:.2f} against {found.reference:.2f}; similar from "
-        f"{found.threshold * (found.reference or 0):.2f})"
+        f"({similarity.confidence:.2f} against {similarity.reference:.2f}; similar from "
+        f"{similarity.threshold * (similarity.reference or 0):.2f})"
     )
 
 

@@ -21,7 +21,7 @@ from tlcli.runtime.workers import torch_threads
 
 CURVE_SHARES = (0.1, 0.25, 0.5, 1.0)
 """Shares of the sample's images that the learning curve is fitted on."""
-MAX_PAIRS = 5
+MAX_CONFUSED_PAIRS = 5
 """Pairs of confused classes that are kept."""
 SMALL_GAIN = 0.01
 """A gain in accuracy by twice the images that is called little, if the gain is surely below."""
@@ -114,5 +114,7 @@ def _confused_pairs(best: ProbedStage, class_names: Sequence[str]) -> tuple[Conf
     counts = torch.bincount(best.labels).tolist()
     return tuple(
         ConfusedPair((names[a], names[b]), n, counts[a] + counts[b])
-        for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:MAX_PAIRS]
+        for (a, b), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[
+            :MAX_CONFUSED_PAIRS
+        ]
     )
