@@ -19,6 +19,7 @@ HEAD_ON_MIDDLE_STAGE = "a new head three quarters up, since no sweep says where"
 HEAD_ON_LAST_STAGE = "a new head on the last codes, which no earlier stage beats"
 ALL_NOT_PRETRAINED = "all that has no pretrained weights is trained"
 HEAD_FIRST = ", the head first"
+KEPT_HEAD = "the bundle's head knows these classes and is trained further"
 # The notes of the evidence.
 TOO_FEW_TO_PROBE = "too few images to probe the stages"
 
@@ -140,6 +141,12 @@ def case_text(case: str, trained: str) -> str:
 def case_with_cut_by_hand_text(stage: str) -> str:
     """Explain a plan whose case was decided, but whose cut is set by hand."""
     return f"with the cut set by hand with --freeze {stage}"
+
+
+def replaced_head_text(*, solved: bool) -> str:
+    """Explain a new head in place of a bundle's head for the same classes."""
+    start = "solved" if solved else "drawn"
+    return f"the bundle's head knows these classes, but a new one is {start}"
 
 
 def runner_up_text(case: str) -> str:

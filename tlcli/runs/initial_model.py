@@ -14,6 +14,7 @@ from tlcli.backbones.backbone import Backbone
 from tlcli.backbones.network import Network
 from tlcli.errors import UsageError
 from tlcli.inference.load import open_bundle
+from tlcli.planning import explain
 from tlcli.planning.plan import Plan
 from tlcli.planning.training_config import TrainingConfig
 from tlcli.reporter import Reporter
@@ -52,13 +53,10 @@ def adapt_plan(plan: Plan, initial_model: InitialModel) -> Plan:
         return plan
     if initial_model.keeps_head(plan):
         config = replace(plan.training, head_first=False)
-        why = f"{plan.why}; the bundle's head knows these classes and is trained further"
-        return replace(plan, training=config, why=why)
+        return replace(plan, training=config, why=f"{plan.why}; {explain.KEPT_HEAD}")
     if initial_model.head is not None:
-        why = f"{plan.why}; the bundle's head knows these classes, but a new one is "
-        return replace(
-            plan, why=why + ("solved" if plan.training.init == DEFAULT_INIT else "drawn")
-        )
+        text = explain.replaced_head_text(solved=plan.training.init == DEFAULT_INIT)
+        return replace(plan, why=f"{plan.why}; {text}")
     return plan
 
 
