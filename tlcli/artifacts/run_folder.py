@@ -94,26 +94,47 @@ def read_run_json(folder: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class ValSplit:
+    """How a run split validation images off; see `tlcli.data.dataset.scan`."""
+
+    val_fraction: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """The folder of images that a run was trained on.
 
     Attributes:
         root: the folder.
         counts: images by class, then by part ("train", "val", "test"); None if unknown.
+        split: None if the folder has validation images of its own, or if it is unknown.
     """
 
     root: Path
     counts: Mapping[str, Mapping[str, int]] | None
+    split: ValSplit | None = None
 
 
 def read_training_data(folder: Path) -> TrainingData | None:
     """Read from run.json what a run was trained on; None if it cannot be read."""
-    dataset = read_run_json(folder).get("dataset")
+    content = read_run_json(folder)
+    dataset = content.get("dataset")
     if not isinstance(dataset, dict) or not isinstance(dataset.get("root"), str):
         return None
     counts = dataset.get("classes")
     known = isinstance(counts, dict) and all(isinstance(of, dict) for of in counts.values())
-    return TrainingData(Path(dataset["root"]), counts if known else None)
+    split = None
+    if dataset.get("layout") not in (None, "train+val"):
+        split = _read_split(content.get("options"))
+    return TrainingData(Path(dataset["root"]), counts if known else None, split)
+
+
+def _read_split(options: Any) -> ValSplit | None:
+    try:
+        return ValSplit(float(options["val_fraction"]), int(options["seed"]))
+    except (TypeError, KeyError, ValueError):
+        return None
 
 
 def find_bundle(model: str | os.PathLike[str]) -> Path:

@@ -1,9 +1,6 @@
 """The images that the runs of trained models held out, found again in the folders they split."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tlcli.artifacts import bundle
 from tlcli.artifacts import run_folder as run
@@ -13,15 +10,6 @@ from tlcli.errors import UserError
 from tlcli.inference.classifier import Classifier
 from tlcli.reporter import Reporter
 from tlcli.text import printable
-
-
-@dataclass(frozen=True)
-class Split:
-    """How a run split a folder of images into training and validation images."""
-
-    root: Path
-    val_fraction: float
-    seed: int
 
 
 def held_out_images(
@@ -55,8 +43,11 @@ def held_out_images(
 def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[LabeledImage] | None:
     """Return the images of `data` that a bundle's run held out; None unless it split `data`."""
     path = Path(source)
-    split = _read_split(run.read_run_json(path.parent)) if path.is_file() else None
-    if split is None or split.root.resolve() != data.resolve():
+    trained_on = run.read_training_data(path.parent) if path.is_file() else None
+    if trained_on is None or trained_on.root.resolve() != data.resolve():
+        return None
+    split = trained_on.split
+    if split is None:
         return None
     dataset = scan(data, val_fraction=split.val_fraction, seed=split.seed, reporter=reporter)
     if dataset.digest != bundle.read_meta(path).dataset:
@@ -67,11 +58,3 @@ def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[LabeledIma
         )
         return None
     return [(sample.path, dataset.classes[sample.label]) for sample in dataset.val]
-
-
-def _read_split(run_json: Mapping[str, Any]) -> Split | None:
-    """Read a run's split from its run.json; None where the folder came with its own val part."""
-    dataset, options = run_json.get("dataset", {}), run_json.get("options", {})
-    if dataset.get("layout") in (None, "train+val"):
-        return None
-    return Split(Path(dataset.get("root", "")), options["val_fraction"], options["seed"])
