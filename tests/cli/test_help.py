@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from tlcli.cli import app
+from tlcli.cli.app import COMMANDS as SUMMARIES
 from tlcli.cli.help import names, sections
 from tlcli.runs.options import GROUPS, OPTION_TABLE
 
@@ -44,6 +45,11 @@ def test_the_options_of_finetune_stand_in_groups():
         for parameter in parameters:
             spec = OPTION_TABLE.get(parameter.name)
             assert spec is None or spec.group == title
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_list_of_commands_has_the_first_line_of_each_help(command):
+    assert COMMANDS[command].help.splitlines()[0] == SUMMARIES[command]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
