@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,8 @@ _PREDICT = """\
 
 
 def _write(source: ExportSource, path: Path) -> None:
+    import json  # --help imports this module, and needs no JSON
+
     import torch
 
     torch.export.save(source.program, path, extra_files={ABOUT: json.dumps(source.about)})

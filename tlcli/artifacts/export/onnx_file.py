@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,8 @@ _PREDICT = """\
 
 def _write(source: ExportSource, path: Path) -> None:
     """Write the graph, with each entry of `source.about` in the metadata as JSON."""
+    import json  # --help imports this module, and needs no JSON
+
     import torch
 
     size = sum(t.numel() * t.element_size() for t in source.network.tensors().values())
