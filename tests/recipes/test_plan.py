@@ -39,7 +39,7 @@ def test_a_fresh_run_decodes_no_image_twice(tmp_path, flowers, monkeypatch, simi
     assert json.loads((run.folder / "run.json").read_text())["views"] == 2
     assert len(seen) == 40
     assert set(seen.values()) == {1}
-    # Where a bundle reads an earlier stage, its last codes are kept under that stage's name.
+    # Where a bundle reads an earlier stage, its last features are cached under that stage's name.
     notes = RecordingReporter()
     more = {"model": str(run.folder), "similarity": similarity, "reporter": notes}
     finetune(flowers, cache=False, output=tmp_path / "again", **more)

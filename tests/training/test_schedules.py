@@ -5,17 +5,18 @@ import itertools
 import pytest
 import torch
 
+from tests.training.toy import toy_network
 from tlcli.errors import UsageError
 from tlcli.metrics.classification import macro_metric
 from tlcli.planning.choose_training import choose_training
 from tlcli.planning.explain import describe_training
-from tlcli.planning.optimizers import LR_SCHEDULES
+from tlcli.planning.optimizers import LR_SCHEDULES, OPTIMIZERS
 from tlcli.planning.training_config import TrainingConfig, count_unfrozen
 from tlcli.planning.training_presets import SIZE_ADJUSTMENTS, TRAINING_PRESETS
 from tlcli.runs.options import Options
 from tlcli.training.class_balance import class_weights, sample_balanced
 from tlcli.training.lr_finder import MAX_LR, MIN_LR, pick_lr, range_test
-from tlcli.training.optim import lr_factor
+from tlcli.training.optim import lr_factor, make_optimizer
 
 
 def chosen(preset="all", n=1000, **options):
@@ -102,6 +103,25 @@ def test_a_training_is_described_in_one_line():
     assert "BatchNorm frozen" in describe_training(chosen(batchnorm="frozen"))
     assert "L-BFGS" in describe_training(chosen("solve", balance="weights"))
     assert "balanced by weights" in describe_training(chosen("solve", balance="weights"))
+
+
+def test_unknown_optimizers_and_schedules_are_refused():
+    network = toy_network()
+    with pytest.raises(UsageError, match="--optimizer: 'adam'"):
+        make_optimizer(network, TrainingConfig("adam"))
+    with pytest.raises(UsageError, match="--lr-schedule: 'cosinus'"):
+        lr_factor(TrainingConfig(lr_schedule="cosinus"), 5)
+    with pytest.raises(ValueError, match="lbfgs solves a head"):
+        make_optimizer(network, TrainingConfig("lbfgs"))
+
+
+def test_every_optimizer_that_takes_steps_is_one_of_torch():
+    network = toy_network()
+    for name, spec in OPTIMIZERS.items():
+        config = TrainingConfig(name)
+        assert name == "lbfgs" or type(make_optimizer(network, config)).__name__ == spec.torch_class
+        assert config.solves_head == (name == "lbfgs")
+        assert describe_training(config)
 
 
 def test_gradual_unfreezing_goes_a_stage_an_epoch_and_ends_with_all():
