@@ -28,7 +28,7 @@ def save_network(path, name, *, cut="none", dropped=False, **changes):
         preprocessing=network.backbone.preprocessing, plan={}, metrics=None, dataset="", seed=0,
         versions={}, weights="none",
     )  # fmt: skip
-    bundle.save(path, network.tensors(), replace(meta, **changes))
+    bundle.save_bundle(path, network.tensors(), replace(meta, **changes))
     return path
 
 

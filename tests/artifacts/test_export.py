@@ -157,7 +157,7 @@ def test_a_temperature_is_in_the_export(small, tmp_path, pictures, predictions_h
     with torch.no_grad():
         for parameter in network.final_layer.parameters():
             parameter.div_(3.0)  # as finetune does
-    bundle.save(warm, network.tensors(), replace(meta, calibration=Calibration(3.0)))
+    bundle.save_bundle(warm, network.tensors(), replace(meta, calibration=Calibration(3.0)))
     files = ((small, "a.onnx"), (warm, "b.onnx"), (warm, "b.pt"))
     scripts = [export(model, output=tmp_path / name).script for model, name in files]
     plain, heated, state = (predictions_here(s, pictures[0])[0] for s in scripts)
@@ -218,7 +218,7 @@ def test_tensors_of_another_network_are_refused(tlcli, small, tmp_path):
     tensors = bundle.read_tensors(small)
     del tensors["classifier.4.bias"]
     path = tmp_path / "model.safetensors"
-    bundle.save(path, tensors, bundle.read_meta(small))
+    bundle.save_bundle(path, tensors, bundle.read_meta(small))
     result = tlcli("export", path)
     assert result.exit_code == 1
     assert "classifier.4.bias" in result.stderr

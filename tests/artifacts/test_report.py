@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tlcli.artifacts.report import (
-    MAX_MATRIX_CLASSES,
+    MAX_CLASSES_IN_MATRIX,
     Report,
     accuracy_chart,
     confused_classes,
@@ -85,7 +85,7 @@ def test_the_report_of_a_trained_run_draws_its_epochs_and_its_range_test(report)
 
 
 def test_many_classes_are_listed_by_confused_pairs(report):
-    n = MAX_MATRIX_CLASSES + 1
+    n = MAX_CLASSES_IN_MATRIX + 1
     classes = [f"c{i}" for i in range(n)]
     confusion = [[0] * n for _ in range(n)]
     confusion[1][1], confusion[2][3], confusion[4][5] = 9, 2, 7

@@ -139,7 +139,7 @@ def bundle_of(name, path):
         versions={},
         weights="none",
     )
-    bundle.save(path, network.tensors(), meta)
+    bundle.save_bundle(path, network.tensors(), meta)
     return network
 
 
@@ -170,7 +170,7 @@ def test_bundles_reopen_to_the_same_network(tmp_path):
     assert meta.classes == ("a", "b", "c")
     assert all(torch.equal(v, network.tensors()[k]) for k, v in again.tensors().items())
     first = path.read_bytes()
-    bundle.save(path, again.tensors(), meta)
+    bundle.save_bundle(path, again.tensors(), meta)
     assert path.read_bytes() == first
 
 
@@ -180,7 +180,7 @@ def tampered(path, change):
     change(meta)
     from safetensors.torch import save_file
 
-    save_file(load_file(path), path, metadata={bundle.KEY: json.dumps(meta)})
+    save_file(load_file(path), path, metadata={bundle.BUNDLE_KEY: json.dumps(meta)})
 
 
 @pytest.mark.parametrize(

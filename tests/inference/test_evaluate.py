@@ -160,13 +160,15 @@ def test_the_confusion_matrix_as_a_file(tlcli, trained, labeled, tmp_path):
 
 
 def test_the_picture_shows_where_answers_fall_and_names_as_they_are():
-    right = confusion.draw(["a", "\x1b[31mb"], [[5, 0], [0, 5]])
-    wrong = confusion.draw(["a", "\x1b[31mb"], [[0, 5], [5, 0]])
+    right = confusion.draw_confusion_matrix(["a", "\x1b[31mb"], [[5, 0], [0, 5]])
+    wrong = confusion.draw_confusion_matrix(["a", "\x1b[31mb"], [[0, 5], [5, 0]])
     side = right.width - confusion.MARGIN - 2 * confusion.CELL
     place = (side + 3, side + 3)
     assert right.getpixel(place) == confusion.RIGHT
     assert sum(wrong.getpixel(place)) > 700
-    assert confusion.draw([str(i) for i in range(100)], torch.eye(100).int().tolist())
+    assert confusion.draw_confusion_matrix(
+        [str(i) for i in range(100)], torch.eye(100).int().tolist()
+    )
 
 
 def test_what_cannot_be_evaluated(tlcli, trained, labeled, tmp_path):

@@ -202,7 +202,7 @@ def test_an_ensemble_averages_probabilities_by_class_name(trained, other, images
         tensors[name] = tensors[name][order]
     turned = tmp_path / "turned.safetensors"
     classes = tuple(meta.classes[i] for i in order)
-    bundle.save(turned, tensors, bundle.BundleMeta(**{**meta.__dict__, "classes": classes}))
+    bundle.save_bundle(turned, tensors, bundle.BundleMeta(**{**meta.__dict__, "classes": classes}))
     one = load(trained.folder).predict(images, top=5)
     same = load([trained.folder, turned]).predict(images, top=5)
     for a, b in zip(one, same, strict=True):

@@ -50,7 +50,7 @@ def test_a_run_that_goes_on_has_no_outcome(trained):
 
 
 def test_the_state_in_a_checkpoint_is_read_and_written_back(stepped):
-    stored = checkpoint.read(run.state_file(stepped.folder))
+    stored = checkpoint.read_checkpoint(run.state_file(stepped.folder))
     state = RunState.from_dict(stored)
     assert state.to_dict().keys() == stored.keys()
     assert state.to_dict()["run"] == stored["run"]

@@ -55,7 +55,7 @@ def test_what_was_drawn_in_the_middle_of_an_epoch_is_drawn_again(flowers, tmp_pa
     with monkeypatch.context() as patch:
         fail_at_step(patch, 7)
         finetune(flowers, output=tmp_path / "b", **options)
-    state = checkpoint.read(run.state_file(tmp_path / "b"))
+    state = checkpoint.read_checkpoint(run.state_file(tmp_path / "b"))
     assert state["fit"]["steps"]["part"]["batches"] == 1
     assert set(state["fit"]["now"]) == set(straight_trained(straight))
     assert same_run(straight, finetune(resume=tmp_path / "b"))
@@ -258,11 +258,11 @@ def test_too_little_memory_leaves_what_can_be_resumed(
 def test_a_checkpoint_gives_back_what_was_put_in(tmp_path):
     state = {"a": [1, 2.5, None, True, "x"], "b": {0: {"c": torch.arange(3)}, 1: {}}}
     state["d"] = {"e": torch.tensor(1.5), "f": [torch.zeros(2, 0)]}
-    checkpoint.save(tmp_path / "state", state)
-    back = checkpoint.read(tmp_path / "state")
+    checkpoint.save_checkpoint(tmp_path / "state", state)
+    back = checkpoint.read_checkpoint(tmp_path / "state")
     assert back["a"] == state["a"]
     assert torch.equal(back["b"][0]["c"], state["b"][0]["c"])
     assert back["b"][1] == {}
     assert back["d"]["e"] == 1.5
     assert back["d"]["f"][0].shape == (2, 0)
-    assert checkpoint.read(tmp_path / "nothing") is None
+    assert checkpoint.read_checkpoint(tmp_path / "nothing") is None

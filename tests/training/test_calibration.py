@@ -131,7 +131,7 @@ def test_of_many_images_an_even_selection_is_used():
 
 def save_description(path, of, description):
     """Write the tensors of a bundle with another description."""
-    write_tensors(path, bundle.read_tensors(of), {bundle.KEY: json.dumps(description)})
+    write_tensors(path, bundle.read_tensors(of), {bundle.BUNDLE_KEY: json.dumps(description)})
 
 
 @pytest.mark.parametrize(

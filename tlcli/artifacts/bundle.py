@@ -16,9 +16,9 @@ from tlcli.errors import UserError
 from tlcli.metrics.metrics import Calibration, Metrics
 from tlcli.metrics.ood import OodDetector
 
-FORMAT = 3
+BUNDLE_FORMAT = 3
 """The format that is written; this one and all before it are read."""
-KEY = "tlcli"
+BUNDLE_KEY = "tlcli"
 """The only metadata key. Safetensors orders several keys at random, and equal content has to give
 equal bytes."""
 
@@ -111,7 +111,7 @@ class BundleMeta:
     def to_json(self) -> str:
         """Return the description in one line, keys sorted."""
         content = {
-            "format": FORMAT,
+            "format": BUNDLE_FORMAT,
             "backbone": self.backbone,
             "cut": self.cut,
             "dropped": self.dropped,
@@ -141,10 +141,10 @@ class BundleMeta:
         content = json.loads(text)
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
             raise ValueError("no format version")
-        if content["format"] > FORMAT:
+        if content["format"] > BUNDLE_FORMAT:
             raise UserError(
-                f"bundle format {content['format']} is newer than {FORMAT}, the newest that this "
-                "tlcli reads",
+                f"its bundle format {content['format']} is newer than {BUNDLE_FORMAT}, the newest "
+                "that this tlcli reads",
                 "upgrade tlcli",
             )
         if unknown := content.keys() - KEYS:
@@ -168,9 +168,9 @@ class BundleMeta:
         )
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], meta: BundleMeta) -> None:
+def save_bundle(path: Path, tensors: Mapping[str, Tensor], meta: BundleMeta) -> None:
     """Write a bundle atomically."""
-    write_tensors(path, tensors, {KEY: meta.to_json()})
+    write_tensors(path, tensors, {BUNDLE_KEY: meta.to_json()})
 
 
 def read_meta(path: Path) -> BundleMeta:
@@ -179,7 +179,7 @@ def read_meta(path: Path) -> BundleMeta:
     Raises:
         UserError: there is no such file, or it is not a bundle, or of a newer format.
     """
-    text = _open(path, lambda file: (file.metadata() or {}).get(KEY))
+    text = _open(path, lambda file: (file.metadata() or {}).get(BUNDLE_KEY))
     if text is None:
         raise UserError(
             f"{path} is a safetensors file, but not a bundle of tlcli",

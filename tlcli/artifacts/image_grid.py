@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in rows, each row with a name, as one picture."""
+"""A grid of images in one image: rows of tiles, each row with a name and captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,53 +8,64 @@ from PIL import Image, ImageDraw, ImageFont
 from tlcli.text import printable
 
 TILE, GAP, MARGIN = 144, 6, 14
-TEXT, SMALL, LINE = 15, 12, 16
-INK, PALE = (30, 30, 30), (110, 110, 110)
+"""Pixels of a tile's side, between tiles, and around the grid."""
+NAME_SIZE, CAPTION_SIZE, CAPTION_HEIGHT = 15, 12, 16
+"""Pixels of the letters of a name and of a caption, and of a caption's line."""
+NAME_COLOR, CAPTION_COLOR = (30, 30, 30), (110, 110, 110)
 
 
 @dataclass(frozen=True)
 class GridRow:
-    """Pictures side by side below a name, each with the lines of its caption below it."""
+    """One row of the grid.
+
+    Attributes:
+        name: is written above the row.
+        images: the tiles, side by side.
+        captions: lines of text below each image; empty for none at all.
+    """
 
     name: str
-    pictures: Sequence[Image.Image]
+    images: Sequence[Image.Image]
     captions: Sequence[Sequence[str]] = ()
 
     def height(self, tile: int) -> int:
-        """In pixels, with the gap to the next row."""
+        """Return the row's height in pixels, with the gap to the next row."""
         lines = max(map(len, self.captions), default=0)
-        return TEXT + 8 + tile + lines * LINE + GAP
+        return NAME_SIZE + 8 + tile + lines * CAPTION_HEIGHT + GAP
 
 
 def draw_grid(title: str, rows: Sequence[GridRow], tile: int = TILE) -> Image.Image:
-    """The rows one below the other, every picture `tile` pixels a side, below a title.
+    """Draw the rows below a title, each image scaled to `tile` pixels a side.
 
-    Names and captions may hold any characters; Pillow's own font draws Latin letters, and a box
+    Names and captions may hold any characters. Pillow's own font draws Latin letters, and a box
     for others.
     """
-    big, small = ImageFont.load_default(TEXT), ImageFont.load_default(SMALL)
-    title, longest = printable(title), max(len(row.pictures) for row in rows)
-    width = max(2 * MARGIN + longest * (tile + GAP) - GAP, int(small.getlength(title)) + 2 * MARGIN)
-    height = 2 * MARGIN + SMALL + 10 + sum(row.height(tile) for row in rows)
-    sheet = Image.new("RGB", (width, height), "white")
+    name_font, small_font = ImageFont.load_default(NAME_SIZE), ImageFont.load_default(CAPTION_SIZE)
+    title, n_columns = printable(title), max(len(row.images) for row in rows)
+    width = max(n_columns * (tile + GAP) - GAP, int(small_font.getlength(title))) + 2 * MARGIN
+    top = MARGIN + CAPTION_SIZE + 10
+    sheet = Image.new("RGB", (width, top + MARGIN + sum(row.height(tile) for row in rows)), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN), title, fill=PALE, font=small)
-    y = MARGIN + SMALL + 10
+    pen.text((MARGIN, MARGIN), title, fill=CAPTION_COLOR, font=small_font)
     for row in rows:
-        pen.text((MARGIN, y), _fitting(row.name, big, width - 2 * MARGIN), fill=INK, font=big)
-        for place, picture in enumerate(row.pictures):
-            x = MARGIN + place * (tile + GAP)
-            square = picture.resize((tile, tile), Image.Resampling.LANCZOS)
-            sheet.paste(square, (x, y + TEXT + 8))
-            for line, text in enumerate(row.captions[place] if row.captions else ()):
-                below = (x, y + TEXT + 8 + tile + 2 + line * LINE)
-                pen.text(below, _fitting(text, small, tile), fill=PALE, font=small)
-        y += row.height(tile)
+        name = _shorten_to_width(row.name, name_font, width - 2 * MARGIN)
+        pen.text((MARGIN, top), name, fill=NAME_COLOR, font=name_font)
+        y = top + NAME_SIZE + 8
+        for column, image in enumerate(row.images):
+            x = MARGIN + column * (tile + GAP)
+            sheet.paste(image.resize((tile, tile), Image.Resampling.LANCZOS), (x, y))
+            for line, text in enumerate(row.captions[column] if row.captions else ()):
+                caption = _shorten_to_width(text, small_font, tile)
+                position = (x, y + tile + 2 + line * CAPTION_HEIGHT)
+                pen.text(position, caption, fill=CAPTION_COLOR, font=small_font)
+        top += row.height(tile)
     return sheet
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """As much of a text as fits into `width` pixels."""
+def _shorten_to_width(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+) -> str:
+    """Cut `text` so that it fits into `width` pixels."""
     text = printable(text)
     if font.getlength(text) <= width:
         return text

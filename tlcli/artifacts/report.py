@@ -12,10 +12,10 @@ from tlcli.artifacts.render import render
 from tlcli.metrics.metrics import Metrics
 from tlcli.planning.plan import Plan
 
-MAX_MATRIX_CLASSES = 40
+MAX_CLASSES_IN_MATRIX = 40
 """Above this many classes the matrix is too large to look at; the most confused pairs are listed
 instead."""
-MAX_PAIRS = 20
+MAX_LISTED_PAIRS = 20
 """Most confused pairs that are listed."""
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 220, 56, 16, 10, 28
 """Pixels of a chart and of its margins."""
@@ -80,7 +80,7 @@ def render_report(report: Report) -> str:
     return render(
         "report.html",
         report=report,
-        pairs=confused_classes(report.metrics) if len(classes) > MAX_MATRIX_CLASSES else None,
+        pairs=confused_classes(report.metrics) if len(classes) > MAX_CLASSES_IN_MATRIX else None,
         accuracy=accuracy_chart(report.history) if len(report.history) > 1 else None,
         lr_test=lr_chart(report.lr_curve, report.found_lr) if report.lr_curve else None,
         chart={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM},
@@ -95,7 +95,7 @@ def confused_classes(metrics: Metrics) -> list[tuple[int, str, str]]:
         for predicted, count in zip(metrics.classes, row, strict=True)
         if count and true != predicted
     )
-    return sorted(pairs, reverse=True)[:MAX_PAIRS]
+    return sorted(pairs, reverse=True)[:MAX_LISTED_PAIRS]
 
 
 def accuracy_chart(history: Sequence[Mapping[str, Any]]) -> Chart:

@@ -21,56 +21,58 @@ from tlcli.errors import UserError
 from tlcli.runtime.distributed.process_group import is_rank0
 
 BUNDLE = "model.safetensors"
+"""The bundle in a run folder."""
 CHECKPOINT = "checkpoint"
+"""The folder in a run folder that holds the state, and the best bundle so far."""
 OPTIONS = "options.toml"
+"""The options in a run folder."""
 RUNS = Path("runs")
+"""The folder that run folders are made in."""
+MAX_RUNS_PER_DAY = 9_999
+"""Runs of one day, dataset and backbone."""
 
 
 def create_run_folder(dataset: Path, backbone: str, output: Path | None) -> Path:
-    """Make a run's folder: `output`, or runs/<date>-<dataset>-<backbone> with a number added.
+    """Make a run folder: `output`, or runs/<date>-<dataset>-<backbone> with a number added.
 
     Raises:
-        UserError: `output` holds something already.
+        UserError: `output` already holds something.
     """
     if output is not None:
         check_free(output)
-        return _made(output)
+        return _make_folder(output)
     today = datetime.date.today().isoformat()
     label = re.sub(r"[^A-Za-z0-9._-]+", "_", dataset.resolve().name).strip("._") or "images"
-    for number in range(1, 10_000):
-        tail = f"-{number}" if number > 1 else ""
-        folder = RUNS / f"{today}-{label}-{backbone}{tail}"
+    for number in range(1, MAX_RUNS_PER_DAY + 1):
+        ending = f"-{number}" if number > 1 else ""
+        folder = RUNS / f"{today}-{label}-{backbone}{ending}"
         if not folder.exists():
-            return _made(folder)
-    raise UserError(f"{RUNS} holds 9,999 runs of this kind from today", "use --output")
+            return _make_folder(folder)
+    raise UserError(
+        f"{RUNS} already holds {MAX_RUNS_PER_DAY:,} such runs from today", "use --output"
+    )
 
 
 def check_free(output: Path) -> None:
-    """Raises `UserError` if `output` is anything but a new or an empty folder."""
-    # A process that was killed before its first file may have left a part of that.
+    """Check that `output` is a new or an empty folder.
+
+    Raises:
+        UserError: it is anything else.
+    """
+    # A process that was killed before its first file was complete may have left a part of it.
     if output.exists() and (
         not output.is_dir() or set(output.iterdir()) - set(unfinished_files(output))
     ):
         raise UserError(
-            f"--output {output}: there is something already, and it is not overwritten",
+            f"--output {output} already exists and will not be overwritten",
             "name another folder, or remove this one first",
         )
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the run folder {folder} cannot be made: {error.strerror}", "use --output"
-        ) from error
-    return folder
 
 
 def write_history(
     folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "history.csv"
 ) -> None:
-    """A row an epoch; or, under another name, of whatever the rows are."""
+    """Write a CSV file into a run folder: history.csv, one row per epoch, unless it is named."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -80,12 +82,12 @@ def write_history(
 
 
 def write_run_json(folder: Path, run: Mapping[str, Any]) -> None:
-    """run.json: everything that went in, the plan, the timings and how it ended."""
+    """Write run.json, the record of a run."""
     write_json(folder / "run.json", run)
 
 
 def read_run_json(folder: Path) -> dict[str, Any]:
-    """run.json's content; empty where there is none that can be read."""
+    """Read run.json; an empty dictionary if there is none, or it cannot be read."""
     try:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -138,7 +140,7 @@ def _read_split(options: Any) -> ValSplit | None:
 
 
 def find_bundle(model: str | os.PathLike[str]) -> Path:
-    """The bundle that a path names: itself, or the one in a run folder.
+    """Find the bundle that a path names: the path itself, or the one in a run folder.
 
     Raises:
         UserError: there is none.
@@ -148,18 +150,18 @@ def find_bundle(model: str | os.PathLike[str]) -> Path:
         if (path / BUNDLE).is_file():
             return path / BUNDLE
         saved = path / CHECKPOINT / BUNDLE
-        hint = "give a run folder of tlcli finetune, or its model.safetensors"
+        hint = "name a run folder of tlcli finetune, or its model.safetensors"
         if read_run_json(path):
             best = f"; its best so far is {saved}" if saved.is_file() else ""
-            hint = f"the run did not end: tlcli finetune --resume {path} goes on{best}"
-        raise UserError(f"{path} holds no {BUNDLE}", hint)
+            hint = f"the run has not ended; resume it: tlcli finetune --resume {path}{best}"
+        raise UserError(f"there is no {BUNDLE} in {path}", hint)
     if not path.exists():
-        raise UserError(f"{path}: no such bundle or run folder", "name a run's folder")
+        raise UserError(f"{path}: no such bundle or run folder", "name a run folder")
     return path
 
 
 def newest_run() -> Path:
-    """The bundle of the newest finished run below ./runs.
+    """Find the bundle of the newest finished run in ./runs.
 
     Raises:
         UserError: there is none.
@@ -172,25 +174,26 @@ def newest_run() -> Path:
     if not finished:
         raise UserError(
             f"no model was named, and there is no finished run in {RUNS.resolve()}",
-            "give one with --model (a bundle, a run folder or a backbone's name) or in "
+            "name one with --model (a bundle, a run folder or a backbone's name) or in "
             "$TLCLI_MODEL, or train one: tlcli finetune DIR",
         )
     return max(finished, key=lambda path: path.stat().st_mtime)
 
 
 def state_file(folder: Path) -> Path:
-    """Where a run keeps the state from which it goes on."""
+    """Return the file that a run is resumed from."""
     return folder / CHECKPOINT / STATE
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which no second process may train in; what a killed one left half
-    written is removed. The lock ends with the process, however that ends. The first process of a
-    job holds it for all.
+    """Lock a run folder, so that no second process trains in it.
+
+    Unfinished files that a killed process left are removed. The lock ends with the process,
+    however that ends. Rank 0 holds it for all processes of a job.
 
     Raises:
-        UserError: another process holds it, or there is no such folder.
+        UserError: another process holds the lock, or there is no such folder.
     """
     if not is_rank0():
         yield
@@ -198,7 +201,9 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise UserError(f"{folder} is no run folder: {error.strerror}", "name a run's") from error
+        raise UserError(
+            f"{folder} is not a run folder: {error.strerror}", "name a run folder"
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,7 +211,7 @@ def locked(folder: Path) -> Iterator[None]:
             # Some network drives cannot lock a folder; they are trusted to have one user.
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise UserError(
-                    f"{folder}: another process is training this run now",
+                    f"another process is training in {folder} now",
                     "wait for it, or stop it first",
                 ) from error
         for part in unfinished_files(folder):
@@ -217,7 +222,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the folder of a run that came to nothing, unless others put something into it."""
+    """Remove the folder of a run without a result, unless somebody else put something into it."""
     if not is_rank0():
         return
     for name in ("run.json", OPTIONS):
@@ -225,3 +230,13 @@ def remove_unfinished(folder: Path) -> None:
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be made: {error.strerror}", "use --output"
+        ) from error
+    return folder

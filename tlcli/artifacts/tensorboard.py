@@ -1,4 +1,4 @@
-"""The figures of each epoch for TensorBoard, in a run's folder."""
+"""The figures of each epoch for TensorBoard, in the run folder."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +20,11 @@ _TAGS = {
 
 
 def check_installed() -> None:
-    """Raises `UserError` where TensorBoard's package is missing."""
+    """Check that TensorBoard is installed.
+
+    Raises:
+        UserError: it is not.
+    """
     if find_spec("tensorboard") is None:
         raise UserError(
             "--log tensorboard needs the package tensorboard, which is not installed",
@@ -29,45 +33,53 @@ def check_installed() -> None:
 
 
 class Board:
-    """Takes the rows of epochs; `first` is the number of the next one, over all phases.
+    """Writes TensorBoard's event files.
 
-    What an earlier part of the run has logged from there on is taken back.
+    Attributes:
+        epoch: number of the next epoch, counted over all phases.
     """
 
-    def __init__(self, folder: Path, first: int, options: str) -> None:
+    def __init__(self, folder: Path, first_epoch: int, options: str) -> None:
+        """Open the event files in a run folder.
+
+        Args:
+            first_epoch: number of the next epoch. What an earlier part of the run logged from
+                there on is discarded.
+            options: the run's options as text.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        self.number = first
-        self.writer = SummaryWriter(str(folder / FOLDER), purge_step=first)
-        # TensorBoard renders Markdown; indented, it is shown as it is.
+        self.epoch = first_epoch
+        self.writer = SummaryWriter(str(folder / FOLDER), purge_step=first_epoch)
+        # TensorBoard renders Markdown, which shows indented text as it is.
         text = "".join(f"    {line}\n" for line in options.splitlines())
-        self.writer.add_text("options", text, first)
+        self.writer.add_text("options", text, first_epoch)
 
-    def row(self, row: Mapping[str, Any]) -> None:
-        """An epoch's figures."""
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Log the figures of the next epoch."""
         for name, tag in _TAGS.items():
             if row.get(name) is not None:
-                self.writer.add_scalar(tag, row[name], self.number)
+                self.writer.add_scalar(tag, row[name], self.epoch)
         self.writer.flush()
-        self.number += 1
+        self.epoch += 1
 
 
 class NoBoard:
-    """Where nothing is logged."""
+    """Takes the place of `Board` where nothing is logged."""
 
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Nothing."""
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
 
 @contextmanager
 def open_board(
-    log: str | None, folder: Path, first: int, options: str
+    log: str | None, folder: Path, first_epoch: int, options: str
 ) -> Iterator[Board | NoBoard]:
-    """What `--log` asks for: "tensorboard", or nothing."""
+    """Open what `--log` names: "tensorboard", or None for nothing."""
     if log is None:
         yield NoBoard()
         return
-    board = Board(folder, first, options)
+    board = Board(folder, first_epoch, options)
     try:
         yield board
     finally:

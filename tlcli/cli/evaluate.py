@@ -84,7 +84,9 @@ def command(
             reporter=terminal,
         )
     if confusion is not None:
-        confusion_matrix.write(confusion, list(result["per_class"]), result["confusion"])
+        confusion_matrix.write_confusion_matrix(
+            confusion, list(result["per_class"]), result["confusion"]
+        )
     _write(result, format_name, file)
     if result["skipped"] or result["unknown_classes"]:
         raise typer.Exit(3)

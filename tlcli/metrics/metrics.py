@@ -33,7 +33,7 @@ class ClassMetrics:
     @classmethod
     def from_dict(cls, content: Any) -> Self:
         """Read what `to_dict` wrote."""
-        return cls(n=_count(content, "n"), **_numbers(content, "precision", "recall", "f1"))
+        return cls(n=_count(content, "n"), **_floats(content, "precision", "recall", "f1"))
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class CalibrationError:
     def from_dict(cls, content: Any) -> Self:
         """Read what `to_dict` wrote."""
         temperature, *others = (f.name for f in fields(cls))
-        known = _number(content, temperature)
-        return cls(1.0 if known is None else known, **_numbers(content, *others))
+        known = _float(content, temperature)
+        return cls(1.0 if known is None else known, **_floats(content, *others))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Calibration:
         Raises:
             ValueError: the temperature is not a positive number.
         """
-        temperature, method = _number(content, "temperature"), _get(content, "method")
+        temperature, method = _float(content, "temperature"), _get(content, "method")
         if temperature is None or not 0 < temperature < math.inf:
             raise ValueError("the temperature is not a positive number")
         return cls(temperature, method if isinstance(method, str) else "", _count(content, "n"))
@@ -188,7 +188,7 @@ class Metrics:
         test = content.get("test")
         return cls(
             n=_count(content, "n"),
-            **_numbers(content, *_SHARES),
+            **_floats(content, *_SHARES),
             per_class={name: ClassMetrics.from_dict(of) for name, of in per_class.items()}
             if isinstance(per_class, Mapping)
             else {},
@@ -217,13 +217,13 @@ def _get(content: Any, key: str) -> Any:
     return content.get(key) if isinstance(content, Mapping) else None
 
 
-def _number(content: Any, key: str) -> float | None:
+def _float(content: Any, key: str) -> float | None:
     value = _get(content, key)
     return value if isinstance(value, int | float) else None
 
 
-def _numbers(content: Any, *keys: str) -> dict[str, Any]:
-    return {key: _number(content, key) for key in keys}
+def _floats(content: Any, *keys: str) -> dict[str, Any]:
+    return {key: _float(content, key) for key in keys}
 
 
 def _count(content: Any, key: str) -> int:

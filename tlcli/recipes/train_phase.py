@@ -113,7 +113,7 @@ def train_phase(job: TrainingJob, index: int, phase: Phase, progress: TrainingPr
             key_to_beat=progress.result.best_key,
             validate_first=keeps_head and not progress.history,
             state=state,
-            on_epoch=job.board.row,
+            on_epoch=job.board.add_row,
             on_best=partial(job.writer.save_best, progress.dataset),
             offer_state=partial(job.writer.save_state, progress, index),
         ),

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from tlcli.artifacts import checkpoint
 from tlcli.artifacts import run_folder as run
+from tlcli.artifacts.checkpoint import read_checkpoint
 from tlcli.data.dataset import Dataset
 from tlcli.errors import UsageError, UserError
 from tlcli.planning.choose_training import with_more_epochs
@@ -79,7 +79,7 @@ def _read_run(folder: Path) -> tuple[str | None, RunDescription, RunState | None
     content = run.read_run_json(folder)
     if not isinstance(content.get("options"), dict):
         raise UserError(f"{folder} holds no run that can be resumed", "name a run's folder")
-    stored = checkpoint.read(run.state_file(folder))
+    stored = read_checkpoint(run.state_file(folder))
     latest = content if stored is None else stored.get("run", {})
     _check_versions(folder, latest.get("versions") or {})
     try:

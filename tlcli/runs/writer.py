@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.artifacts import bundle, checkpoint
 from tlcli.artifacts import run_folder as run
 from tlcli.artifacts.atomic import Unwritable, write_json, write_text
-from tlcli.artifacts.bundle import BundleMeta
+from tlcli.artifacts.bundle import BundleMeta, save_bundle
+from tlcli.artifacts.checkpoint import save_checkpoint
 from tlcli.artifacts.report import Report, write_report
 from tlcli.backbones.network import Network
 from tlcli.data.dataset import Dataset
@@ -71,7 +71,7 @@ class RunWriter:
             return
         if request.state is not None:
             # Before run.json, which must not be ahead of the state.
-            checkpoint.save(run.state_file(self.context.folder), request.state.to_dict())
+            save_checkpoint(run.state_file(self.context.folder), request.state.to_dict())
         self._write_description(replace(self._describe(dataset), plan=request.plan))
 
     def begin_training(
@@ -142,7 +142,7 @@ class RunWriter:
             fit=make_state(),
         )
         try:
-            checkpoint.save(run.state_file(self.context.folder), state.to_dict())
+            save_checkpoint(run.state_file(self.context.folder), state.to_dict())
         except Unwritable as error:
             self.context.reporter.warn(
                 f"{error.message}; training continues without this checkpoint"
@@ -203,7 +203,7 @@ class RunWriter:
 
     def _save_bundle(self, path: Path, dataset: Dataset, metrics: Metrics | None) -> None:
         assert self.network is not None
-        bundle.save(path, self.network.tensors(), self._bundle_metadata(dataset, metrics))
+        save_bundle(path, self.network.tensors(), self._bundle_metadata(dataset, metrics))
 
     def _bundle_metadata(self, dataset: Dataset, metrics: Metrics | None) -> BundleMeta:
         assert self.planned is not None

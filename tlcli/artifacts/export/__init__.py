@@ -1,0 +1,1 @@
+"""Exports of a bundle for other programs."""
