@@ -43,7 +43,7 @@ from tlcli.backbones.lenet5 import LeNet5
 from tlcli.backbones.network import build_network
 from tlcli.errors import UserError
 
-GRAPHS = ("exported-program", "onnx")
+GRAPHS = [name for name, each in FORMATS.items() if each.has_graph]
 
 
 def narrow(model):

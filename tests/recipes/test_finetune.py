@@ -195,7 +195,7 @@ def test_unreadable_images_are_named_and_left_out(flowers, tmp_path):
 
 def test_a_run_folder_is_never_overwritten(trained, flowers):
     before = trained.bundle.stat().st_mtime_ns
-    with pytest.raises(UserError, match="not overwritten"):
+    with pytest.raises(UserError, match="not be overwritten"):
         finetune(flowers, output=trained.folder)
     assert trained.bundle.stat().st_mtime_ns == before
 

@@ -102,7 +102,7 @@ def test_what_is_no_bundle_is_told(straight_run, flowers, tmp_path):
         finetune(flowers, model=straight_run.folder, weights="none", output=tmp_path / "run")
     with pytest.raises(UsageError, match="vgg61"):
         finetune(flowers, model="vgg61", output=tmp_path / "run")
-    with pytest.raises(UserError, match="holds no"):
+    with pytest.raises(UserError, match="there is no model"):
         finetune(flowers, model=flowers, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
