@@ -164,7 +164,7 @@ def test_the_picture_shows_where_answers_fall_and_names_as_they_are():
     wrong = confusion.draw_confusion_matrix(["a", "\x1b[31mb"], [[0, 5], [5, 0]])
     side = right.width - confusion.MARGIN - 2 * confusion.CELL
     place = (side + 3, side + 3)
-    assert right.getpixel(place) == confusion.RIGHT
+    assert right.getpixel(place) == confusion.CORRECT_COLOR
     assert sum(wrong.getpixel(place)) > 700
     assert confusion.draw_confusion_matrix(
         [str(i) for i in range(100)], torch.eye(100).int().tolist()
