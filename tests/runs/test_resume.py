@@ -227,7 +227,7 @@ def test_damaged_files_are_told(straight_run, tmp_path):
             finetune(resume=folder)
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "empty", tmp_path / "nowhere"):
-        with pytest.raises(UserError, match="no run|not a run"):
+        with pytest.raises(UserError, match=r"no run|not a run"):
             finetune(resume=nothing)
 
 
