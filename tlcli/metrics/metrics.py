@@ -1,4 +1,4 @@
-"""The metrics of a classifier as data: what metrics.json, a bundle and a report hold. No torch.
+"""The metrics of a classifier as data: the content of metrics.json, bundles and reports. No torch.
 
 Readers accept what any version wrote: a value that is missing or of another type becomes None (or
 nothing), and an unknown key is ignored.
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """The metrics of one class; None where nothing was there to divide by.
+    """The metrics of one class; None where the denominator is 0.
 
     Attributes:
         n: images of the class.

@@ -12,7 +12,7 @@ from tlcli.text import join_or
 
 @dataclass(frozen=True)
 class ExportTarget:
-    """What `--to`, `--input` and `--output` come to.
+    """The format, the input and the file that an export is written with.
 
     Attributes:
         format: the format of the file.
