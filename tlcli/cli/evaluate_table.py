@@ -8,7 +8,7 @@ from tlcli.metrics.metrics import CalibrationError, Metrics
 
 MAX_TABLE_CLASSES = 15
 """With more classes than this the confusion matrix is too wide for a terminal."""
-MAX_LISTED_PAIRS = 10
+MAX_PAIRS_IN_TABLE = 10
 """Pairs of classes that are listed as most often confused."""
 
 
@@ -76,6 +76,6 @@ def _tables(metrics: Metrics, result: dict[str, Any]) -> Iterator[tuple[str, lis
             [{"true": name, **dict(zip(classes, row, strict=True))} for name, row in matrix],
         )
     if result["confused"]:
-        yield "most often confused", result["confused"][:MAX_LISTED_PAIRS]
+        yield "most often confused", result["confused"][:MAX_PAIRS_IN_TABLE]
     if result["mistakes"]:
         yield "most confident mistakes", result["mistakes"]
