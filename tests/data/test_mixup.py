@@ -96,7 +96,7 @@ def test_a_run_records_mixing_and_principal_colors(two_classes, tmp_path):
         reporter=reporter,
     )
     assert run.plan.training.optimizer == "adamw"
-    assert "--augment mixup asks for training in steps" in run.plan.why
+    assert "because of --epochs, --augment mixup" in run.plan.why
     assert any("mixed, so features are computed again" in note for note in reporter.notes)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["augmentation"]["transforms"] == parse_augment("standard,mixup=0.4")

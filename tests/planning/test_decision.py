@@ -70,14 +70,14 @@ def test_size_similarity_and_sweep_decide(n, score, stages, case, cut):
     got = plan(evidence(by_confidence(score), stages, n), n)
     assert (got.case, got.cut, got.override, got.runner_up) == (case, cut, (), "")
     assert case in got.why
-    assert f"{n:,} training images is {got.size}" in got.why
+    assert f"{n:,} training images are a {got.size} dataset" in got.why
 
 
 def test_a_dropped_network_gets_a_head_on_the_stage_of_the_sweep():
     got = plan(evidence(by_confidence(0.2), MIDDLE_BEST))
     assert got.trained == ("new_head",)
     assert got.dropped == ("layer3", "layer4", "avgpool", "head")
-    assert "layer2 tells the classes apart best (90.0% +- 2.0%; the last" in got.why
+    assert "layer2 separate the classes best (90.0% +- 2.0%; the last" in got.why
 
 
 def test_where_no_earlier_stage_is_better_a_different_folder_keeps_the_last_features():
@@ -120,18 +120,30 @@ def test_near_the_threshold_the_sweep_decides(score, stages, similarity, case):
         }[case]
     )
     assert f"(--case {got.runner_up})" in got.why
-    assert "it is close" in got.why
+    assert "the decision is close" in got.why
 
 
 @pytest.mark.parametrize(
     ("score", "wins", "stages", "similarity", "word"),
     [
-        (0.65, 0.6, LAST_BEST, "similar", "and they say more"),
-        (0.65, 0.53, LAST_BEST, "different", "but they say hardly more"),
-        (0.63, 0.6, LAST_BEST, "similar", "but they say more"),
-        (0.63, 0.45, LAST_BEST, "different", "and they say no more"),
-        (0.63, 0.6, MIDDLE_BEST, "different", "and an earlier stage clearly beats the last"),
-        (0.65, 0.6, MIDDLE_BEST, "different", "but an earlier stage clearly beats the last"),
+        (0.65, 0.6, LAST_BEST, "similar", "and the backbone is more confident"),
+        (0.65, 0.53, LAST_BEST, "different", "but the backbone is hardly more confident"),
+        (0.63, 0.6, LAST_BEST, "similar", "but the backbone is more confident"),
+        (0.63, 0.45, LAST_BEST, "different", "and the backbone is no more confident"),
+        (
+            0.63,
+            0.6,
+            MIDDLE_BEST,
+            "different",
+            "and an earlier stage separates the classes clearly better",
+        ),
+        (
+            0.65,
+            0.6,
+            MIDDLE_BEST,
+            "different",
+            "but an earlier stage separates the classes clearly better",
+        ),
     ],
 )
 def test_near_the_threshold_the_win_rate_decides(score, wins, stages, similarity, word):
@@ -153,9 +165,9 @@ def test_a_sweep_no_better_than_guessing_decides_nothing():
         StageScore(n, 0.21, 0.02, b, 0.01) for n, b in zip(NAMES, range(4), strict=True)
     )
     got = plan(evidence(by_confidence(0.2), guessed))
-    assert "no stage tells the classes apart better than guessing (21.0% at best)" in got.why
+    assert "no stage separates the classes better than guessing (21.0% at best)" in got.why
     assert (got.cut, got.case) == ("layer3", "small-different")
-    assert "three quarters up" in got.why
+    assert "three quarters of the way up" in got.why
     assert judge_similarity(evidence(None, guessed)).similarity == "similar"
 
 
@@ -199,10 +211,10 @@ def test_an_override_wins_and_is_recorded_as_one(options, case):
 
 def test_a_contradiction_to_an_override_is_explained():
     got = plan(evidence(by_confidence(0.9), MIDDLE_BEST), similarity="different")
-    assert "different as you said (measured, they look similar" in got.why
-    assert "measured, they" not in plan(evidence(by_confidence(0.9)), similarity="similar").why
+    assert "different, set by hand (but the measurements speak for similar" in got.why
+    assert "the measurements" not in plan(evidence(by_confidence(0.9)), similarity="similar").why
     assert (
-        "measured, they look similar"
+        "the measurements speak for similar"
         in plan(evidence(by_confidence(0.9)), case="small-different").why
     )
 
@@ -210,16 +222,16 @@ def test_a_contradiction_to_an_override_is_explained():
 @pytest.mark.parametrize(
     ("score", "words"),
     [
-        (1.2, "surer of these than"),
-        (0.98, "as sure of these as"),
-        (0.7, "less sure of these than"),
-        (0.6, "less sure of these than"),
-        (0.2, "much less sure of these than"),
+        (1.2, "more confident on them than"),
+        (0.98, "as confident on them as"),
+        (0.7, "less confident on them than"),
+        (0.6, "less confident on them than"),
+        (0.2, "much less confident on them than"),
     ],
 )
 def test_confidence_is_put_in_words(score, words):
     assert (
-        f"the backbone is {words} of ImageNet's own photographs"
+        f"the backbone is {words} on ImageNet's own photographs"
         in plan(evidence(by_confidence(score))).why
     )
 

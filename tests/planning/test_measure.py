@@ -93,7 +93,7 @@ def test_a_stage_with_features_that_are_not_finite_is_left_out_and_noted():
     features = {"a": torch.randn(30, 4), "b": torch.full((30, 4), torch.nan)}
     scores, _, notes = probe_stages(features, labels, 0)
     assert [s.name for s in scores] == ["a"]
-    assert "b gives numbers that are not finite" in notes[0]
+    assert "b is not probed, since its features are not finite" in notes[0]
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -82,7 +82,7 @@ def test_each_case_is_a_cut(case, cut, trained, dropped, optimizer):
 def test_left_alone_it_looks_at_size_and_says_that_similarity_is_not_measured():
     small, large = plan(n=LARGE_FROM - 1), plan(n=LARGE_FROM)
     assert (small.case, large.case) == ("small-similar", "large-similar")
-    assert "9,999 training images is small" in small.why
+    assert "9,999 training images are a small dataset" in small.why
     assert "not measured" in small.why
     assert small.override == ()
 

@@ -42,9 +42,9 @@ CASES: Mapping[str, Case] = {
         "all-but-head",
         False,
         "solve",
-        "a new head on the last codes",
-        "few images of a familiar kind: the last codes already tell such things apart, "
-        "and training more would overfit; only a new head is fitted",
+        "a new head on the last stage",
+        "few images of a familiar kind: the last features already separate such classes, and "
+        "training more would overfit, so only a new head is fitted",
     ),
     "small-different": Case(
         "small",
@@ -52,8 +52,8 @@ CASES: Mapping[str, Case] = {
         "measured",
         True,
         "solve",
-        "a new head on the stage that tells them apart",
-        "few images of an unfamiliar kind: the last stages are about the pretraining's own "
+        "a new head on that stage",
+        "few images of an unfamiliar kind: the last stages are specific to the pretraining's "
         "classes, so they are dropped and a new head reads an earlier stage",
     ),
     "large-similar": Case(
@@ -73,8 +73,8 @@ CASES: Mapping[str, Case] = {
         False,
         "reinit",
         "everything, from the pretrained weights",
-        "many images of an unfamiliar kind: everything is trained, the pretrained weights "
-        "are only where it starts",
+        "many images of an unfamiliar kind: everything is trained, and the pretrained weights "
+        "are only the starting point",
     ),
 }
 

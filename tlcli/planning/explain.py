@@ -9,25 +9,25 @@ from tlcli.planning.training_config import TrainingConfig
 from tlcli.text import format_duration
 
 # The decision for a case.
-SIMILARITY_ASSUMED = "how familiar the images are was not measured, and is taken as similar"
-SIMILARITY_UNKNOWN = "how familiar the images are could not be measured"
-EARLIER_STAGE_WINS = "an earlier stage clearly beats the last"
+SIMILARITY_ASSUMED = "the similarity was not measured, so the images are assumed to be similar"
+SIMILARITY_UNKNOWN = "the similarity could not be measured"
+EARLIER_STAGE_WINS = "an earlier stage separates the classes clearly better than the last"
 # The trained stages of a plan.
 FROM_SCRATCH = "nothing is pretrained, so everything is trained from scratch"
-INIT_STARTS_HEAD = "--init starts the head from there, so it is not solved first"
-HEAD_ON_MIDDLE_STAGE = "a new head three quarters up, since no sweep says where"
-HEAD_ON_LAST_STAGE = "a new head on the last codes, which no earlier stage beats"
-ALL_NOT_PRETRAINED = "all that has no pretrained weights is trained"
+INIT_STARTS_HEAD = "--init sets how the head starts, so it is not solved first"
+HEAD_ON_MIDDLE_STAGE = "a new head three quarters of the way up, since the probes favor no stage"
+HEAD_ON_LAST_STAGE = "a new head on the last stage, which no earlier stage beats"
+ALL_NOT_PRETRAINED = "everything without pretrained weights is trained"
 HEAD_FIRST = ", the head first"
-KEPT_HEAD = "the bundle's head knows these classes and is trained further"
+KEPT_HEAD = "the bundle's head already predicts these classes and is trained further"
 # The notes of the evidence.
 TOO_FEW_TO_PROBE = "too few images to probe the stages"
 
 _CONFIDENCE_WORDS = (
-    (1.8, "surer of these than"),
-    (1.5, "as sure of these as"),
-    (0.8, "less sure of these than"),
-    (0.0, "much less sure of these than"),
+    (1.8, "more confident on them than"),
+    (1.5, "as confident on them as"),
+    (0.8, "less confident on them than"),
+    (0.0, "much less confident on them than"),
 )
 """Words for a confidence from this multiple of its threshold on."""
 
@@ -40,9 +40,9 @@ def similarity_text(similarity: SimilarityScore) -> str:
         w for start, w in _CONFIDENCE_WORDS if similarity.score >= start * similarity.threshold
     )
     return (
-        f"the backbone is {words} of ImageNet's own photographs "
-        f"({similarity.confidence:.2f} against {similarity.reference:.2f}; similar from "
-        f"{similarity.threshold * (similarity.reference or 0):.2f})"
+        f"the backbone is {words} on ImageNet's own photographs "
+        f"({similarity.confidence:.2f} against {similarity.reference:.2f}; "
+        f"{similarity.threshold * (similarity.reference or 0):.2f} or more counts as similar)"
     )
 
 
@@ -50,8 +50,8 @@ def win_rate_text(win_rate: float, threshold: float) -> str:
     """Explain how often the images win against themselves upside down."""
     more = "more" if win_rate >= threshold else "hardly more" if win_rate > 0.5 else "no more"
     return (
-        f"they say {more} to the backbone than the same upside down "
-        f"(in {win_rate:.0%} of comparisons; similar from {threshold:.0%})"
+        f"the backbone is {more} confident on them than on the same images upside down "
+        f"(in {win_rate:.0%} of comparisons; {threshold:.0%} or more counts as similar)"
     )
 
 
@@ -62,7 +62,7 @@ def add_reason(reason: str, other: str, *, agrees: bool) -> str:
 
 def contradiction_text(similarity: str, reason: str) -> str:
     """Explain that the measurements speak for another similarity than the one set by hand."""
-    return f" (measured, they look {similarity}: {reason})"
+    return f" (but the measurements speak for {similarity}: {reason})"
 
 
 def case_by_hand_text(contradiction: str) -> str:
@@ -72,19 +72,22 @@ def case_by_hand_text(contradiction: str) -> str:
 
 def similarity_by_hand_text(similarity: str, contradiction: str) -> str:
     """Explain a similarity that an option names."""
-    return f"{similarity} as you said{contradiction}"
+    return f"{similarity}, set by hand{contradiction}"
 
 
 def cut_by_hand_text(stage: str) -> str:
     """Explain a plan whose cut alone is set by hand."""
-    return f"the cut was set by hand with --freeze {stage}"
+    return f"the cut was set by hand (--freeze {stage})"
 
 
 def size_text(size: str, n_train: int, large_from: int, *, by_hand: bool) -> str:
     """Explain whether a folder counts as small or large."""
     if by_hand:
-        return f"{size} as you said ({n_train:,} training images)"
-    return f"{n_train:,} training images is {size} (the line is at {large_from:,})"
+        return f"{size}, set by hand ({n_train:,} training images)"
+    limit = f"fewer than {large_from:,} counts as small"
+    if size == "large":
+        limit = f"{large_from:,} or more counts as large"
+    return f"{n_train:,} training images are a {size} dataset ({limit})"
 
 
 def sweep_text(evidence: Evidence, cut: str | None) -> str:
@@ -97,24 +100,25 @@ def sweep_text(evidence: Evidence, cut: str | None) -> str:
     if best is None:
         return ""
     if not evidence.informative_sweep:
-        return (
-            f"no stage tells the classes apart better than guessing ({best.accuracy:.1%} at best)"
-        )
+        return f"no stage separates the classes better than guessing ({best.accuracy:.1%} at best)"
     last = sweep[-1]
     chosen = next((s for s in sweep if s.name == cut), last)
     accuracy = f"{chosen.accuracy:.1%} +- {2 * chosen.error:.1%}"
     if chosen is not last and chosen is best:
-        gap = f"the last codes are {_points(last)} behind"
-        return f"{best.name} tells the classes apart best ({accuracy}; {gap})"
+        gap = f"the last stage is {_points(last)} behind"
+        return f"features from {best.name} separate the classes best ({accuracy}; {gap})"
     if chosen is not last:
         return (
             f"{chosen.name} is the earliest stage within a standard error of the best ({accuracy}, "
             f"{_points(chosen)} behind {best.name})"
         )
     if last.gap <= 2 * last.gap_error:
-        return f"its last codes tell the classes apart as well as any stage ({accuracy})"
+        return (
+            f"features from the last stage separate the classes as well as any other ({accuracy})"
+        )
     return (
-        f"its last codes tell the classes apart ({accuracy}; {best.name} is {_points(last)} ahead)"
+        f"features from the last stage separate the classes ({accuracy}; "
+        f"{best.name} is {_points(last)} ahead)"
     )
 
 
@@ -125,12 +129,12 @@ def _points(stage: StageScore) -> str:
 
 def moved_cut_text(stage: str) -> str:
     """Explain a cut that was moved before the first stage without pretrained weights."""
-    return f"{stage} and what follows have no pretrained weights, so the cut moves before them"
+    return f"{stage} and the stages after it have no pretrained weights, so the cut moves before it"
 
 
 def steps_text(flags: str) -> str:
     """Explain why a head is trained in steps that would otherwise be solved."""
-    return f"{flags} asks for training in steps: AdamW instead of L-BFGS"
+    return f"the head is trained in steps (AdamW instead of L-BFGS) because of {flags}"
 
 
 def case_text(case: str, trained: str) -> str:
@@ -140,18 +144,18 @@ def case_text(case: str, trained: str) -> str:
 
 def case_with_cut_by_hand_text(stage: str) -> str:
     """Explain a plan whose case was decided, but whose cut is set by hand."""
-    return f"with the cut set by hand with --freeze {stage}"
+    return f"with the cut set by hand (--freeze {stage})"
 
 
 def replaced_head_text(*, solved: bool) -> str:
     """Explain a new head in place of a bundle's head for the same classes."""
-    start = "solved" if solved else "drawn"
-    return f"the bundle's head knows these classes, but a new one is {start}"
+    start = "solved" if solved else "initialized"
+    return f"the bundle's head already predicts these classes, but a new one is {start}"
 
 
 def runner_up_text(case: str) -> str:
     """Suggest the case that came close."""
-    return f"it is close, so {case} is worth a try (--case {case})"
+    return f"the decision is close, so {case} is worth a try (--case {case})"
 
 
 def stages_text(cut: str, trained: Sequence[str], dropped: Sequence[str]) -> str:
@@ -219,17 +223,17 @@ def plain_view_only_text(seconds: float) -> str:
 
 def sampled_classes_text(sampled: int, total: int) -> str:
     """Note that only some of the classes were measured."""
-    return f"{sampled} of {total} classes were looked at"
+    return f"the sample holds images of {sampled} of the {total} classes"
 
 
 def single_images_text(n: int) -> str:
     """Note that classes with a single image cannot be cross-validated."""
-    return f"classes with one image in the sample, left out of the sweep: {n}"
+    return f"classes with one image in the sample are not probed: {n}"
 
 
 def dropped_stage_text(stage: str) -> str:
     """Note that a stage's features cannot be used."""
-    return f"{stage} gives numbers that are not finite and was left out"
+    return f"{stage} is not probed, since its features are not finite"
 
 
 def curve_text(smaller: int, larger: int, gain: float, error: float, small_gain: float) -> str:
@@ -245,5 +249,5 @@ def curve_text(smaller: int, larger: int, gain: float, error: float, small_gain:
     if gain > 2 * error:
         return f"{gained}: more images would help"
     if gain + 2 * error < small_gain:
-        return f"{gained}: more of the same would help little"
-    return f"{gained}: that may be chance, and these are too few to say"
+        return f"{gained}: more images of the same kind would help little"
+    return f"{gained}: this may be chance, and there are too few images to tell"
