@@ -14,7 +14,7 @@ from tlcli.artifacts.image_grid import GridRow, draw_grid
 from tlcli.backbones import catalogue
 from tlcli.backbones.weights import native_preprocessing
 from tlcli.data.augmentation.apply import augment_image
-from tlcli.data.augmentation.mixup import MIXING_TRANSFORMS, make_mixing
+from tlcli.data.augmentation.mixup import make_mixing
 from tlcli.data.augmentation.pca_color import principal_colors
 from tlcli.data.augmentation.presets import PRESETS, TRANSFORMS, parse_augment
 from tlcli.data.augmentation.spec import make_augmentation
@@ -33,23 +33,23 @@ VISIBLE_STRENGTHS = {"pca": 1, "mixup": 1, "hue": 0.1, "grey": 0.5, "erase": 0.7
 def draw_transforms(flowers: Path) -> Image.Image:
     """Draw one row of views for each transform alone."""
     pre = native_preprocessing(catalogue.find_entry(catalogue.DEFAULT_MODEL))
-    colours = principal_colors(scan(flowers).train)
+    colors = principal_colors(scan(flowers).train)
     sunflower = draw_flower("sunflower", 320, random.Random(5))
     others = [draw_flower(name, 320, random.Random(3)) for name in ("rose", "tulip", "daisy")]
-    plain = [pre.to_pixels(image) for image in (sunflower, *others)]
+    plain = torch.stack([pre.to_pixels(image) for image in (sunflower, *others)])
+    classes = ["sunflower", "rose", "tulip", "daisy"]
     rows = []
-    for name, of in TRANSFORMS.items():
-        text = f"{name}={VISIBLE_STRENGTHS.get(name, of.default):g}"
-        if name in MIXING_TRANSFORMS:
-            classes = ["sunflower", "rose", "tulip", "daisy"]
-            batch = torch.stack(plain), torch.arange(4)
-            mixed = mixed_row(*batch, classes, make_mixing(parse_augment(text)), 4, N_VIEWS)
-            rows.append(GridRow(text, mixed.pictures, mixed.captions))
-            continue
-        aug = make_augmentation(parse_augment(text), colours)
-        draws = [random.Random(f"{name} {i}") for i in range(N_VIEWS)]
-        views = [picture(augment_image(sunflower, pre, aug, rng)) for rng in draws]
-        rows.append(GridRow(text, views))
+    for name, transform in TRANSFORMS.items():
+        text = f"{name}={VISIBLE_STRENGTHS.get(name, transform.default):g}"
+        strengths = parse_augment(text)
+        mixing, augmentation = make_mixing(strengths), make_augmentation(strengths, colors)
+        if mixing:
+            mixed = mixed_row(plain, torch.arange(4), classes, mixing, 4, N_VIEWS)
+            rows.append(GridRow(text, mixed.images, mixed.captions))
+        elif augmentation:
+            draws = [random.Random(f"{name} {i}") for i in range(N_VIEWS)]
+            views = [picture(augment_image(sunflower, pre, augmentation, rng)) for rng in draws]
+            rows.append(GridRow(text, views))
     return draw_grid("each transform alone, seven views of one image", rows, tile=100)
 
 

@@ -274,8 +274,8 @@ def test_impossible_views_are_refused_before_anything_is_measured(
 
     monkeypatch.setattr("tlcli.recipes.decide.measure_folder", None)
     for augment, message in (
-        ("light,mixup", "--views is about"),
-        ("none", "the same view repeated"),
+        ("light,mixup", "--views sets the number of cached views"),
+        ("none", "would repeat the same view"),
     ):
         with pytest.raises(UsageError, match=message):
             finetune(two_classes, views=3, augment=augment, output=tmp_path / augment)
