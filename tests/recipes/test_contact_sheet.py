@@ -51,7 +51,7 @@ def test_the_sheet_shows_the_views_of_training(flowers, tmp_path, monkeypatch):
     keys = [f"5:{daisy.digest}:{number}" for number in (1, 2)]
     (batch,) = load_batches([daisy.path] * 2, pre, batch_size=2, augmentation=light, keys=keys)
     for number in (1, 2):
-        assert torch.equal(to_tensor(rows[0].pictures[number]), batch[0][number - 1])
+        assert torch.equal(to_tensor(rows[0].images[number]), batch[0][number - 1])
 
 
 @pytest.mark.parametrize(
