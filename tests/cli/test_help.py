@@ -12,6 +12,7 @@ import typer.main
 from tlcli.cli import app
 from tlcli.cli.app import COMMANDS as SUMMARIES
 from tlcli.cli.help import names, sections
+from tlcli.planning.optimizers import OPTIMIZERS
 from tlcli.runs.options import GROUPS, OPTION_TABLE
 
 COMMANDS = typer.main.get_command(app).commands
@@ -66,7 +67,7 @@ def test_help_shows_defaults_choices_and_ranges():
     for spec in OPTION_TABLE.values():
         facts = "; ".join(filter(None, (f"default: {spec.shown_default}", spec.shown_values)))
         assert f"{spec.help} [{facts}]" in text
-    assert "[default: chosen by the plan; one of lbfgs, sgd, adamw]" in text
+    assert f"[default: chosen by the plan; one of {', '.join(OPTIMIZERS)}]" in text
     assert "[default: 0.2; 0.01 to 0.9]" in text
     assert "[default: chosen by the plan; above 0 or find]" in text
 

@@ -8,9 +8,11 @@ import torch
 from tests.training.toy import toy_network
 from tlcli.errors import UsageError
 from tlcli.metrics.classification import macro_metric
+from tlcli.planning import choose_training as choose_training_module
+from tlcli.planning import optimizers
 from tlcli.planning.choose_training import choose_training
 from tlcli.planning.explain import describe_training
-from tlcli.planning.optimizers import LR_SCHEDULES, OPTIMIZERS
+from tlcli.planning.optimizers import LR_SCHEDULES, OPTIMIZERS, OptimizerSpec
 from tlcli.planning.training_config import TrainingConfig, count_unfrozen
 from tlcli.planning.training_presets import SIZE_ADJUSTMENTS, TRAINING_PRESETS
 from tlcli.runs.options import Options
@@ -115,13 +117,40 @@ def test_unknown_optimizers_and_schedules_are_refused():
         make_optimizer(network, TrainingConfig("lbfgs"))
 
 
-def test_every_optimizer_that_takes_steps_is_one_of_torch():
+def test_every_optimizer_solves_or_is_of_the_class_that_its_entry_names():
     network = toy_network()
     for name, spec in OPTIMIZERS.items():
         config = TrainingConfig(name)
-        assert name == "lbfgs" or type(make_optimizer(network, config)).__name__ == spec.torch_class
-        assert config.solves_head == (name == "lbfgs")
+        assert config.solves_head != spec.takes_steps
+        if spec.takes_steps:
+            made = type(make_optimizer(network, config))
+            assert issubclass(made, torch.optim.Optimizer)
+            assert made.__name__ == spec.step_class.rpartition(".")[2]
         assert describe_training(config)
+        assert set(spec.learning_rates) <= set(TRAINING_PRESETS)
+
+
+class PlainSteps(torch.optim.SGD):
+    """An optimizer that is not in torch.optim and takes no `fused`."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr=lr)
+
+
+def test_an_optimizer_outside_torch_needs_an_entry_only(monkeypatch):
+    spec = OptimizerSpec(
+        f"{__name__}.PlainSteps", "plain steps", learning_rates={"all": 0.5}, has_fused=False
+    )
+    monkeypatch.setattr(optimizers, "OPTIMIZERS", {**OPTIMIZERS, "plain": spec})
+    monkeypatch.setattr(choose_training_module, "CHOICES", {})
+    assert chosen("all", optimizer="plain").lr == 0.5
+    assert chosen("part", optimizer="plain").lr == TRAINING_PRESETS["part"].lr
+    assert type(make_optimizer(toy_network(), chosen(optimizer="plain"))) is PlainSteps
+
+
+def test_sgd_has_its_own_learning_rate_for_every_preset():
+    for preset in TRAINING_PRESETS.keys() - {"solve"}:
+        assert chosen(preset, optimizer="sgd").lr > TRAINING_PRESETS[preset].lr
 
 
 def test_gradual_unfreezing_goes_a_stage_an_epoch_and_ends_with_all():

@@ -6,13 +6,9 @@ from typing import Any
 
 from tlcli.errors import UsageError, choice
 from tlcli.planning import explain
-from tlcli.planning.optimizers import OPTIMIZERS, find_lr_schedule
+from tlcli.planning.optimizers import OPTIMIZERS, find_lr_schedule, find_optimizer
 from tlcli.planning.training_config import CHOICES, FIND_LR, TrainingConfig
-from tlcli.planning.training_presets import (
-    SGD_LEARNING_RATES,
-    SIZE_ADJUSTMENTS,
-    TRAINING_PRESETS,
-)
+from tlcli.planning.training_presets import SIZE_ADJUSTMENTS, TRAINING_PRESETS
 
 # Optimizers that take steps over batches read these; L-BFGS does not.
 _STEP_OPTIONS = frozenset(f.name for f in fields(TrainingConfig)) - {
@@ -55,10 +51,11 @@ def choose_training(
     _check_stages(preset, options, solvable)
     step_flags = ", ".join(_step_flags(options, mixing))
     optimizer = options.get("optimizer")
-    if optimizer == "lbfgs":
-        _check_solver(step_flags, solvable)
+    takes_steps = optimizer is not None and find_optimizer(optimizer).takes_steps
+    if optimizer is not None and not takes_steps:
+        _check_solver(optimizer, step_flags, solvable)
     notes: list[str] = []
-    if preset == "solve" and (step_flags or optimizer not in (None, "lbfgs")):
+    if preset == "solve" and (step_flags or takes_steps):
         preset = "head"
         if optimizer is None:
             notes.append(explain.steps_text(step_flags))
@@ -91,15 +88,18 @@ def _step_flags(options: Mapping[str, Any], mixing: str) -> list[str]:
     return [*flags, mixing] if mixing else flags
 
 
-def _check_solver(step_flags: str, solvable: bool) -> None:
-    """Refuse L-BFGS for anything but a linear head, and options that it does not take."""
+def _check_solver(optimizer: str, step_flags: str, solvable: bool) -> None:
+    """Refuse a solver for anything but a linear head, and options that it does not take."""
+    steppers = " or ".join(name for name, spec in OPTIMIZERS.items() if spec.takes_steps)
     if not solvable:
         raise UsageError(
-            "--optimizer lbfgs fits a linear head only, and this plan trains more",
-            "use --optimizer adamw or sgd, or --freeze all-but-head",
+            f"--optimizer {optimizer} fits a linear head only, and this plan trains more",
+            f"use --optimizer {steppers}, or --freeze all-but-head",
         )
     if step_flags:
-        raise UsageError(f"--optimizer lbfgs takes no {step_flags}", "use --optimizer adamw or sgd")
+        raise UsageError(
+            f"--optimizer {optimizer} takes no {step_flags}", f"use --optimizer {steppers}"
+        )
 
 
 def _configure(preset: str, options: Mapping[str, Any], n_train: int) -> TrainingConfig:
@@ -108,8 +108,9 @@ def _configure(preset: str, options: Mapping[str, Any], n_train: int) -> Trainin
     config = TRAINING_PRESETS[preset]
     adjustments = [values for start, values in SIZE_ADJUSTMENTS[preset] if n_train >= start]
     config = replace(config, **(adjustments[-1] if adjustments else {}))
-    if optimizer == "sgd":
-        config = replace(config, lr=SGD_LEARNING_RATES[preset])
+    if optimizer is not None:
+        rates = find_optimizer(optimizer).learning_rates
+        config = replace(config, lr=rates.get(preset, config.lr))
     for name, spec in OPTIMIZERS.items():
         for option in options.keys() & spec.options if name != optimizer else ():
             raise UsageError(f"{_flag(option)} needs --optimizer {name}", f"add --optimizer {name}")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tlcli.errors import choice
 
@@ -12,22 +12,36 @@ class OptimizerSpec:
     """One optimizer that a training can be configured with.
 
     Attributes:
-        torch_class: the name of its class in `torch.optim`, which takes steps over batches; None
-            for a solver that fits a linear head in one go.
+        step_class: the dotted path of its class, which takes steps over batches: torch's or one of
+            tlcli's own. None for a solver that fits a linear head in one go.
         phrase: its name for people, formatted with the fields of `TrainingConfig`.
         options: the fields of `TrainingConfig` that this optimizer alone takes, by the names of
             its class.
+        learning_rates: the learning rates of `TRAINING_PRESETS` that it replaces, by preset.
+        has_fused: whether its class takes `fused`.
     """
 
-    torch_class: str | None
+    step_class: str | None
     phrase: str
     options: tuple[str, ...] = ()
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    has_fused: bool = True
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it takes steps over batches, and does not solve a linear head in one go."""
+        return self.step_class is not None
 
 
 OPTIMIZERS: Mapping[str, OptimizerSpec] = {
     "lbfgs": OptimizerSpec(None, "L-BFGS on the head, its L2 penalty chosen by cross-validation"),
-    "sgd": OptimizerSpec("SGD", "SGD with momentum {momentum:g}", ("momentum",)),
-    "adamw": OptimizerSpec("AdamW", "AdamW"),
+    "sgd": OptimizerSpec(
+        "torch.optim.SGD",
+        "SGD with momentum {momentum:g}",
+        options=("momentum",),
+        learning_rates={"head": 0.01, "part": 1e-3, "all": 5e-3, "reinit": 1e-2, "scratch": 1e-2},
+    ),
+    "adamw": OptimizerSpec("torch.optim.AdamW", "AdamW"),
 }
 
 

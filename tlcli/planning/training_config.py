@@ -72,7 +72,7 @@ class TrainingConfig:
     @property
     def solves_head(self) -> bool:
         """Whether a linear head is solved in one go, without steps over batches."""
-        return find_optimizer(self.optimizer).torch_class is None
+        return not find_optimizer(self.optimizer).takes_steps
 
 
 FIND_LR = "find"

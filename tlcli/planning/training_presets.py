@@ -29,16 +29,6 @@ TRAINING_PRESETS: Mapping[str, TrainingConfig] = {
 }
 """The configuration with the optimizer that each preset prefers."""
 
-SGD_LEARNING_RATES: Mapping[str, float] = {
-    "solve": 0.01,
-    "head": 0.01,
-    "part": 1e-3,
-    "all": 5e-3,
-    "reinit": 1e-2,
-    "scratch": 1e-2,
-}
-"""The learning rate of each preset with SGD and momentum in place of AdamW."""
-
 _FEW_IMAGES: Mapping[str, Any] = {"batch_size": 16}
 """Changes for fewer than 500 images, so that an epoch has some tens of steps."""
 

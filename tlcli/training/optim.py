@@ -1,5 +1,6 @@
 """The optimizer and the learning rate of each step, as a `TrainingConfig` says."""
 
+import pkgutil
 from collections.abc import Callable
 
 import torch
@@ -24,7 +25,7 @@ def make_optimizer(network: Network, config: TrainingConfig) -> optim.Optimizer:
         ValueError: this optimizer takes no steps.
     """
     spec = find_optimizer(config.optimizer)
-    if spec.torch_class is None:
+    if spec.step_class is None:
         raise ValueError(f"{config.optimizer} solves a head and takes no steps")
     groups = []
     trained = network.stages[network.cut :]
@@ -37,8 +38,12 @@ def make_optimizer(network: Network, config: TrainingConfig) -> optim.Optimizer:
                 weight_decay = config.weight_decay if decayed else 0.0
                 groups.append({"params": group, "lr": lr, "weight_decay": weight_decay})
     options = {name: getattr(config, name) for name in spec.options}
-    fused = network.final_layer.weight.device.type in FUSED_DEVICES
-    return getattr(optim, spec.torch_class)(groups, lr=config.lr, fused=fused, **options)
+    if spec.has_fused:
+        options["fused"] = network.final_layer.weight.device.type in FUSED_DEVICES
+    optimizer: optim.Optimizer = pkgutil.resolve_name(spec.step_class)(
+        groups, lr=config.lr, **options
+    )
+    return optimizer
 
 
 def lr_factor(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
