@@ -44,6 +44,8 @@ from tlcli.backbones.network import build_network
 from tlcli.errors import UserError
 
 GRAPHS = [name for name, each in FORMATS.items() if each.has_graph]
+TOO_LARGE = {"onnx": ("regnet_y_128gf", "vit_h_14")}
+"""The backbones that a format's file cannot hold."""
 
 
 def narrow(model):
@@ -193,9 +195,9 @@ def test_every_backbone(name, tmp_path):
     source = source_of(build(name, resolution=sides.get(name, 64)), "pixels")
     side = source.meta.preprocessing.crop
     inputs = batches(side, side)
-    assert difference(source, "exported-program", tmp_path, inputs) < MAX_DIFFERENCE["pixels"]
-    if name in ("regnet_y_128gf", "vit_h_14"):
-        with pytest.raises(UserError, match="2 GiB"):
-            FORMATS["onnx"].write(source, tmp_path / "out.onnx")
-    else:
-        assert difference(source, "onnx", tmp_path, inputs) < MAX_DIFFERENCE["pixels"]
+    for format_name in GRAPHS:
+        if name in TOO_LARGE.get(format_name, ()):
+            with pytest.raises(UserError, match="GiB"):
+                FORMATS[format_name].write(source, tmp_path / "out")
+        else:
+            assert difference(source, format_name, tmp_path, inputs) < MAX_DIFFERENCE["pixels"]

@@ -16,9 +16,10 @@ from tlcli.artifacts.export.formats import FORMATS
 from tlcli.recipes.export import export
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".onnx"])
-def test_the_scripts_run_on_pixels(small, pictures, tmp_path, suffix):
-    input_name = "pixels" if suffix in (".pt2", ".onnx") else None
+@pytest.mark.parametrize("to", FORMATS)
+def test_the_scripts_run_on_pixels(small, pictures, tmp_path, to):
+    input_name = "pixels" if FORMATS[to].has_graph else None
+    suffix = FORMATS[to].suffixes[-1]
     done = export(small, output=tmp_path / f"it's \"{suffix}", input_name=input_name)
     # 1e-4: tlcli decodes a large JPEG at a part of its size, the scripts do not
     agree(predictions_of(done.script, *pictures, cwd=tmp_path), small, pictures, 1e-4)

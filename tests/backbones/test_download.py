@@ -15,7 +15,6 @@ from tlcli.backbones import download as fetch
 from tlcli.backbones import weights
 from tlcli.backbones.build import build, load_backbone
 from tlcli.backbones.family import PublishedWeights
-from tlcli.backbones.weights import TORCHVISION_URL
 from tlcli.errors import UserError
 
 SMALL = "squeezenet1_1"
@@ -61,7 +60,8 @@ def file(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     server.promised = len(server.content)
     name = f"squeezenet1_1-{hashlib.sha256(server.content).hexdigest()[:8]}.pth"
     preprocessing = build(SMALL).preprocessing
-    entry = PublishedWeights("IMAGENET1K_V1", name, f"{TORCHVISION_URL}/{name}", preprocessing)
+    url = f"http://127.0.0.1:{server.server_port}/publisher/files/{name}"
+    entry = PublishedWeights("IMAGENET1K_V1", name, url, preprocessing)
     monkeypatch.setattr(weights, "published_weights", lambda _: {"DEFAULT": entry})
     return name
 
@@ -87,6 +87,15 @@ def test_download(server, file: str, folder: Path) -> None:
     assert [done for done, *_ in progress] == sorted({done for done, *_ in progress})
     load_backbone(SMALL)
     assert len(server.asked) == 1  # at hand now
+
+
+def test_without_a_mirror_the_file_comes_from_its_publisher(
+    server, file: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TLCLI_WEIGHTS_URL")
+    load_backbone(SMALL)
+    assert server.asked == [f"/publisher/files/{file}"]
+    assert (folder / file).read_bytes() == server.content
 
 
 def test_no_content_length(server, file: str, folder: Path) -> None:

@@ -18,7 +18,6 @@ from tlcli.backbones.catalogue import catalogue, find_entry
 from tlcli.backbones.families import find_family
 from tlcli.backbones.family import PublishedWeights
 from tlcli.backbones.state_dict import with_version
-from tlcli.backbones.weights import TORCHVISION_URL
 from tlcli.data.decode import decode
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import UserError
@@ -215,7 +214,7 @@ def published(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.Monk
     entry = PublishedWeights(
         "IMAGENET1K_V1",
         path.name,
-        f"{TORCHVISION_URL}/{path.name}",
+        f"https://download.pytorch.org/models/{path.name}",
         Preprocessing(232, 224, "bilinear", *IMAGENET),
     )
     table = {"IMAGENET1K_V1": entry, "DEFAULT": entry}

@@ -89,7 +89,7 @@ def main() -> int:
         bundle = finetune(FLOWERS, output=Path(folder, "run")).bundle
         network, meta = open_bundle(bundle)
         paths = [sample.path for sample in scan(FLOWERS).val]
-        for to in ("onnx", "exported-program"):
+        for to in (name for name, each in FORMATS.items() if each.has_graph):
             for name in (PIXELS, IMAGE):
                 done = export(bundle, to=to, input_name=name)
                 line, good = row(ExportSource(meta, network, name), to, done.file, paths)
@@ -99,14 +99,14 @@ def main() -> int:
         seconds = cold_seconds(export(bundle, output=Path(folder, "cold.onnx")), paths[0])
         met.append(seconds <= MAX_COLD_SECONDS)
         top1 = json.loads((bundle.parent / "metrics.json").read_text())["top1"]
-    names = ("torch", "onnx", "onnxscript", "onnxruntime", "pillow")
+    packages = dict.fromkeys(name for each in FORMATS.values() for name in each.packages)
     lines.append(
         f"\nThe script beside the ONNX file, for one image, from a cold start: {seconds:.2f} s "
         f"(median of {N_COLD_STARTS}; target {MAX_COLD_SECONDS:g} s).\n\n`efficientnet_lite0`, "
         f"{len(paths)} validation images ({top1:.1%} accuracy), one image at a time, "
         f"{torch.get_num_threads()} thread(s) of torch, {os.cpu_count()} cores "
         f"({platform.machine()}), shared and noisy; "
-        + ", ".join(f"{name} {version(name)}" for name in names)
+        + ", ".join(f"{name} {version(name)}" for name in ("torch", "pillow", *packages))
         + "."
     )
     text = "\n".join(lines)

@@ -28,7 +28,7 @@ class PublishedWeights:
         label: its name in run records: torchvision's "IMAGENET1K_V1", else the file's name.
         file: the file's name, which ends with the first digits of the file's SHA-256:
             `resnet18-f37072fd.pth`.
-        url: the address it is downloaded from; None if it comes with `package`.
+        url: the full address it is downloaded from; None if it comes with `package`.
         preprocessing: the preprocessing it was trained with.
         package: import name of the Python package that holds the file in its folder `models`.
         license: what is known about its license, as a sentence.

