@@ -9,7 +9,6 @@ from tests.training.toy import toy_network
 from tlcli.errors import UsageError
 from tlcli.metrics.classification import macro_metric
 from tlcli.planning import choose_training as choose_training_module
-from tlcli.planning import optimizers
 from tlcli.planning.choose_training import choose_training
 from tlcli.planning.explain import describe_training
 from tlcli.planning.optimizers import LR_SCHEDULES, OPTIMIZERS, OptimizerSpec
@@ -133,19 +132,24 @@ def test_every_optimizer_solves_or_is_of_the_class_that_its_entry_names():
 class PlainSteps(torch.optim.SGD):
     """An optimizer that is not in torch.optim and takes no `fused`."""
 
-    def __init__(self, params, lr):
-        super().__init__(params, lr=lr)
+    def __init__(self, params, lr, momentum):
+        super().__init__(params, lr=lr, momentum=momentum)
 
 
 def test_an_optimizer_outside_torch_needs_an_entry_only(monkeypatch):
     spec = OptimizerSpec(
-        f"{__name__}.PlainSteps", "plain steps", learning_rates={"all": 0.5}, has_fused=False
+        f"{__name__}.PlainSteps", "plain steps", ("momentum",), {"all": 0.5}, has_fused=False
     )
-    monkeypatch.setattr(optimizers, "OPTIMIZERS", {**OPTIMIZERS, "plain": spec})
+    monkeypatch.setitem(OPTIMIZERS, "plain", spec)
     monkeypatch.setattr(choose_training_module, "CHOICES", {})
     assert chosen("all", optimizer="plain").lr == 0.5
     assert chosen("part", optimizer="plain").lr == TRAINING_PRESETS["part"].lr
-    assert type(make_optimizer(toy_network(), chosen(optimizer="plain"))) is PlainSteps
+    made = make_optimizer(toy_network(), chosen(optimizer="plain", momentum=0.5))
+    assert type(made) is PlainSteps
+    assert made.defaults["momentum"] == 0.5
+    assert chosen(optimizer="sgd", momentum=0.5).momentum == 0.5
+    with pytest.raises(UsageError, match="--momentum needs --optimizer sgd or plain"):
+        chosen(optimizer="adamw", momentum=0.5)
 
 
 def test_sgd_has_its_own_learning_rate_for_every_preset():

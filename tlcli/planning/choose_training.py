@@ -111,9 +111,11 @@ def _configure(preset: str, options: Mapping[str, Any], n_train: int) -> Trainin
     if optimizer is not None:
         rates = find_optimizer(optimizer).learning_rates
         config = replace(config, lr=rates.get(preset, config.lr))
-    for name, spec in OPTIMIZERS.items():
-        for option in options.keys() & spec.options if name != optimizer else ():
-            raise UsageError(f"{_flag(option)} needs --optimizer {name}", f"add --optimizer {name}")
+    for option in options:
+        names = [name for name, spec in OPTIMIZERS.items() if option in spec.options]
+        if names and optimizer not in names:
+            needed = f"--optimizer {' or '.join(names)}"
+            raise UsageError(f"{_flag(option)} needs {needed}", f"add {needed}")
     if options.get("lr") == FIND_LR:
         options = {k: v for k, v in options.items() if k != "lr"} | {"find_lr": True}
     config = replace(config, **options)

@@ -15,8 +15,8 @@ class OptimizerSpec:
         step_class: the dotted path of its class, which takes steps over batches: torch's or one of
             tlcli's own. None for a solver that fits a linear head in one go.
         phrase: its name for people, formatted with the fields of `TrainingConfig`.
-        options: the fields of `TrainingConfig` that this optimizer alone takes, by the names of
-            its class.
+        options: the fields of `TrainingConfig` that this optimizer takes and not all others do, by
+            the names of its class.
         learning_rates: the learning rates of `TRAINING_PRESETS` that it replaces, by preset.
         has_fused: whether its class takes `fused`.
     """
