@@ -16,7 +16,7 @@ MACRO_METRICS = ("balanced_accuracy", "macro_f1")
 def compute_metrics(
     logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: float = 1.0
 ) -> Metrics:
-    """Compute all metrics of labelled images.
+    """Compute all metrics of labeled images.
 
     Args:
         logits: float [n, classes].

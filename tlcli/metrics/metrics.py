@@ -133,7 +133,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of one set of labelled images.
+    """The metrics of one set of labeled images.
 
     Intervals are 95% Wilson intervals (1927).
 
