@@ -136,3 +136,13 @@ def test_the_map_shows_the_order_of_imports():
     assert list(FOLDERS) == ["", *ORDER, "transfer"]
     page = (ROOT / "docs" / "architecture.md").read_text()
     assert " < ".join(ORDER) in " ".join(page.split())
+
+
+def test_pages_that_the_package_names_exist():
+    named = {
+        page
+        for path in (ROOT / "tlcli").rglob("*.py")
+        for page in re.findall(r"docs/[\w/-]+\.md", path.read_text())
+    }
+    assert "docs/augmentation.md" in named
+    assert [page for page in sorted(named) if not (ROOT / page).is_file()] == []

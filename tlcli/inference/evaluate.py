@@ -77,7 +77,7 @@ def evaluate(
     it held out are evaluated.
 
     Args:
-        model, weights, device_name, tta: as for `tlcli.load`.
+        model: as for `tlcli.load`, and so is `loading`: weights, device_name, tta by name.
         against: another bundle, compared on the same images and views by McNemar's exact test.
         worst: how many mistakes to list, the most confident first.
 

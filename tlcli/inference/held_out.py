@@ -17,7 +17,8 @@ def held_out_images(
 ) -> list[LabeledImage] | None:
     """Return the images of `data` that no network of the classifier was trained on.
 
-    None where no network was trained on a part of `data`: then all of it is new to them.
+    None if no network's run split `data`, or `data` has changed since (which is reported): then
+    all of it is evaluated.
 
     Raises:
         UserError: each image was used to train one of the networks.
@@ -41,7 +42,10 @@ def held_out_images(
 
 
 def _held_out_by(source: str, data: Path, reporter: Reporter) -> list[LabeledImage] | None:
-    """Return the images of `data` that a bundle's run held out; None unless it split `data`."""
+    """Return the images of `data` that a bundle's run held out.
+
+    None if the run did not split `data`, or `data` has changed since, which is reported.
+    """
     path = Path(source)
     trained_on = run.read_training_data(path.parent) if path.is_file() else None
     if trained_on is None or trained_on.root.resolve() != data.resolve():

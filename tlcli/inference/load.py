@@ -42,11 +42,11 @@ def load(
             are averaged. None takes the newest finished run below ./runs. A backbone's name wins
             over a folder of that name; write ./NAME for the folder.
         weights: a backbone's weights: "auto", a file, or the name of one of torchvision's weights.
+        device_name: "auto", "cpu", "cuda" or "mps".
         tta: the views of each image whose probabilities are averaged: "none" (its center), "flip"
             (and its mirror image), "5" (center and corners), "10" (those and their mirror images).
         precision: "fp32", "bf16" or "fp16"; "auto" takes the fastest precision here if at least
-            `MIN_AGREEMENT` of the validation predictions were the same in it, and says so; else
-            fp32.
+            99% of the validation predictions were the same in it, and says so; else fp32.
 
     Raises:
         UserError: there is no such model, it cannot be read, or the classes of several differ.

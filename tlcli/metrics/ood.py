@@ -13,7 +13,8 @@ from torch import Tensor
 from tlcli.runtime.threads import map_in_order
 
 MAX_DIRECTIONS = 32
-"""Directions whose variance is kept one by one; more did not help (docs/decisions.md)."""
+"""Directions whose variance is kept one by one; more did not help
+(docs/decisions/calibration-and-ood.md)."""
 PERCENTILE = 95
 """The percentile of distances that becomes the threshold, as in the field's usual FPR95."""
 MIN_IMAGES = 20

@@ -85,6 +85,7 @@ def finetune(
         config: a TOML file with options; options given here win.
         resume: the run folder of a stopped run to resume; `epochs="+10"` adds epochs.
         reporter: receives progress, notes and warnings.
+        more: options by name, the fields of `tlcli.Options`.
 
     Raises:
         UserError: the data, the weights or an option cannot be used; with a hint what to do.

@@ -29,7 +29,7 @@ def plan(
     Nothing is trained, and only the feature cache is written.
 
     Args:
-        data, options, reporter: as for `tlcli.finetune`.
+        data, options, reporter, more: as for `tlcli.finetune`.
 
     Raises:
         UserError: the data, the weights or an option cannot be used; with a hint what to do.

@@ -1,7 +1,7 @@
 """Keep scripts running that `tlcli export` wrote before its modules moved.
 
-They import `build_network` from here and call `NETWORK.whole`. New scripts name
-`tlcli.backbones.network`.
+They import `build_network` from here and call `NETWORK.whole`. New scripts call
+`tlcli.create_model`.
 """
 
 from tlcli.backbones.network import Network, build_network
