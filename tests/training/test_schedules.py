@@ -137,9 +137,7 @@ class PlainSteps(torch.optim.SGD):
 
 
 def test_an_optimizer_outside_torch_needs_an_entry_only(monkeypatch):
-    spec = OptimizerSpec(
-        f"{__name__}.PlainSteps", "plain steps", ("momentum",), {"all": 0.5}, has_fused=False
-    )
+    spec = OptimizerSpec(f"{__name__}.PlainSteps", "plain steps", ("momentum",), {"all": 0.5})
     monkeypatch.setitem(OPTIMIZERS, "plain", spec)
     monkeypatch.setattr(choose_training_module, "CHOICES", {})
     assert chosen("all", optimizer="plain").lr == 0.5

@@ -25,7 +25,7 @@ class OptimizerSpec:
     phrase: str
     options: tuple[str, ...] = ()
     learning_rates: Mapping[str, float] = field(default_factory=dict)
-    has_fused: bool = True
+    has_fused: bool = False
 
     @property
     def takes_steps(self) -> bool:
@@ -40,8 +40,9 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = {
         "SGD with momentum {momentum:g}",
         options=("momentum",),
         learning_rates={"head": 0.01, "part": 1e-3, "all": 5e-3, "reinit": 1e-2, "scratch": 1e-2},
+        has_fused=True,
     ),
-    "adamw": OptimizerSpec("torch.optim.AdamW", "AdamW"),
+    "adamw": OptimizerSpec("torch.optim.AdamW", "AdamW", has_fused=True),
 }
 
 
