@@ -6,7 +6,7 @@ import sys
 
 def main() -> None:
     """Run the command line. Ctrl-C during the imports exits as it does later on."""
-    # Imported modules are never garbage: searching them for it is a tenth of `--help`'s time.
+    # Imported modules are never garbage, so do not spend start-up time on searching them for it.
     gc.disable()
     try:
         from tlcli.cli import run_app

@@ -4,7 +4,6 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 from tlcli.data.folders import hash_files
@@ -58,6 +57,11 @@ class Dataset:
     def splits(self) -> dict[str, tuple[Sample, ...]]:
         """The samples by split: "train", "val" and "test"."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """All samples: train, then val, then test."""
+        return (*self.train, *self.val, *self.test)
 
     @property
     def digest(self) -> str:
@@ -228,7 +232,7 @@ def _count_warnings(dataset: Dataset) -> list[str]:
 def _duplicate_warnings(dataset: Dataset) -> list[str]:
     """Return warnings about identical images in two classes, or in train and another split."""
     warnings: list[str] = []
-    everything = list(chain(dataset.train, dataset.val, dataset.test))
+    everything = dataset.samples
     duplicates = _duplicates(everything, [sample.label for sample in everything])
     if duplicates:
         warnings.append(

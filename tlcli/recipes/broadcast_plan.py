@@ -7,7 +7,7 @@ from typing import Any
 from tlcli.data.augmentation.mixup import make_mixing
 from tlcli.data.augmentation.presets import parse_augment
 from tlcli.data.augmentation.spec import make_augmentation
-from tlcli.data.dataset import Dataset, Sample
+from tlcli.data.dataset import Dataset
 from tlcli.errors import UserError
 from tlcli.planning.plan import Plan
 from tlcli.planning.planned import Planned
@@ -46,12 +46,12 @@ def decide_on_rank0(request: PlanRequest, recorded: Plan | None = None) -> Plann
 
 def _to_broadcast(planned: Planned, dataset: Dataset) -> dict[str, Any]:
     """Return the parts of the plan that the other ranks need, in plain JSON types."""
-    left = {sample.path for sample in _samples(planned.dataset)}
+    left = {sample.path for sample in planned.dataset.samples}
     return {
         "images": _content_hash(dataset),
         "plan": planned.plan.to_dict(),
         "colors": getattr(planned.augmentation, "principal_colors", None),
-        "left_out": [i for i, s in enumerate(_samples(dataset)) if s.path not in left],
+        "left_out": [i for i, s in enumerate(dataset.samples) if s.path not in left],
     }
 
 
@@ -62,7 +62,7 @@ def _from_broadcast(received: Mapping[str, Any], backbone: str, dataset: Dataset
             f"{dataset.root} holds other images here than on the first machine",
             "every machine of a job needs the same folder",
         )
-    samples = _samples(dataset)
+    samples = dataset.samples
     left_out = {samples[i].path: "unreadable on the first machine" for i in received["left_out"]}
     plan = Plan.from_dict(received["plan"])
     strengths = parse_augment(plan.training.augment)
@@ -73,11 +73,7 @@ def _from_broadcast(received: Mapping[str, Any], backbone: str, dataset: Dataset
     )
 
 
-def _samples(dataset: Dataset) -> list[Sample]:
-    return [*dataset.train, *dataset.val, *dataset.test]
-
-
 def _content_hash(dataset: Dataset) -> str:
     """Return a hash of the images' content, in order and by label."""
-    text = "".join(f"{s.digest}{s.label} " for s in _samples(dataset))
+    text = "".join(f"{s.digest}{s.label} " for s in dataset.samples)
     return hashlib.sha256(f"{len(dataset.train)} {text}".encode()).hexdigest()

@@ -45,7 +45,7 @@ def check(
     """
     reporter = reporter or Reporter()
     dataset = scan(Path(data), val_fraction=val_fraction, seed=seed, reporter=reporter)
-    samples = (*dataset.train, *dataset.val, *dataset.test)
+    samples = dataset.samples
     unreadable = find_unreadable([sample.path for sample in samples], reporter)
     dataset = dataset.without(unreadable)
     for warning in dataset.warnings:

@@ -233,13 +233,16 @@ def describe_run(
 
 
 def _describe_dataset(dataset: Dataset, scanned: Dataset) -> DatasetDescription:
-    used = {s.path for part in (dataset.train, dataset.val, dataset.test) for s in part}
-    found = (*scanned.train, *scanned.val, *scanned.test)
+    used = {sample.path for sample in dataset.samples}
     return DatasetDescription(
         root=str(dataset.root.resolve()),
         digest=dataset.digest,
         scanned=scanned.digest,
-        left_out=[str(s.path.relative_to(dataset.root)) for s in found if s.path not in used],
+        left_out=[
+            str(sample.path.relative_to(dataset.root))
+            for sample in scanned.samples
+            if sample.path not in used
+        ],
         layout=dataset.layout,
         classes=dataset.counts(),
         warnings=list(dataset.warnings),

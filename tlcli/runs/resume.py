@@ -1,7 +1,7 @@
 """Runs that are resumed from the files that an earlier process left in their folder."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tlcli.reporter import Reporter
 from tlcli.runs.config_file import absolute
 from tlcli.runs.description import RunDescription, current_versions
 from tlcli.runs.initial_model import InitialModel
-from tlcli.runs.options import Options
+from tlcli.runs.options import OPTION_TABLE, Options
 from tlcli.runs.request import RunRequest, parse_epochs
 from tlcli.runs.state import RunState
 from tlcli.text import shorten_list
@@ -106,8 +106,7 @@ def _check_versions(folder: Path, recorded: Mapping[str, str]) -> None:
 def _check_given(folder: Path, given: Mapping[str, Any], description: RunDescription) -> None:
     """Raise `UsageError` that names all options which contradict the run's."""
     options, plan = description.options, description.plan
-    names = {f.name for f in fields(Options)}
-    requested = Options(**{k: v for k, v in given.items() if k in names})
+    requested = Options(**{k: v for k, v in given.items() if k in OPTION_TABLE})
     replace(requested, model=options.model, output=None).check()
     resolved: dict[str, Any] = {"views": description.views, "output": str(folder.resolve())}
     resolved |= dict(zip(("device", "precision"), description.compute.split(), strict=False))
@@ -121,10 +120,8 @@ def _check_given(folder: Path, given: Mapping[str, Any], description: RunDescrip
         original = getattr(options, name)
         if value not in (original, resolved.get(name)):
             used = resolved.get(name) if resolved.get(name) is not None else original
-            flag = name.replace("_", "-")
-            contradictions.append(
-                f"--{flag} {value} (the run has {'none' if used is None else used})"
-            )
+            has = "none" if used is None else used
+            contradictions.append(f"{OPTION_TABLE[name].flag} {value} (the run has {has})")
     if contradictions:
         raise UsageError(
             f"--resume {folder} keeps the run's options, which contradicts "
